@@ -1,0 +1,55 @@
+"""A dataset over arrays that are already in memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from feedax.errors import DatasetError
+
+
+class ArrayDataset(Dataset[Any]):
+    """A map-style PyTorch dataset of the pairs `(inputs[i], targets[i])`.
+
+    Args:
+        inputs: array `(n, ...)`.
+        targets: array `(n, ...)`.
+        transform: a function of one input, or None for the input as it is.
+
+    Raises:
+        DatasetError: the two arrays do not hold the same number of examples.
+
+    >>> data = ArrayDataset(np.zeros((3, 2, 2), np.uint8), np.array([4, 5, 6]))
+    >>> len(data), data[2]
+    (3, (array([[0, 0],
+           [0, 0]], dtype=uint8), np.int64(6)))
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        for name, array in (("inputs", inputs), ("targets", targets)):
+            if array.ndim == 0:
+                raise DatasetError(
+                    f"ArrayDataset: {name} must be an array of examples, and it is the single "
+                    f"value {array}; give it a first dimension"
+                )
+        if len(inputs) != len(targets):
+            raise DatasetError(
+                f"ArrayDataset: inputs and targets must hold one entry per example, and there are "
+                f"{len(inputs)} inputs and {len(targets)} targets; cut them to one length"
+            )
+        self.inputs = inputs
+        self.targets = targets
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        x = self.inputs[index]
+        return (x if self.transform is None else self.transform(x)), self.targets[index]

@@ -1,0 +1,74 @@
+"""The errors of feedax.
+
+::
+
+    FeedaxError
+      + DatasetError      a dataset that is unknown, missing, corrupt or empty
+      + ExampleError      examples that do not make a batch: shapes, lengths, keys, None
+      + PlanError         a plan that was asked for and cannot be had
+      + WorkerError       a worker process that cannot be started
+      + BatchError        batches that `fit` cannot train on
+      + ModelError        a model or loss that does not fit the data
+      + LabelError        a class label outside the model's classes
+      + NotANumberError   a training loss that is not a number
+      + RunFolderError    a run folder that cannot be written or read
+      + ImageError        an image file that `feedax predict` cannot use
+
+Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
+"""
+
+
+class FeedaxError(Exception):
+    """The base of every error that feedax raises on purpose."""
+
+
+class DatasetError(FeedaxError):
+    """A dataset is unknown, missing, corrupt or empty."""
+
+
+class ExampleError(FeedaxError):
+    """Examples do not fit together in one batch."""
+
+
+class PlanError(FeedaxError):
+    """The plan that was asked for cannot be had."""
+
+
+class WorkerError(FeedaxError):
+    """A worker process cannot be started."""
+
+
+class BatchError(FeedaxError):
+    """A batch is not something that `fit` can train on."""
+
+
+class ModelError(FeedaxError):
+    """A model, a loss or a metric does not fit the data."""
+
+
+class LabelError(FeedaxError):
+    """A class label lies outside the classes of the model."""
+
+
+class NotANumberError(FeedaxError):
+    """A training loss is not a finite number.
+
+    Attributes:
+        epoch: the epoch it happened in, counted from 0.
+        step: the step of that epoch, counted from 0.
+        params: the parameters at the start of that epoch.
+        history: the rows of the epochs before it.
+    """
+
+    epoch: int
+    step: int
+    params: object
+    history: list[dict[str, float]]
+
+
+class RunFolderError(FeedaxError):
+    """A run folder cannot be written or read."""
+
+
+class ImageError(FeedaxError):
+    """An image file cannot be prepared for a model."""

@@ -1,0 +1,75 @@
+"""What `fit` tells its callbacks while it runs.
+
+A callback is a function of one event. To look at one kind of event, match on its class::
+
+    def report(event):
+        match event:
+            case EpochEnded(row=row):
+                print(row["epoch"], row["loss"])
+
+A callback that raises `StopTraining` ends the run in good order: `fit` returns what it has.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, float]
+"""One epoch of the history: plain names and plain numbers."""
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end a run after the steps that are done."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins.
+
+    Attributes:
+        epochs: how many epochs were asked for.
+        steps: steps an epoch has, or None where the batches have no length.
+        how: in words, how the batches reach the device and how the steps run.
+    """
+
+    epochs: int
+    steps: int | None
+    how: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Some steps are done; comes a few times a second.
+
+    Attributes:
+        epoch: the epoch, counted from 0.
+        step: steps done in this epoch.
+        loss: mean training loss over this epoch's examples so far.
+        examples_per_second: of this epoch so far, compilation apart.
+        params: the parameters after that step. They are handed on to the next step:
+            copy what is to be kept.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    examples_per_second: float
+    params: Any
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch is trained and evaluated.
+
+    Attributes:
+        epoch: the epoch, counted from 0.
+        row: its row of the history.
+        params: the parameters after it. They are handed on to the next step:
+            copy what is to be kept.
+    """
+
+    epoch: int
+    row: Row
+    params: Any
+
+
+Event = Started | Stepped | EpochEnded
