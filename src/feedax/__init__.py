@@ -1,0 +1,85 @@
+"""PyTorch picks the examples. JAX does the arithmetic.
+
+Public names are imported when they are first used, so that ``import feedax`` costs next to
+nothing and a data-loading process never sees JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feedax import data as data
+    from feedax import datasets as datasets
+    from feedax import errors as errors
+    from feedax import feed as feed
+    from feedax import train as train
+    from feedax.data import ArrayDataset as ArrayDataset
+    from feedax.data import FlattenAndCast as FlattenAndCast
+    from feedax.data import NumpyLoader as NumpyLoader
+    from feedax.data import Plan as Plan
+    from feedax.data import numpy_collate as numpy_collate
+    from feedax.train import EpochEnded as EpochEnded
+    from feedax.train import Started as Started
+    from feedax.train import Stepped as Stepped
+    from feedax.train import StopTraining as StopTraining
+    from feedax.train import TrainState as TrainState
+    from feedax.train import accuracy as accuracy
+    from feedax.train import batched_predict as batched_predict
+    from feedax.train import cross_entropy as cross_entropy
+    from feedax.train import evaluate as evaluate
+    from feedax.train import fit as fit
+    from feedax.train import init_network_params as init_network_params
+    from feedax.train import loss as loss
+    from feedax.train import one_hot as one_hot
+    from feedax.train import predict as predict
+    from feedax.train import random_layer_params as random_layer_params
+    from feedax.train import relu as relu
+    from feedax.train import train_step as train_step
+    from feedax.train import tutorial_loss as tutorial_loss
+    from feedax.train import update as update
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "feedax.data": ("ArrayDataset", "FlattenAndCast", "NumpyLoader", "Plan", "numpy_collate"),
+    "feedax.train": (
+        "EpochEnded",
+        "Started",
+        "Stepped",
+        "StopTraining",
+        "TrainState",
+        "accuracy",
+        "batched_predict",
+        "cross_entropy",
+        "evaluate",
+        "fit",
+        "init_network_params",
+        "loss",
+        "one_hot",
+        "predict",
+        "random_layer_params",
+        "relu",
+        "train_step",
+        "tutorial_loss",
+        "update",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("data", "datasets", "errors", "feed", "train")
+
+__all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"feedax.{name}")
+    else:
+        raise AttributeError(f"module 'feedax' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,178 @@
+"""Examples in, one NumPy batch out."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from feedax.errors import ExampleError
+
+_PYTHON_NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
+_KINDS = {"U": "text", "S": "text", "O": "Python object"}
+
+
+def numpy_collate(batch: Sequence[Any]) -> Any:
+    """Stack examples into one batch of NumPy arrays.
+
+    The structure of an example is kept, as torch's ``default_collate`` keeps it: dicts, named
+    tuples and dataclasses stay what they are, tuples and lists become lists. Its leaves gain a
+    first dimension: arrays and scalars of NumPy, torch tensors, PIL images, and Python numbers
+    (``int`` to int64, ``float`` to float64, ``bool`` to bool). ``str`` and ``bytes`` become lists.
+
+    Args:
+        batch: the examples, n of them, all of one structure.
+
+    Returns:
+        The structure of one example, with arrays ``(n, ...)`` in the dtype of the examples.
+
+    Raises:
+        ExampleError: the examples do not fit together; names the field, the two values that
+            differ and the two examples.
+
+    >>> x, y = numpy_collate([(np.float32([1, 2]), 0), (np.float32([3, 4]), 1)])
+    >>> x, y
+    (array([[1., 2.],
+           [3., 4.]], dtype=float32), array([0, 1]))
+    """
+    if len(batch) == 0:
+        raise ExampleError("numpy_collate: a batch must hold an example, and this one is empty")
+    return _Collation(getattr(batch, "indices", range(len(batch)))).collate(batch, "")
+
+
+class Examples(list[Any]):
+    """A list of examples that knows each one's index in the dataset, for messages."""
+
+    def __init__(self, examples: list[Any], indices: Sequence[Any]) -> None:
+        super().__init__(examples)
+        self.indices = indices
+
+
+class _Collation:
+    """One call of `numpy_collate`: it walks the structure and knows the examples' indices."""
+
+    def __init__(self, indices: Sequence[Any]) -> None:
+        self.indices = indices
+
+    def collate(self, values: Sequence[Any], field: str) -> Any:
+        first = values[0]
+        self._refuse_none(values, field)
+        if isinstance(first, np.ndarray | np.generic | torch.Tensor | Image.Image):
+            return self._stack([to_numpy(value) for value in values], field)
+        if type(first) in _PYTHON_NUMBERS:
+            if all(type(value) is type(first) for value in values):
+                return np.asarray(values, _PYTHON_NUMBERS[type(first)])
+            return self._stack([to_numpy(value) for value in values], field)
+        if isinstance(first, str | bytes):
+            return list(values)
+        if isinstance(first, Mapping):
+            keys = self._same("keys", [_keys(value) for value in values], field, ordered=False)
+            return _like(first, {k: self._part(values, k, f"{field}[{k!r}]") for k in keys})
+        if isinstance(first, tuple) and hasattr(first, "_fields"):
+            self._same("field names", [getattr(v, "_fields", _kind(v)) for v in values], field)
+            return type(first)(*self._parts(values, [f"{field}.{n}" for n in first._fields]))
+        if dataclasses.is_dataclass(first) and not isinstance(first, type):
+            self._same("a type", [_kind(value) for value in values], field)
+            names = [f.name for f in dataclasses.fields(first)]
+            parts = {
+                n: self.collate([getattr(v, n) for v in values], f"{field}.{n}") for n in names
+            }
+            return dataclasses.replace(first, **parts)
+        if isinstance(first, Sequence):
+            length = self._same("a length", [_length(value) for value in values], field)
+            return self._parts(values, [f"{field}[{i}]" for i in range(length)])
+        raise ExampleError(
+            f"numpy_collate: {_spoken(field)} must be made of arrays, tensors, images, numbers and "
+            f"text, and example {self.indices[0]} has a {_kind(first)} there; convert it "
+            "in the dataset, or give the loader a collate_fn"
+        )
+
+    def _parts(self, values: Sequence[Any], fields: list[str]) -> list[Any]:
+        return [self._part(values, i, field) for i, field in enumerate(fields)]
+
+    def _part(self, values: Sequence[Any], key: Any, field: str) -> Any:
+        return self.collate([value[key] for value in values], field)
+
+    def _stack(self, arrays: list[np.ndarray], field: str) -> np.ndarray:
+        self._same("a shape", [array.shape for array in arrays], field)
+        # NumPy would turn a number beside a text into a text, without a word.
+        self._same("a kind of value", [_KINDS.get(a.dtype.kind, "number") for a in arrays], field)
+        return np.stack(arrays)
+
+    def _refuse_none(self, values: Sequence[Any], field: str) -> None:
+        for index, value in zip(self.indices, values, strict=True):
+            if value is None:
+                raise ExampleError(
+                    f"numpy_collate: {_spoken(field)} must hold a value in every example, and it "
+                    f"is None in example {index}; leave the field out or give it a value"
+                )
+
+    def _same(self, what: str, found: list[Any], field: str, ordered: bool = True) -> Any:
+        """The property that all values share; an error that shows two that do not."""
+        for index, value in zip(self.indices, found, strict=True):
+            equal = value == found[0] if ordered else set(value) == set(found[0])
+            if not equal:
+                raise ExampleError(
+                    f"numpy_collate: {_spoken(field)} must have {what} that all examples of a "
+                    f"batch share, and it is {found[0]} in example {self.indices[0]} but {value} "
+                    f"in example {index}; make them equal in the dataset (resize, crop or pad), "
+                    "or give the loader a collate_fn"
+                )
+        return found[0]
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """One leaf as an array: a tensor's own values (bfloat16 too), an image's pixels."""
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    if value.dtype == torch.bfloat16:
+        import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
+
+        return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()
+
+
+def numpy_convert(tree: Any) -> Any:
+    """The same tree with its tensors and images as arrays; everything else as it is.
+
+    This is what a loader does to examples that it does not batch (``batch_size=None``), and to
+    the batches of a user's own ``collate_fn``.
+    """
+    if isinstance(tree, torch.Tensor | Image.Image):
+        return to_numpy(tree)
+    if isinstance(tree, Mapping):
+        return _like(tree, {key: numpy_convert(value) for key, value in tree.items()})
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(numpy_convert(value) for value in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(numpy_convert(value) for value in tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = [f.name for f in dataclasses.fields(tree)]
+        return dataclasses.replace(tree, **{n: numpy_convert(getattr(tree, n)) for n in names})
+    return tree
+
+
+def _like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    try:
+        return type(mapping)(items)  # type: ignore[call-arg]
+    except TypeError:  # a mapping with a constructor of its own
+        return items
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _keys(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Mapping) else [f"none ({_kind(value)})"]
+
+
+def _length(value: Any) -> int | str:
+    return len(value) if isinstance(value, Sequence) else f"none ({_kind(value)})"
+
+
+def _spoken(field: str) -> str:
+    return f"field {field}" if field else "an example"
