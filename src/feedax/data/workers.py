@@ -114,5 +114,3 @@ class _WorkersIter(_MultiProcessingDataLoaderIter):
             # torch sends the traceback as text; its last line is the error's own sentence.
             sentence = str(error).rstrip().rsplit(f"{kind.__name__}: ", 1)[-1]
             raise kind(sentence) from error
-
-

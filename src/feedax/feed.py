@@ -1,0 +1,271 @@
+"""The bridge: NumPy batches to the device.
+
+A feed hands out one epoch's work piece by piece. Where a loader's examples lie in arrays that fit
+on the device, the arrays go there once and a piece is a `Chunk` of index rows; otherwise a piece
+is one `Batch`. feedax trains on either, and the examples and their order are the same.
+
+Nothing here imports torch: a loader is anything with the methods of `ArrayLoader`, and everything
+else that can be iterated is taken as an iterable of NumPy batches.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from feedax.errors import BatchError
+
+PyTree = Any
+CHUNK_STEPS = 512
+"""The most steps of one chunk: 512 rows of 128 indices are 256 kB."""
+
+
+class Batch(NamedTuple):
+    """Examples on the device.
+
+    Attributes:
+        inputs: PyTree of arrays `(examples, ...)`.
+        targets: PyTree of arrays `(examples, ...)`.
+        weights: float32 `(examples,)`: 1 for an example, 0 for a copy that only fills the batch.
+    """
+
+    inputs: PyTree
+    targets: PyTree
+    weights: Array
+
+
+class Chunk(NamedTuple):
+    """Some steps over arrays that live on the device.
+
+    Attributes:
+        examples: (inputs, targets), PyTrees of arrays `(all examples, ...)`.
+        indices: int32 `(CHUNK_STEPS, batch size)`, a row a step.
+        sizes: int32 `(CHUNK_STEPS,)`: how many indices of a row are examples; the others repeat
+            one of them.
+        steps: int32 scalar, how many rows count.
+    """
+
+    examples: tuple[PyTree, PyTree]
+    indices: np.ndarray
+    sizes: np.ndarray
+    steps: np.int32
+
+
+def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
+    """Gather one batch on the device; pure, for use inside compiled code."""
+    inputs, targets = jax.tree.map(lambda array: array[indices], examples)
+    return Batch(inputs, targets, (jnp.arange(indices.shape[0]) < size).astype(jnp.float32))
+
+
+@runtime_checkable
+class ArrayLoader(Protocol):
+    """What a feed asks of a loader that may have its examples as arrays: `NumpyLoader` does."""
+
+    def plan(self) -> Any: ...
+    def arrays(self) -> Any: ...
+    def index_batches(self) -> Iterator[np.ndarray]: ...
+    def sequential(self) -> Any: ...
+
+
+Check = Callable[[PyTree, PyTree, str], None]
+"""Looks at inputs and targets on the host; the text says what they are, for messages."""
+
+
+class Residents:
+    """The examples of resident loaders, each put on the device once."""
+
+    def __init__(self) -> None:
+        self._examples: dict[int, tuple[ArrayLoader, tuple[PyTree, PyTree]]] = {}
+
+    def examples(self, loader: ArrayLoader, check: Check) -> tuple[PyTree, PyTree]:
+        if id(loader) not in self._examples:
+            inputs, targets = pair(loader.arrays())
+            check(inputs, targets, "the dataset")
+            # A copy: JAX would share NumPy's memory on the CPU, and that may be the user's own.
+            examples = jax.tree.map(lambda leaf: jnp.array(number(leaf)), (inputs, targets))
+            self._examples[id(loader)] = (loader, examples)
+        return self._examples[id(loader)][1]
+
+
+def is_resident(source: Any) -> bool:
+    """Whether the examples of a loader are to live on the device."""
+    return isinstance(source, ArrayLoader) and source.plan().name == "resident"
+
+
+class ResidentFeed:
+    """Chunks of steps over examples that live on the device.
+
+    Args:
+        loader: a loader whose plan is resident.
+        exact: hand out batches of their true size, for models that see the whole batch.
+        residents: where the examples are kept.
+        check: called once with all examples.
+    """
+
+    def __init__(
+        self, loader: ArrayLoader, exact: bool, residents: Residents, check: Check
+    ) -> None:
+        self.how = f"{loader.plan()}"
+        self._loader = loader
+        self._exact = exact
+        self._examples = residents.examples(loader, check)
+        self._size = 0 if exact else getattr(loader, "batch_size", None) or 0
+        self._rows: Iterator[np.ndarray] = iter(())
+        self._next: np.ndarray | None = None
+
+    def start_epoch(self) -> None:
+        self._rows = iter(self._loader.index_batches())
+        self._next = next(self._rows, None)
+
+    def take(self, steps: int) -> Chunk | None:
+        """The next steps of the epoch, at most `steps` of them; None at its end."""
+        if self._next is None:
+            return None
+        rows: list[np.ndarray] = []
+        size = len(self._next) if self._exact else max(self._size, len(self._next))
+        while len(rows) < min(steps, CHUNK_STEPS) and self._next is not None and self._fits(size):
+            rows.append(self._next)
+            # Drawn when it is needed and no sooner: a sampler may look at how training goes.
+            self._next = next(self._rows, None)
+        self._size = size
+        indices = np.zeros((CHUNK_STEPS, size), np.int32)
+        sizes = np.ones(CHUNK_STEPS, np.int32)
+        for i, row in enumerate(rows):
+            indices[i] = row[0]
+            indices[i, : len(row)] = row
+            sizes[i] = len(row)
+        return Chunk(self._examples, indices, sizes, np.int32(len(rows)))
+
+    def _fits(self, size: int) -> bool:
+        assert self._next is not None
+        return len(self._next) == size if self._exact else len(self._next) <= size
+
+
+class StreamedFeed:
+    """Batches that are loaded or gathered on the host, put on the device one by one.
+
+    Args:
+        batches: an iterable of NumPy batches `(inputs, targets)`, iterated once an epoch.
+        exact: hand out batches of their true size, for models that see the whole batch.
+        check: called with every batch.
+    """
+
+    def __init__(self, batches: Iterable[Any], exact: bool, check: Check) -> None:
+        plan = getattr(batches, "plan", None)
+        self.how = f"{plan()}" if callable(plan) else "batches of an iterable, one by one"
+        self._batches = batches
+        self._exact = exact
+        self._check = check
+        self._size = getattr(batches, "batch_size", None) or 0
+        self._epoch: Iterator[Any] = iter(())
+
+    def start_epoch(self) -> None:
+        self._epoch = iter(self._batches)
+
+    def take(self, steps: int) -> Batch | None:
+        """The next batch of the epoch; None at its end."""
+        del steps  # one at a time: the next one may not be loaded yet
+        for batch in self._epoch:
+            inputs, targets = pair(batch)
+            self._check(inputs, targets, "a batch")
+            count = length((inputs, targets))
+            self._size = count if self._exact else max(self._size, count)
+            return filled(inputs, targets, self._size)
+        return None
+
+
+Feed = ResidentFeed | StreamedFeed
+
+
+def open_feed(source: Any, exact: bool, residents: Residents, check: Check) -> Feed:
+    """The feed of a loader or of any iterable of NumPy batches."""
+    if is_resident(source):
+        return ResidentFeed(source, exact, residents, check)
+    if not isinstance(source, Iterable):
+        raise BatchError(
+            "fit: batches must come from a loader or another iterable of NumPy batches, and this "
+            f"is a {type(source).__name__}; give a NumpyLoader or a list"
+        )
+    return StreamedFeed(source, exact, check)
+
+
+def blocks(batches: Iterable[Any], size: int | None, check: Check) -> Iterator[tuple[Batch, int]]:
+    """Batches cut anew into blocks of `size` examples, or as they are if size is None.
+
+    Yields each block on the device, its last one filled up, and how many examples it holds.
+    """
+    waiting: list[tuple[PyTree, PyTree]] = []
+    count = 0
+    for batch in batches:
+        inputs, targets = pair(batch)
+        check(inputs, targets, "a batch")
+        if size is None:
+            count = length((inputs, targets))
+            yield filled(inputs, targets, count), count
+            continue
+        waiting.append((inputs, targets))
+        count += length((inputs, targets))
+        if count < size:
+            continue
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
+        for start in range(0, count - size + 1, size):
+            part = jax.tree.map(lambda a: a[start : start + size], together)  # noqa: B023
+            yield filled(*part, size), size
+        count %= size
+        waiting = [jax.tree.map(lambda a: a[len(a) - count :], together)] if count else []  # noqa: B023
+    if size is not None and count:
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
+        yield filled(*together, size), count
+
+
+def filled(inputs: PyTree, targets: PyTree, size: int) -> Batch:
+    """A batch on the device, filled up to `size` examples with copies of its first one."""
+    count = length((inputs, targets))
+    rows = np.zeros(size, np.intp)
+    rows[:count] = np.arange(count)
+    # Picking rows copies, and it must: a source may use its arrays again for the next batch.
+    inputs, targets = jax.tree.map(lambda leaf: number(leaf)[rows], (inputs, targets))
+    weights = (np.arange(size) < count).astype(np.float32)
+    return Batch(*jax.device_put((inputs, targets, weights)))
+
+
+def pair(batch: Any) -> tuple[PyTree, PyTree]:
+    """The inputs and the targets of a batch.
+
+    Raises:
+        BatchError: it is not a pair, or its leaves are not arrays of one length above 0.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        got = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        raise BatchError(
+            f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
+            "dataset yield such pairs, or make them in a collate_fn"
+        )
+    length(tuple(batch))
+    return batch[0], batch[1]
+
+
+def length(examples: tuple[PyTree, PyTree]) -> int:
+    """How many examples a pair of PyTrees holds."""
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(examples)}
+    if len(lengths) != 1 or () in lengths or (0,) in lengths:
+        found = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(examples)) or "no arrays"
+        raise BatchError(
+            "fit: all arrays of a batch must have one number of examples, above 0, as their first "
+            f"dimension, and their shapes are {found}; see what the dataset or collate_fn returns"
+        )
+    return int(lengths.pop()[0])
+
+
+def number(leaf: Any) -> np.ndarray:
+    """A leaf as an array of numbers."""
+    array = np.asarray(leaf)
+    if array.dtype.kind in "OSUMm":
+        raise BatchError(
+            f"fit: a batch must be made of numbers, and it holds values of type {array.dtype}; "
+            "leave that field out of the dataset's examples, or turn it into numbers"
+        )
+    return array

@@ -1,0 +1,154 @@
+"""Does the model fit the data? Asked before anything is compiled, answered in a sentence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from feedax.errors import FeedaxError, LabelError, ModelError
+from feedax.train.losses import LABEL_LOSSES, is_right
+from feedax.train.step import Model, each
+
+Scores = dict[str, Callable[[Any, Any], Any]]
+
+
+class ModelCheck:
+    """Checks inputs and targets on the host against the model and its loss.
+
+    Args:
+        model: the model.
+        params: its trainable parameters.
+        state: its other state, or None.
+        loss: a function of one example's prediction and target.
+        metrics: as in `fit`; None for the accuracy where targets are class labels.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Any,
+        state: Any,
+        loss: Callable[[Any, Any], Any],
+        metrics: Scores | None,
+    ) -> None:
+        self._model = model
+        self._params = params
+        self._state = state
+        self._loss = loss
+        self._metrics = metrics
+        self._scores: Scores | None = None
+        self._classes: int | None = None
+
+    @property
+    def scores(self) -> Scores:
+        """The loss and the metrics by name; known once the first examples were seen."""
+        assert self._scores is not None
+        return self._scores
+
+    def __call__(self, inputs: Any, targets: Any, where: str) -> None:
+        """Check examples.
+
+        Raises:
+            ModelError: the model or the loss cannot be applied to them.
+            LabelError: a class label is outside the model's classes.
+        """
+        if self._scores is None:
+            self._look_at_shapes(inputs, targets)
+        if self._classes is not None:
+            self._look_at_labels(np.asarray(targets), where)
+
+    def _look_at_shapes(self, inputs: Any, targets: Any) -> None:
+        inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
+        predictions = self._predictions(inputs)
+        target, prediction = jax.tree.leaves(targets), jax.tree.leaves(predictions)
+        labels = (
+            len(target) == len(prediction) == 1
+            and np.issubdtype(target[0].dtype, np.integer)
+            and (len(target[0].shape), len(prediction[0].shape)) == (1, 2)
+        )
+        name = getattr(self._loss, "__name__", "the loss")
+        if self._loss in LABEL_LOSSES:
+            if not labels:
+                raise ModelError(
+                    f"{name}: an example must have an integer label and a vector of predictions, "
+                    f"and its target is {_spoken(targets)} and its prediction "
+                    f"{_spoken(predictions)}; change the model, or give fit another loss"
+                )
+            self._classes = prediction[0].shape[1]
+        metrics = self._metrics
+        if metrics is None:
+            metrics = {"accuracy": is_right} if labels else {}
+        self._scores = {"loss": self._loss, **metrics}
+        for kind, score in self._scores.items():
+            self._look_at_score(kind, score, predictions, targets)
+
+    def _predictions(self, inputs: Any) -> Any:
+        try:
+            return jax.eval_shape(
+                lambda params, state, x: self._model.predictions(
+                    params, state, x, jax.random.key(0), train=True
+                )[0],
+                self._params,
+                self._state,
+                inputs,
+            )
+        except FeedaxError:
+            raise
+        except (TypeError, ValueError) as error:
+            of = "a batch" if self._model.batched else "one example"
+            raise ModelError(
+                f"fit: predict must take {of} of the data, and it fails on inputs of "
+                f"{_spoken(inputs, skip=not self._model.batched)}: {_first_line(error)}"
+            ) from error
+
+    def _look_at_score(self, kind: str, score: Any, predictions: Any, targets: Any) -> None:
+        try:
+            shapes = jax.eval_shape(lambda p, t: each(score, p, t), predictions, targets)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"fit: the {kind} function must take one example's prediction and target, and it "
+                f"fails on {_spoken(predictions)} and {_spoken(targets)}: {_first_line(error)}"
+            ) from error
+        if getattr(shapes, "ndim", None) != 1:
+            raise ModelError(
+                f"fit: the {kind} function must return one number for one example, and it returns "
+                f"{_spoken(shapes)}; take a mean or a sum in it"
+            )
+
+    def _look_at_labels(self, labels: np.ndarray, where: str) -> None:
+        classes = self._classes
+        assert classes is not None
+        if labels.min() >= 0 and labels.max() < classes:
+            return
+        position = int(np.argmax((labels < 0) | (labels >= classes)))
+        raise LabelError(
+            f"fit: labels must lie in 0 to {classes - 1}, for the {classes} classes that the model "
+            f"predicts, and example {position} of {where} has label {labels[position]}; give the "
+            "last layer one output per class, or mend the labels"
+        )
+
+
+def _two_examples(leaf: Any) -> jax.ShapeDtypeStruct:
+    array = np.asarray(leaf)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind not in "OSU" else None
+    if dtype is None:
+        raise ModelError(
+            f"fit: examples must be made of numbers, and a field holds {array.dtype}; leave it out "
+            "of the dataset's examples, or turn it into numbers"
+        )
+    return jax.ShapeDtypeStruct((2, *array.shape[1:]), dtype)
+
+
+def _spoken(tree: Any, skip: bool = True) -> str:
+    """Shapes and dtypes of one example, in words."""
+    return (
+        ", ".join(
+            f"{x.dtype}{list(x.shape[1:] if skip else x.shape)}" for x in jax.tree.leaves(tree)
+        )
+        or "nothing"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,144 @@
+"""The loss and the metrics of a model on a set of examples."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feedax.errors import BatchError
+from feedax.feed import ArrayLoader, Batch, Residents, blocks, is_resident, pick
+from feedax.train.check import ModelCheck, Scores
+from feedax.train.compiled import Compiled
+from feedax.train.losses import cross_entropy
+from feedax.train.step import Model, each, partition
+
+BLOCK_EXAMPLES = 1024
+BLOCK_BYTES = 2**26
+
+
+def evaluate(
+    predict: Callable[..., Any],
+    params: Any,
+    batches: Iterable[Any],
+    *,
+    loss: Callable[[Any, Any], Any] = cross_entropy,
+    metrics: Scores | None = None,
+    state: Any = None,
+    batched: bool = False,
+) -> dict[str, float]:
+    """The mean loss and metrics of a model over all examples of a set.
+
+    For a model of one example the result does not depend on the batch size of the batches.
+
+    Args:
+        predict: as in `fit`; if it has a parameter ``train``, it is given False.
+        params: the model's parameters.
+        batches: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets). A loader's
+            examples are taken in the dataset's order, so its random order stays as it was.
+        loss: a function of one example's prediction and target.
+        metrics: functions of one example's prediction and target, by name. If None, the accuracy
+            where targets are class labels.
+        state: the model's other state, as in `fit`.
+        batched: whether predict takes a batch.
+
+    Returns:
+        ``"loss"`` and each metric by name: the mean over the examples.
+
+    Raises:
+        BatchError: there is no batch, or one is not a pair of arrays.
+        ModelError, LabelError: the model does not fit the data.
+
+    >>> x, y = np.float32([[1, 0], [0, 1], [1, 1]]), np.array([0, 1, 1])
+    >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
+    0.6666666666666666
+    """
+    trained, static = partition(params)
+    model = Model(predict, batched, state is not None, static)
+    check = ModelCheck(model, trained, state, loss, metrics)
+    return Evaluation(model, check, Residents()).of(trained, state, batches, "batches")
+
+
+class Evaluation:
+    """Scores sets of examples, again and again, with one compilation per shape of a block.
+
+    Args:
+        model: the model.
+        check: the check of examples, which also knows the scores.
+        residents: the examples that are on the device.
+    """
+
+    def __init__(self, model: Model, check: ModelCheck, residents: Residents) -> None:
+        self._model = model
+        self._check = check
+        self._residents = residents
+        self._score = Compiled(self._score_block)
+        self._pick = Compiled(pick)
+
+    @property
+    def compile_seconds(self) -> float:
+        return self._score.seconds + self._pick.seconds
+
+    def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
+        """The mean of each score over all examples."""
+        values: dict[str, list[np.ndarray]] = {}
+        for block, count in self._blocks(batches):
+            for score, each_value in self._score(block, params, state).items():
+                values.setdefault(score, []).append(np.asarray(each_value)[:count])
+        if not values:
+            raise BatchError(
+                f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
+                "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
+                "dataset is not empty"
+            )
+        return {score: _mean(parts) for score, parts in values.items()}
+
+    def _score_block(self, batch: Batch, params: Any, state: Any) -> dict[str, jax.Array]:
+        predictions, _ = self._model.predictions(
+            params, state, batch.inputs, jax.random.key(0), train=False
+        )
+        scores = self._check.scores.items()
+        return {name: each(score, predictions, batch.targets) for name, score in scores}
+
+    def _blocks(self, batches: Any) -> Iterable[tuple[Batch, int]]:
+        source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
+        if not self._model.of_one_example:
+            return blocks(source, None, self._check)
+        # A loader that is its own sequential form has a sampler that picks: its batches count.
+        if is_resident(batches) and source is not batches:
+            return self._resident_blocks(batches)
+        return self._even_blocks(source)
+
+    def _resident_blocks(self, loader: ArrayLoader) -> Iterable[tuple[Batch, int]]:
+        examples = self._residents.examples(loader, self._check)
+        leaves = jax.tree.leaves(examples)
+        count, size = len(leaves[0]), _block_size(leaves)
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
+            yield self._pick(examples, rows, np.int32(size)), min(size, count - start)
+
+    def _even_blocks(self, source: Iterable[Any]) -> Iterable[tuple[Batch, int]]:
+        # Blocks of one size whatever the batch size: the same products, so the same bits.
+        iterator = iter(source)
+        for first in iterator:
+            size = _block_size(jax.tree.leaves(first))
+            yield from blocks(_chain(first, iterator), size, self._check)
+
+
+def _chain(first: Any, rest: Iterable[Any]) -> Iterable[Any]:
+    yield first
+    yield from rest
+
+
+def _block_size(leaves: list[Any]) -> int:
+    """Examples in a block: up to 1024, fewer where they are large."""
+    example = sum(jnp.result_type(a).itemsize * math.prod(np.shape(a)[1:]) for a in leaves)
+    return max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // max(1, example)))
+
+
+def _mean(parts: list[np.ndarray]) -> float:
+    """The mean, its sum exact: it does not depend on how the values were cut into parts."""
+    values = np.concatenate(parts).astype(np.float64)
+    return math.fsum(values) / len(values)

@@ -1,0 +1,54 @@
+"""Losses and metrics of one example: functions of its prediction and its target."""
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+def cross_entropy(prediction: Array, target: Array) -> Array:
+    """Minus the log-probability of the right class.
+
+    Args:
+        prediction: logits or log-probabilities `(classes,)`.
+        target: integer label, a scalar.
+
+    Returns:
+        Scalar, in nats.
+
+    >>> cross_entropy(jnp.log(jnp.array([0.25, 0.75])), jnp.array(1)).round(4)
+    Array(0.2877, dtype=float32)
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(prediction, target)
+
+
+def tutorial_loss(prediction: Array, target: Array) -> Array:
+    """The tutorial's loss of one example: the cross-entropy divided by the number of classes.
+
+    Args:
+        prediction: log-probabilities `(classes,)`.
+        target: integer label, a scalar.
+
+    Returns:
+        Scalar; its mean over a batch is the tutorial's `loss` of that batch.
+
+    >>> tutorial_loss(jnp.log(jnp.array([0.25, 0.75])), jnp.array(1)).round(4)
+    Array(0.1438, dtype=float32)
+    """
+    return -jnp.mean(prediction * (target == jnp.arange(prediction.shape[-1])))
+
+
+LABEL_LOSSES = (cross_entropy, tutorial_loss)
+"""Losses whose targets are class labels, so that labels can be checked against the classes."""
+
+
+def is_right(prediction: Array, target: Array) -> Array:
+    """Whether the likeliest class is the target: the metric whose mean is the accuracy.
+
+    Args:
+        prediction: a score for each class `(classes,)`.
+        target: integer label, a scalar.
+
+    Returns:
+        bool scalar.
+    """
+    return jnp.argmax(prediction) == target

@@ -1,0 +1,104 @@
+"""Runs `train_step` over the pieces of work that a feed hands out."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from jax import Array, lax
+
+from feedax.feed import CHUNK_STEPS, Batch, Chunk, pick
+from feedax.train.compiled import Compiled
+from feedax.train.step import Model, TrainState, train_step
+
+CHUNK_SECONDS = 0.2
+"""How long a chunk should take: how often callbacks hear of steps, and Ctrl-C is heard."""
+IN_FLIGHT = 4
+"""How many streamed steps may wait for the device."""
+
+
+class Steps:
+    """The compiled forms of a training step.
+
+    A `Chunk` runs in one compiled loop whose end is traced, so that chunks of every length share
+    one compilation. A `Batch` runs as one step.
+
+    Args:
+        model: the model.
+        loss: a function of one example's prediction and target.
+        optimizer: an optax transformation.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Callable[[Any, Any], Any],
+        optimizer: optax.GradientTransformation,
+    ) -> None:
+        self._step = partial(train_step, model=model, loss=loss, optimizer=optimizer)
+        self._batch = Compiled(self._train_batch, donate=(1,))
+        self._chunk = Compiled(self._train_chunk, donate=(4,))
+        self._row = Compiled(self._train_row, donate=(3,))
+        self._stepwise: bool | None = None
+        self._waiting: deque[Array] = deque()
+        self.chunk_length = 8
+
+    @property
+    def compile_seconds(self) -> float:
+        return self._batch.seconds + self._chunk.seconds + self._row.seconds
+
+    def run(self, state: TrainState, piece: Batch | Chunk) -> TrainState:
+        """Do a piece's steps. The state is donated: only the new one may be used."""
+        if isinstance(piece, Batch):
+            state, done = self._batch(piece, state)
+            self._waiting.append(done)
+            if len(self._waiting) > IN_FLIGHT:
+                self._waiting.popleft().block_until_ready()
+            return state
+        started = time.perf_counter() - self.compile_seconds
+        state = self._run_chunk(state, piece)
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - self.compile_seconds - started
+        fitting = int(self.chunk_length * CHUNK_SECONDS / seconds)
+        self.chunk_length = max(1, min(fitting, 2 * self.chunk_length, CHUNK_STEPS))
+        return state
+
+    def _run_chunk(self, state: TrainState, chunk: Chunk) -> TrainState:
+        if self._stepwise is None:
+            self._stepwise = self._is_slow_in_a_loop(state, chunk)
+        if not self._stepwise:
+            return self._chunk(chunk.indices, chunk.sizes, chunk.steps, chunk.examples, state)
+        for i in range(chunk.steps):
+            state = self._row(chunk.indices[i], chunk.sizes[i], chunk.examples, state)
+        return state
+
+    def _is_slow_in_a_loop(self, state: TrainState, chunk: Chunk) -> bool:
+        """On the CPU XLA runs gradients of convolutions inside a loop several times slower.
+
+        See https://github.com/jax-ml/jax/issues/12868.
+        """
+        if jax.default_backend() != "cpu":
+            return False
+        row = jax.make_jaxpr(self._train_row)(
+            chunk.indices[0], chunk.sizes[0], chunk.examples, state
+        )
+        return "conv_general_dilated" in str(row)
+
+    def _train_batch(self, batch: Batch, state: TrainState) -> tuple[TrainState, Array]:
+        state = self._step(state, batch)
+        # The state is donated to the next step; the second result can still be waited for.
+        return state, state.step
+
+    def _train_row(self, indices: Array, size: Array, examples: Any, state: TrainState) -> Any:
+        return self._step(state, pick(examples, indices, size))
+
+    def _train_chunk(
+        self, indices: Array, sizes: Array, steps: Array, examples: Any, state: TrainState
+    ) -> TrainState:
+        def body(i: Array, state: TrainState) -> TrainState:
+            return self._train_row(indices[i], sizes[i], examples, state)
+
+        return lax.fori_loop(0, steps, body, state)
