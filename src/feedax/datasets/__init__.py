@@ -1,0 +1,40 @@
+"""PyTorch datasets, ready for training: by function, or by text with `load`.
+
+Every function returns a real torchvision dataset (or an `ArrayDataset`), takes `train=True` or
+`train=False`, and flattens its images to float32 unless it is given another `transform`. MNIST
+comes with the package; what torchvision has to download is downloaded once.
+"""
+
+from feedax.datasets.downloaded import (
+    cifar10,
+    cifar100,
+    emnist,
+    fashion_mnist,
+    kmnist,
+    qmnist,
+    svhn,
+)
+from feedax.datasets.factory import from_factory
+from feedax.datasets.facts import class_names, image_shape
+from feedax.datasets.local import image_folder, npz
+from feedax.datasets.shipped import mnist
+from feedax.datasets.text import load
+from feedax.datasets.words import NAMES
+
+__all__ = [
+    "NAMES",
+    "cifar10",
+    "cifar100",
+    "class_names",
+    "emnist",
+    "fashion_mnist",
+    "from_factory",
+    "image_folder",
+    "image_shape",
+    "kmnist",
+    "load",
+    "mnist",
+    "npz",
+    "qmnist",
+    "svhn",
+]

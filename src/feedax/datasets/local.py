@@ -1,0 +1,227 @@
+"""The user's own examples: a folder of images, or an npz file of arrays."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision.datasets import ImageFolder
+
+from feedax.data.array_dataset import ArrayDataset
+from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
+from feedax.datasets.words import reason
+from feedax.errors import DatasetError
+
+_TEST_NAMES = ("test", "val", "valid")
+
+
+def image_folder(
+    folder: AnyPath,
+    train: bool = True,
+    transform: Transform | None = FLATTEN,
+    target_transform: Transform | None = None,
+) -> ImageFolder | None:
+    """A folder with one subfolder of images for each class, as torchvision's ImageFolder.
+
+    `folder/train` is the training part and the first of `folder/test`, `folder/val` and
+    `folder/valid` that has class folders is the test part. Without these, `folder` itself is the
+    training part. (A `train` that holds images only, beside other classes, is a class.)
+
+    Args:
+        folder: where the images are.
+        train: the training part, or else the test part.
+        transform: a function of a PIL image, mode "RGB". The default one flattens it, so it wants
+            images of one size.
+        target_transform: a function of the class index, an int.
+
+    Returns:
+        `torchvision.datasets.ImageFolder`, or None for a test part that does not exist.
+
+    Raises:
+        DatasetError: the folder or its class folders are missing, a class has no image, or the
+            two parts do not have the same classes.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         os.mkdir(os.path.join(folder, name))
+    ...         Image.new("RGB", (4, 2), "white").save(os.path.join(folder, name, "0.png"))
+    ...     data = image_folder(folder)
+    ...     print(data.classes, data[1][0].shape, data[1][1], image_folder(folder, train=False))
+    ['cat', 'dog'] (24,) 1 None
+    """
+    top = Path(os.path.expanduser(folder))
+    try:
+        training, test = _parts(top)
+        if test is not None:
+            _same_classes(training, test)
+        part = training if train else test
+        if part is None:
+            return None
+        return _one_part(part, transform, target_transform)
+    except OSError as error:
+        raise DatasetError(
+            f"image_folder: {top} must be a folder that can be read, and it is not "
+            f"({reason(error)}); check the path"
+        ) from error
+
+
+def _parts(top: Path) -> tuple[Path, Path | None]:
+    """The folders of the training part and of the test part."""
+    folders = _folders(top)
+    # A `test` without class folders is common: unlabelled images, with the labelled ones in `val`.
+    tests = [top / name for name in _TEST_NAMES if name in folders and _folders(top / name)]
+    only_parts = folders <= {"train", *_TEST_NAMES}
+    if "train" in folders and (only_parts or _folders(top / "train")):
+        return top / "train", next(iter(tests), None)
+    if tests:
+        raise DatasetError(
+            f"image_folder: a test part needs a training part beside it, and {top} has "
+            f"{tests[0].name} but no train with class folders; move the training classes into "
+            f"{top / 'train'}"
+        )
+    return top, None
+
+
+def _folders(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_dir()}
+
+
+def _classes(part: Path) -> set[str]:
+    names = _folders(part)
+    if not names:
+        raise DatasetError(
+            f"image_folder: {part} must hold one folder of images for each class, and it holds no "
+            "folder; sort the images into folders named after their classes"
+        )
+    return names
+
+
+def _same_classes(training: Path, test: Path) -> None:
+    """ImageFolder numbers the classes of each part by itself; the numbers must agree."""
+    ours, theirs = _classes(training), _classes(test)
+    if ours != theirs:
+        one_sided = [
+            f"only {part.name} has {', '.join(sorted(names))}"
+            for part, names in ((training, ours - theirs), (test, theirs - ours))
+            if names
+        ]
+        raise DatasetError(
+            f"image_folder: {training} and {test} must hold the same class folders, and "
+            f"{' and '.join(one_sided)}; add the missing folders or remove the extra ones"
+        )
+
+
+def _one_part(
+    part: Path, transform: Transform | None, target_transform: Transform | None
+) -> ImageFolder:
+    _classes(part)
+    dataset = ImageFolder(
+        part, transform=transform, target_transform=target_transform, allow_empty=True
+    )
+    used = set(dataset.targets)
+    empty = [name for name, index in dataset.class_to_idx.items() if index not in used]
+    if empty:
+        raise DatasetError(
+            f"image_folder: every class folder in {part} must hold an image, and there is none in "
+            f"{', '.join(empty)}; add images ({', '.join(dataset.extensions)}) or remove the folder"
+        )
+    return dataset
+
+
+def npz(
+    file: AnyPath, train: bool = True, transform: Transform | None = FLATTEN
+) -> ArrayDataset | None:
+    """The arrays of a NumPy .npz file.
+
+    The keys are `x_train`, `y_train` and, for a test part, `x_test`, `y_test`, as Keras writes
+    them; or `x`, `y` for a file without a test part. Nothing in the file is ever unpickled.
+
+    Args:
+        file: the path of the file.
+        train: the training part, or else the test part.
+        transform: a function of one `x[i]`.
+
+    Returns:
+        `feedax.data.ArrayDataset`, or None for a test part that does not exist. Integer labels
+        `(n, 1)`, Keras's shape for CIFAR, become `(n,)`.
+
+    Raises:
+        DatasetError: the file is missing, damaged or no npz; keys are missing; or the arrays are
+            empty, of different lengths, or of Python objects.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = os.path.join(folder, "digits.npz")
+    ...     np.savez(file, x=np.zeros((3, 2, 2), np.uint8), y=np.array([4, 5, 6]))
+    ...     data = npz(file)
+    ...     print(len(data), data[2], npz(file, train=False))
+    3 (array([0., 0., 0., 0.], dtype=float32), np.int64(6)) None
+    """
+    path = Path(os.path.expanduser(file))
+    arrays = _read(path, train)
+    if arrays is None:
+        return None
+    (x_key, x), (y_key, y) = arrays.items()
+    lengths = [len(array) if array.ndim else None for array in (x, y)]
+    if lengths[0] != lengths[1] or not lengths[0]:
+        raise DatasetError(
+            f"npz: {x_key} and {y_key} in {path} must hold the same examples, at least "
+            f"one, and their shapes are {x.shape} and {y.shape}; write the file again with arrays "
+            "of one length"
+        )
+    if y.ndim == 2 and y.shape[1] == 1 and np.issubdtype(y.dtype, np.integer):
+        y = y[:, 0]
+    return ArrayDataset(x, y, transform)
+
+
+def _read(path: Path, train: bool) -> dict[str, Any] | None:
+    """The two arrays of one part by key, inputs first."""
+    try:
+        # Opened here, because np.load forgets to close a file that turns out to be damaged.
+        with open(path, "rb") as file, zipfile.ZipFile(file):
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                keys = _keys(path, archive.files, train)
+                return None if keys is None else {k: np.asarray(archive[k]) for k in keys}
+    except OSError as error:
+        raise DatasetError(
+            f"npz: {path} must be a file that can be read, and it is not ({reason(error)}); check "
+            "the path"
+        ) from error
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):
+            raise DatasetError(
+                f"npz: {path} must hold arrays of numbers, and it holds arrays of Python objects, "
+                "which could run code when read; write them with a numeric dtype"
+            ) from error
+        raise DatasetError(
+            f"npz: {path} must be a whole npz file, and it cannot be read ({reason(error)}); write "
+            "it again with numpy.savez"
+        ) from error
+
+
+def _keys(path: Path, found: list[str], train: bool) -> tuple[str, str] | None:
+    """The keys of one part, None for a test part that the file does not have."""
+    wanted = ("x_train", "y_train")
+    if not {"x_train", "y_train", "x_test", "y_test"} & set(found):
+        wanted = ("x", "y")
+    if not set(wanted) <= set(found):
+        raise _missing_keys(path, found)
+    if train:
+        return wanted
+    tests = {"x_test", "y_test"} & set(found)
+    if len(tests) == 1:
+        raise _missing_keys(path, found)
+    return ("x_test", "y_test") if tests else None
+
+
+def _missing_keys(path: Path, found: list[str]) -> DatasetError:
+    return DatasetError(
+        f"npz: {path} must hold x_train and y_train (and x_test and y_test), or x and y, and it "
+        f"holds {', '.join(found) or 'nothing'}; write it again under these keys"
+    )
