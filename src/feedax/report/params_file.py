@@ -1,0 +1,112 @@
+"""Parameters in one safetensors file: names, shapes and numbers, and no code.
+
+An array is named by its path in the tree. In `[(w0, b0), (w1, b1)]` the second layer's bias is
+``1.1``; in `{"dense": {"bias": b}}` it is ``dense.bias``.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from feedax.errors import RunFolderError
+from feedax.report.replace_file import replace_file
+
+Params = TypeVar("Params")
+
+
+def save_params(path: str | Path, params: Any) -> None:
+    """Write a tree of arrays to one file, complete or not at all.
+
+    Args:
+        path: the file; one that is there is replaced.
+        params: a PyTree whose leaves are arrays or numbers.
+
+    Raises:
+        RunFolderError: a leaf is not an array, two have one name, or the file cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = _name(key_path)
+        if name in arrays:
+            raise RunFolderError(
+                f"save_params: every array needs a name of its own, and two are named {name!r}; "
+                f"take the dots out of the keys"
+            )
+        arrays[name] = _as_numbers(name, leaf)
+    content = safetensors.numpy.save(arrays, metadata={"format": "feedax params 1"})
+    replace_file(Path(path), content)
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """Read what `save_params` wrote.
+
+    Args:
+        path: the file.
+        like: a tree with the names, shapes and dtypes to expect: parameters, or the
+            `jax.ShapeDtypeStruct` that `jax.eval_shape` makes of their initialisation.
+
+    Returns:
+        The tree of `like`, its leaves the file's arrays on the default device.
+
+    Raises:
+        RunFolderError: the file is missing or corrupt, or holds other arrays than `like`.
+    """
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"load_params: {path} must be a parameters file, and it is not there; a run writes its "
+            f"parameters when it ends"
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunFolderError(
+            f"load_params: {path} must be a safetensors file, and it cannot be read ({error}); "
+            f"restore it from a copy or train again"
+        ) from error
+
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    expected = {_name(key_path): leaf for key_path, leaf in paths}
+    if arrays.keys() != expected.keys():
+        raise RunFolderError(
+            f"load_params: {path} must hold the arrays {_listed(expected)}, and it holds "
+            f"{_listed(arrays)}; load it into the model that it was saved from"
+        )
+    for name, leaf in expected.items():
+        array = arrays[name]
+        if array.shape != jnp.shape(leaf) or array.dtype != jnp.result_type(leaf):
+            raise RunFolderError(
+                f"load_params: {name} of {path} must be {jnp.result_type(leaf)} {jnp.shape(leaf)}, "
+                f"and it is {array.dtype} {array.shape}; load it into the model that it was saved "
+                f"from"
+            )
+    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _name(key_path: Any) -> str:
+    # A tree that is a single array has the empty path.
+    return jax.tree_util.keystr(key_path, simple=True, separator=".") or "array"
+
+
+def _as_numbers(name: str, leaf: Any) -> np.ndarray:
+    try:
+        # order="C": safetensors writes the bytes as they lie, and a transposed view lies otherwise.
+        array = np.asarray(leaf, order="C")
+    except TypeError:
+        array = np.asarray(None)
+    if array.dtype == object or array.dtype.kind in "USV" and array.dtype.name != "bfloat16":
+        raise RunFolderError(
+            f"save_params: every leaf must be an array of numbers, and {name} is a "
+            f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"
+        )
+    return array
+
+
+def _listed(names: Any) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

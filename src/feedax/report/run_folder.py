@@ -1,0 +1,236 @@
+"""The folder of one run: what was asked, what came out, and the parameters.
+
+::
+
+    runs/20260131-142501-mnist/
+      config.json          the configuration, the versions and the machine; written first
+      metrics.jsonl        one row an epoch; grows as the run does
+      curves.png           loss and accuracy by epoch
+      params.safetensors   the parameters
+
+Reading one executes nothing: it is JSON, a PNG and numbers.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feedax.errors import RunFolderError
+from feedax.report.replace_file import not_written, replace_file
+
+if TYPE_CHECKING:
+    from feedax.train.events import Row
+
+FORMAT = 1
+"""The version of this layout; a reader refuses a later one."""
+
+
+class RunFolder:
+    """One run's folder. Make one with `create`, read one with `open`.
+
+    Attributes:
+        path: the folder.
+        config: what config.json holds.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+
+    @property
+    def params_path(self) -> Path:
+        return self.path / "params.safetensors"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves_path(self) -> Path:
+        return self.path / "curves.png"
+
+    @classmethod
+    def create(
+        cls, config: dict[str, Any], *, path: Path | None = None, name: str = "run"
+    ) -> "RunFolder":
+        """Make a folder that no other run has, and write its config.json.
+
+        Args:
+            config: plain values; the format version is added.
+            path: the folder, or None for ``runs/<time>-<name>``.
+            name: ends the default folder's name.
+
+        Raises:
+            RunFolderError: the folder holds a run already, is not a folder, or is not writable.
+        """
+        folder = _new_default_folder(name) if path is None else _given_folder(path)
+        run = cls(folder, {"format": FORMAT, **config})
+        try:
+            # The first file is made by one process only, so two cannot take one folder.
+            run.metrics_path.touch(exist_ok=False)
+        except FileExistsError:
+            raise _taken(folder) from None
+        except OSError as error:
+            raise not_written(folder, error) from error
+        try:
+            replace_file(folder / "config.json", _json_bytes(run.config, indent=2))
+        except RunFolderError:
+            run.metrics_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only an empty one goes: ours, or the one that was given empty
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Read the folder of a run.
+
+        Raises:
+            RunFolderError: it is not the folder of a run, or of a later feedax.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            state = "a file" if path.exists() else "not there"
+            raise RunFolderError(
+                f"run folder: {path} must be a folder that feedax train made, and it is {state}; "
+                f"look under runs/"
+            )
+        config_path = path / "config.json"
+        try:
+            config = json.loads(config_path.read_bytes())
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"run folder: {path} must hold a config.json, and it has none; give a folder that "
+                f"feedax train made"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"run folder: {config_path} must be JSON, and it cannot be read ({error}); restore "
+                f"it from a copy or train again"
+            ) from error
+        found = config.get("format") if isinstance(config, dict) else None
+        if found != FORMAT:
+            raise RunFolderError(
+                f"run folder: {config_path} must have format {FORMAT}, and it has {found!r}; "
+                f"use the version of feedax that wrote it"
+            )
+        return cls(path, config)
+
+    def append_row(self, row: "Row") -> None:
+        """Add one epoch to metrics.jsonl, at once and whole.
+
+        Raises:
+            RunFolderError: the disk does not take it; the rows before it stay.
+        """
+        try:
+            with self.metrics_path.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    _write_whole(file.fileno(), _json_bytes(row))
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise not_written(self.metrics_path, error) from error
+
+    def rows(self) -> "list[Row]":
+        """The epochs that metrics.jsonl holds, the oldest first.
+
+        Raises:
+            RunFolderError: a line of it is not JSON.
+        """
+        try:
+            return [json.loads(line) for line in self.metrics_path.read_bytes().splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"run folder: {self.metrics_path} must hold one JSON row a line, and it cannot be "
+                f"read ({error}); restore it from a copy or train again"
+            ) from error
+
+    def save_params(self, params: Any) -> None:
+        """Write the parameters; see `feedax.report.params_file.save_params`."""
+        from feedax.report.params_file import save_params
+
+        save_params(self.params_path, params)
+
+    def load_params(self, like: Any) -> Any:
+        """Read the parameters; see `feedax.report.params_file.load_params`."""
+        from feedax.report.params_file import load_params
+
+        return load_params(self.params_path, like)
+
+    def save_curves(self) -> None:
+        """Draw metrics.jsonl into curves.png; nothing before the first epoch has ended."""
+        from feedax.report.curves import curves_png
+
+        if rows := self.rows():
+            replace_file(self.curves_path, curves_png(rows, title=str(self.path.name)))
+
+
+def _new_default_folder(name: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    runs = Path("runs")
+    number = 1
+    while True:
+        folder = runs / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            runs.mkdir(exist_ok=True)
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            if not runs.is_dir():
+                raise _not_a_folder(runs) from None
+            number += 1
+        except OSError as error:
+            raise not_written(folder, error) from error
+
+
+def _given_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise _not_a_folder(path) from None
+    except OSError as error:
+        raise not_written(path, error) from error
+    if (path / "config.json").exists():
+        raise _taken(path)
+    return path
+
+
+def _taken(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"run folder: {path} must not hold a run, and it holds one; choose another folder with "
+        f"--out, or leave --out away for a new one under runs/"
+    )
+
+
+def _not_a_folder(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"run folder: {path} must be a folder, and it is a file; choose another one with --out"
+    )
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """os.write may take a part and say so; the rest then meets the error."""
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _json_bytes(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as null, so that every reader can read."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
