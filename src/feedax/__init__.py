@@ -67,7 +67,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ("data", "datasets", "errors", "feed", "train")
 
-__all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -212,22 +212,27 @@ def blocks(batches: Iterable[Any], size: int | None, check: Check) -> Iterator[t
             continue
         together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
         for start in range(0, count - size + 1, size):
-            part = jax.tree.map(lambda a: a[start : start + size], together)  # noqa: B023
-            yield filled(*part, size), size
+            inputs, targets = rows(together, start, start + size)
+            yield filled(inputs, targets, size), size
+        waiting = [rows(together, count - count % size, count)] if count % size else []
         count %= size
-        waiting = [jax.tree.map(lambda a: a[len(a) - count :], together)] if count else []  # noqa: B023
-    if size is not None and count:
-        together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
-        yield filled(*together, size), count
+    if waiting and size is not None:
+        inputs, targets = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
+        yield filled(inputs, targets, size), count
+
+
+def rows(examples: tuple[PyTree, PyTree], start: int, stop: int) -> tuple[PyTree, PyTree]:
+    """The examples from start to stop."""
+    return jax.tree.map(lambda array: array[start:stop], examples)
 
 
 def filled(inputs: PyTree, targets: PyTree, size: int) -> Batch:
     """A batch on the device, filled up to `size` examples with copies of its first one."""
     count = length((inputs, targets))
-    rows = np.zeros(size, np.intp)
-    rows[:count] = np.arange(count)
+    order = np.zeros(size, np.intp)
+    order[:count] = np.arange(count)
     # Picking rows copies, and it must: a source may use its arrays again for the next batch.
-    inputs, targets = jax.tree.map(lambda leaf: number(leaf)[rows], (inputs, targets))
+    inputs, targets = jax.tree.map(lambda leaf: number(leaf)[order], (inputs, targets))
     weights = (np.arange(size) < count).astype(np.float32)
     return Batch(*jax.device_put((inputs, targets, weights)))
 

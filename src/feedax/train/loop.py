@@ -103,7 +103,7 @@ def fit(
         for epoch in range(epochs):
             # Every step takes over its state's memory: keep what a failing epoch would lose.
             start = _copied((now.params, now.model_state))
-            now = now._replace(loss_sum=now.loss_sum * 0, count=now.count * 0)
+            now = now._replace(loss_sum=now.loss_sum * 0, seen=now.seen * 0)
             progress = _Progress(epoch, int(now.step), steps)
             feed.start_epoch()
             while (piece := feed.take(steps.chunk_length)) is not None:
@@ -150,8 +150,8 @@ class _Progress:
     def row(self, state: TrainState) -> Row:
         compile_seconds = self._steps.compile_seconds - self._compiled_before
         seconds = time.perf_counter() - self._started - compile_seconds
-        count = int(state.count)
-        if count == 0:
+        seen = int(state.seen)
+        if seen == 0:
             raise BatchError(
                 "fit: train must yield a batch in every epoch, and it yielded none in epoch "
                 f"{self.epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
@@ -161,8 +161,8 @@ class _Progress:
             "epoch": self.epoch,
             "seconds": seconds,
             "compile_seconds": compile_seconds,
-            "examples_per_second": count / seconds,
-            "loss": float(state.loss_sum) / count,
+            "examples_per_second": seen / seconds,
+            "loss": float(state.loss_sum) / seen,
         }
 
 

@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
         key: the random key of the run; step i uses ``fold_in(key, i)``.
         step: int32, steps done in all.
         loss_sum: float32, sum of the losses of this epoch's examples.
-        count: int32, number of this epoch's examples.
+        seen: int32, number of this epoch's examples.
         bad_step: int32, the first step whose loss was not finite, or -1.
     """
 
@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
     key: Array
     step: Array
     loss_sum: Array
-    count: Array
+    seen: Array
     bad_step: Array
 
 
@@ -106,7 +106,7 @@ def init_state(
         key=key,
         step=zero,
         loss_sum=jnp.zeros((), jnp.float32),
-        count=zero,
+        seen=zero,
         bad_step=zero - 1,
     )
 
@@ -154,7 +154,7 @@ def train_step(
         key=state.key,
         step=state.step + 1,
         loss_sum=state.loss_sum + (mean * count).astype(jnp.float32),
-        count=state.count + count.astype(jnp.int32),
+        seen=state.seen + count.astype(jnp.int32),
         bad_step=jnp.where(bad, state.step, state.bad_step),
     )
 

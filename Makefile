@@ -1,0 +1,39 @@
+# Everything below works on a machine with Python 3.11 or newer, make and a package registry.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test check bench clean
+
+## Train the tutorial's network on MNIST.
+train: .venv/installed
+	$(BIN)/feedax train
+
+## Run every test.
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+## Lint, format and type checks.
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## Time an epoch beside the tutorial's own loop.
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/tutorial_epoch.py
+
+clean:
+	rm -rf .venv runs
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	    v >= (3, 11) or sys.exit("feedax needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % v[:2])'
+	@echo "Installing feedax with JAX and PyTorch into .venv (once; a few minutes) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	@echo "Installing the tools of the tests into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

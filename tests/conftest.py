@@ -1,0 +1,34 @@
+"""What every test shares: a cache folder of its own, and real MNIST from the shipped bytes."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import feedax
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither use nor change the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        assert "XDG_CACHE_HOME" in os.environ
+        yield
+
+
+@pytest.fixture(scope="session")
+def mnist_train():
+    return feedax.datasets.mnist(train=True)
+
+
+@pytest.fixture(scope="session")
+def mnist_test():
+    return feedax.datasets.mnist(train=False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

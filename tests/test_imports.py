@@ -1,0 +1,120 @@
+"""The layout holds: who may import whom, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import feedax
+
+SOURCE = Path(feedax.__file__).parent
+ORDER = ["errors", "data", "datasets", "feed", "train", "report", "cli"]
+"""Each may import those before it, and itself."""
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def world(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the order"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    if world(path) in ("__init__", "__main__"):
+        return  # the doors of the package: one looks names up, the other starts the command line
+    allowed = ORDER[: ORDER.index(world(path)) + 1]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "feedax" and len(parts) > 1 and parts[1] != "__version__":
+            assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_each_world_imports_its_own_framework(path: Path) -> None:
+    forbidden = {
+        "errors": {"jax", "torch", "torchvision", "numpy"},
+        "data": {"jax", "optax"},
+        "datasets": {"jax", "optax"},
+        "feed": {"torch", "torchvision"},
+        "train": {"torch", "torchvision"},
+    }.get(world(path), set())
+    assert not {name.split(".")[0] for name in imported(path)} & forbidden
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    assert [str(p) for p in modules() if len(p.read_text().splitlines()) > 400] == []
+
+
+def test_import_feedax_is_cheap() -> None:
+    heavy = "{'jax', 'torch', 'torchvision', 'numpy', 'optax', 'matplotlib', 'rich', 'tyro'}"
+    print_loaded = f"import sys, feedax; print(sorted({heavy} & set(sys.modules)))"
+    assert run(print_loaded) == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["feedax.data", "feedax.datasets"])
+def test_pytorchs_side_never_loads_jax(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules, 'jax' in sys.modules)"
+    assert run(code) == "True False\n"
+
+
+def test_jaxs_side_trains_without_loading_torch() -> None:
+    code = """
+import sys
+import jax.numpy as jnp, numpy as np
+import feedax
+
+x = np.eye(4, dtype=np.float32)
+w, history = feedax.fit(lambda w, x: w @ x, jnp.zeros((4, 4)), [[x, np.arange(4)]], epochs=2)
+print(len(history), "torch" in sys.modules)
+"""
+    assert run(code) == "2 False\n"
+
+
+def test_public_names_are_what_the_package_gives() -> None:
+    assert feedax.__all__ == sorted(set(feedax.__all__) - {"__version__"}) + ["__version__"]
+    for name in feedax.__all__:
+        assert getattr(feedax, name) is not None
+    assert dir(feedax) == sorted(feedax.__all__)
+    # The names that type checkers see are the same ones.
+    checked = ast.parse((SOURCE / "__init__.py").read_text())
+    block = next(node for node in checked.body if isinstance(node, ast.If))
+    seen = {alias.asname for node in block.body for alias in node.names}
+    assert seen == set(feedax.__all__) - {"__version__"}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'feedax' has no attribute 'predicts'$"):
+        _ = feedax.predicts
+
+
+def test_version_is_the_projects() -> None:
+    from importlib.metadata import version
+
+    assert feedax.__version__ == version("feedax")
+
+
+def test_every_public_function_is_documented() -> None:
+    undocumented = [name for name in feedax.__all__ if not getattr(feedax, name).__doc__]
+    assert undocumented in ([], ["__version__"])
