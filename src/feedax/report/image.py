@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from feedax.errors import ImageError
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> Image.Image:
             f"predict: {path} must have fewer than {Image.MAX_IMAGE_PIXELS:,} pixels, and it has "
             f"more; make it smaller"
         ) from error
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(
             f"predict: {path} must be a PNG or JPEG, and it is neither; convert it"
         ) from None
@@ -115,14 +115,12 @@ def _read(path: Path) -> Image.Image:
         ) from error
 
 
-def _framed(
-    image: Image.Image, framing: Framing, path: str | Path
-) -> tuple[np.ndarray, list[str]]:
+def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.ndarray, list[str]]:
     """A drawing of any size as 28 x 28 bright ink on black."""
     notes = []
     grey = _grey(image)
     background = _border_level(grey)
-    if inverted := background > 127:
+    if background > 127:
         notes.append("dark on light, so inverted")
         grey, background = 255 - grey, 255 - background
     if grey.max() - background < BLANK:

@@ -99,7 +99,7 @@ def _as_numbers(name: str, leaf: Any) -> np.ndarray:
         array = np.asarray(leaf, order="C")
     except TypeError:
         array = np.asarray(None)
-    if array.dtype == object or array.dtype.kind in "USV" and array.dtype.name != "bfloat16":
+    if array.dtype == object or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
         raise RunFolderError(
             f"save_params: every leaf must be an array of numbers, and {name} is a "
             f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"

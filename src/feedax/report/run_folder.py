@@ -120,6 +120,19 @@ class RunFolder:
             )
         return cls(path, config)
 
+    def setting(self, name: str) -> Any:
+        """One entry of config.json.
+
+        Raises:
+            RunFolderError: there is none of this name.
+        """
+        if name not in self.config:
+            raise RunFolderError(
+                f"run folder: {self.path / 'config.json'} must have an entry {name!r}, and it has "
+                f"none; give a folder that feedax train made"
+            )
+        return self.config[name]
+
     def append_row(self, row: "Row") -> None:
         """Add one epoch to metrics.jsonl, at once and whole.
 

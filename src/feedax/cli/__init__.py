@@ -1,0 +1,99 @@
+"""The command line: parse, call the library, print.
+
+Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped by Ctrl-C,
+143 stopped by SIGTERM, 141 nobody reads the output any more.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import feedax
+from feedax.errors import FeedaxError
+
+COMMANDS = {
+    "train": "train a network; by default the JAX tutorial's, on MNIST",
+    "evaluate": "loss and accuracy of a trained run",
+    "predict": "what a trained run sees in image files",
+    "plan": "how a dataset's batches would be made, and why",
+}
+
+HELP = f"""\
+usage: feedax COMMAND ...
+
+PyTorch picks the examples. JAX does the arithmetic.
+
+commands:
+{"".join(f"  {name:<10}{what}{chr(10)}" for name, what in COMMANDS.items())}
+examples:
+  feedax train                                   the tutorial, 8 epochs
+  feedax train --hidden 256 --optimizer adam --step-size 0.001 --loss cross_entropy --shuffle
+  feedax evaluate runs/20260131-142501-mnist
+  feedax predict runs/20260131-142501-mnist seven.png
+
+feedax COMMAND --help says more. feedax --version prints the version.
+"""
+
+
+class UsageError(Exception):
+    """The command line is wrong: one sentence, exit code 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    who = f"feedax {argv[0]}" if argv and argv[0] in COMMANDS else "feedax"
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        return 141
+    except KeyboardInterrupt:
+        return _fail(who, "stopped by Ctrl-C before there was anything to save", 130)
+    except UsageError as error:
+        return _fail(who, str(error), 2)
+    except FeedaxError as error:
+        return _fail(who, str(error), 1)
+    except Exception as error:
+        if os.environ.get("FEEDAX_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _fail(who, f"{what} (FEEDAX_TRACEBACK=1 feedax ... shows where)", 1)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"feedax {feedax.__version__}")
+        return 0
+    name, *arguments = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], n=1)
+        remedy = f"did you mean {near[0]}?" if near else "see feedax --help"
+        raise UsageError(
+            f"the command must be one of {', '.join(COMMANDS)}, not {name!r}; {remedy}"
+        )
+    # Only the command that runs is imported: --help must not wait for JAX and torch.
+    command = importlib.import_module(f"feedax.cli.{name}")
+    code: int = command.run(arguments)
+    return code
+
+
+def _fail(who: str, sentence: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_stdout()
+    print(f"{who}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's last flush go nowhere, so that it does not complain too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

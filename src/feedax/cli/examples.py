@@ -1,0 +1,140 @@
+"""The examples a command works on: opened by name, described, put into loaders."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, Subset
+
+from feedax import datasets
+from feedax.cli.flags import DataFlags
+from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader
+from feedax.errors import DatasetError, ModelError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A dataset's two parts.
+
+    Attributes:
+        flags: what was asked for.
+        train: the training set.
+        test: the test set, or None where there is none.
+    """
+
+    flags: DataFlags
+    train: Any
+    test: Any | None
+
+    @classmethod
+    def open(cls, flags: DataFlags) -> "Examples":
+        """Load both parts.
+
+        Raises:
+            DatasetError: there is no such dataset, or it cannot be had.
+        """
+        load = datasets.load
+        return cls(
+            flags,
+            load(flags.dataset, train=True, root=flags.root),
+            load(flags.dataset, train=False, root=flags.root),
+        )
+
+    @property
+    def name(self) -> str:
+        """The dataset's name without its file, folder or part."""
+        return self.flags.dataset.partition(":")[0].replace("-", "_")
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example's input.
+
+        Raises:
+            ModelError: the examples are not pairs of an array and a label.
+        """
+        streamed = isinstance(self.train, IterableDataset)
+        example = next(iter(self.train)) if streamed else self.train[0]
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise ModelError(
+                f"the network: an example must be a pair of input and label, and the first of "
+                f"{self.flags.dataset} is a {type(example).__name__}; return such pairs"
+            )
+        return tuple(np.shape(example[0]))
+
+    @property
+    def values(self) -> int:
+        """How many numbers one example's input has."""
+        return math.prod(self.input_shape)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of the images that the examples are the plain pixels of, or None.
+
+        None also for images that a transform scales or an array holds as other than 0 to 255: what
+        is done to those is not known to `feedax predict`.
+        """
+        whole = self.train
+        while isinstance(whole, Subset):
+            whole = whole.dataset
+        plain = type(getattr(whole, "transform", None)) is FlattenAndCast
+        if isinstance(whole, ArrayDataset):
+            plain = plain and whole.inputs.dtype == np.uint8
+        return datasets.image_shape(whole) if plain else None
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        return datasets.class_names(self.train)
+
+    @cached_property
+    def class_count(self) -> int:
+        """How many classes the labels have: the names, or the largest label and one.
+
+        Raises:
+            ModelError: it is not known, because the dataset is a stream.
+        """
+        if self.class_names is not None:
+            return len(self.class_names)
+        if isinstance(self.train, IterableDataset):
+            raise ModelError(
+                f"the network: the last layer needs an output for each class, and the stream "
+                f"{self.flags.dataset} does not say how many it has; give all sizes with --layers"
+            )
+        labels = getattr(self.train, "targets", None)
+        if labels is None:
+            labels = [label for _, label in (self.train[i] for i in range(len(self.train)))]
+        return int(np.max(np.asarray(labels))) + 1
+
+    def loaders(self) -> dict[str, NumpyLoader]:
+        """A loader for each part there is: ``"train"``, in the order asked for, and ``"test"``.
+
+        Evaluation takes either whole and in its own order, see `NumpyLoader.sequential`.
+
+        Raises:
+            DatasetError: a stream is to be shuffled.
+        """
+        flags = self.flags
+        if flags.shuffle and isinstance(self.train, IterableDataset):
+            raise DatasetError(
+                f"feedax: only a dataset with indices can be shuffled, and {flags.dataset} is a "
+                f"stream; leave --shuffle out, and shuffle in the stream"
+            )
+        found = {
+            "train": self._loader(self.train, shuffle=flags.shuffle, drop_last=flags.drop_last)
+        }
+        if self.test is not None:
+            found["test"] = self._loader(self.test)
+        return found
+
+    def _loader(self, part: Any, shuffle: bool = False, drop_last: bool = False) -> NumpyLoader:
+        return NumpyLoader(
+            part,
+            batch_size=self.flags.batch_size,
+            shuffle=shuffle or None,
+            drop_last=drop_last,
+            num_workers=self.flags.num_workers,
+            generator=torch.Generator().manual_seed(self.flags.seed) if shuffle else None,
+            plan=self.flags.plan,
+        )

@@ -1,0 +1,69 @@
+"""``feedax predict``."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from feedax.cli.flags import PredictFlags
+from feedax.cli.parse import parse
+from feedax.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DESCRIPTION = """\
+Say what a trained run sees in image files: one line an image, with the likeliest class.
+
+An image is prepared as the training examples were. For MNIST and its kin that means: made grey,
+inverted if it is dark on light, cropped to the ink, scaled, and centred in 28 x 28.
+
+examples:
+  feedax predict runs/20260131-142501-mnist seven.png
+  feedax predict runs/20260131-142501-mnist scans/*.jpg"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Predict, and return the exit code: 1 if an image could not be used."""
+    flags = parse(PredictFlags, arguments, "predict", DESCRIPTION)
+
+    import numpy as np
+
+    from feedax.cli.network import load_params, predict
+    from feedax.data import FlattenAndCast
+    from feedax.report.image import prepare_image
+    from feedax.report.run_folder import RunFolder
+
+    folder = RunFolder.open(flags.run)
+    shape = folder.setting("image_shape")
+    if shape is None:
+        raise ImageError(
+            f"predict: the run must be trained on the plain pixels of images, and the examples of "
+            f"{folder.setting('dataset')} are not known to be that; predict in Python"
+        )
+    names = folder.setting("class_names")
+    params = load_params(folder, folder.setting("layers"))
+    dataset = folder.setting("dataset").partition(":")[0].replace("-", "_")
+    failed = False
+    for path in flags.images:
+        try:
+            image = prepare_image(path, tuple(shape), dataset)
+        except ImageError as error:
+            # The other images can still be seen.
+            print(f"feedax predict: {error}", file=sys.stderr, flush=True)
+            failed = True
+            continue
+        for sentence in image.notes:
+            print(f"feedax predict: {path} is {sentence}", file=sys.stderr, flush=True)
+        probabilities = np.exp(predict(params, FlattenAndCast()(image.pixels)))
+        print(f"{path}: {_ranking(probabilities, names)}", flush=True)
+    return 1 if failed else 0
+
+
+def _ranking(probabilities: "np.ndarray", names: Sequence[str] | None) -> str:
+    """The likeliest class and the runner-up, in words."""
+    said = []
+    for label in (-probabilities).argsort(kind="stable")[:2]:
+        # A network may have more outputs than the dataset has names.
+        name = names[label] if names is not None and label < len(names) else f"class {label}"
+        said.append(f"{name} with probability {probabilities[label]:.4f}")
+    return ", then ".join(said)
