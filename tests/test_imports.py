@@ -93,7 +93,7 @@ print(len(history), "torch" in sys.modules)
 
 
 def test_public_names_are_what_the_package_gives() -> None:
-    assert feedax.__all__ == sorted(set(feedax.__all__) - {"__version__"}) + ["__version__"]
+    assert feedax.__all__ == [*sorted(set(feedax.__all__) - {"__version__"}), "__version__"]
     for name in feedax.__all__:
         assert getattr(feedax, name) is not None
     assert dir(feedax) == sorted(feedax.__all__)

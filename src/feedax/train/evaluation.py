@@ -93,7 +93,7 @@ class Evaluation:
                 "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
                 "dataset is not empty"
             )
-        return {score: _mean(parts) for score, parts in values.items()}
+        return {score: _mean(values[score]) for score in self._check.scores}
 
     def _score_block(self, batch: Batch, params: Any, state: Any) -> dict[str, jax.Array]:
         predictions, _ = self._model.predictions(

@@ -1,0 +1,201 @@
+"""Bad input gets one sentence: who, the rule, the value, the remedy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import feedax
+from feedax.data import ArrayDataset
+from feedax.errors import BatchError, FeedaxError, LabelError, ModelError, NotANumberError
+
+X = np.ones((6, 8), np.float32)
+Y = np.array([0, 1, 2, 0, 1, 2])
+W = jnp.zeros((3, 8))
+
+
+def linear(w, x):
+    return w @ x
+
+
+def message(kind, batches, predict=linear, params=W, **options):
+    with pytest.raises(kind) as error:
+        feedax.fit(predict, params, batches, **options)
+    assert isinstance(error.value, FeedaxError)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+def test_a_label_out_of_range(plan):
+    labels = Y.copy()
+    labels[4] = 3
+    loader = feedax.NumpyLoader(ArrayDataset(X, labels), 6, plan=plan)
+    where = "the dataset" if plan == "resident" else "a batch"
+    assert message(LabelError, loader) == (
+        "fit: labels must lie in 0 to 2, for the 3 classes that the model predicts, and example 4 "
+        f"of {where} has label 3; give the last layer one output per class, or mend the labels"
+    )
+
+
+def test_a_negative_label_in_an_evaluation_set():
+    assert message(LabelError, [(X, Y)], evaluate={"test": [(X, Y - 1)]}) == (
+        "fit: labels must lie in 0 to 2, for the 3 classes that the model predicts, and example 0 "
+        "of a batch has label -1; give the last layer one output per class, or mend the labels"
+    )
+
+
+def test_no_batches():
+    assert message(BatchError, []) == (
+        "fit: train must yield a batch in every epoch, and it yielded none in epoch 0; give a "
+        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+    )
+
+
+def test_an_empty_dataset():
+    loader = feedax.NumpyLoader(ArrayDataset(X[:0], Y[:0]), 4)
+    assert message(BatchError, loader) == (
+        "fit: train must yield a batch in every epoch, and it yielded none in epoch 0; give a "
+        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+    )
+
+
+def test_an_iterator_ends_after_one_epoch():
+    assert message(BatchError, iter([(X, Y)]), epochs=2) == (
+        "fit: train must yield a batch in every epoch, and it yielded none in epoch 1; give a "
+        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+    )
+
+
+def test_an_evaluation_iterator_ends_too():
+    once = iter([(X, Y)])
+    assert message(BatchError, [(X, Y)], epochs=2, evaluate={"test": once}) == (
+        "evaluate: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
+        "none; give a NumpyLoader or a list, not an iterator that ends, and see that the dataset "
+        "is not empty"
+    )
+
+
+def test_batches_that_are_no_batches():
+    assert message(BatchError, 3) == (
+        "fit: batches must come from a loader or another iterable of NumPy batches, and this is a "
+        "int; give a NumpyLoader or a list"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"), [({"x": X}, "dict of 1"), ((X, Y, Y), "tuple of 3"), (X, "ndarray of 6")]
+)
+def test_a_batch_that_is_no_pair(batch, got):
+    assert message(BatchError, [batch]) == (
+        f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the dataset "
+        "yield such pairs, or make them in a collate_fn"
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "shapes"),
+    [(X, Y[:5], "(6, 8), (5,)"), (X[:0], Y[:0], "(0, 8), (0,)"), (X, np.int64(1), "(6, 8), ()")],
+)
+def test_arrays_of_different_lengths(x, y, shapes):
+    assert message(BatchError, [(x, y)]) == (
+        "fit: all arrays of a batch must have one number of examples, above 0, as their first "
+        f"dimension, and their shapes are {shapes}; see what the dataset or collate_fn returns"
+    )
+
+
+def test_text_is_no_number():
+    assert message(ModelError, [(np.array(["a", "b"]), Y[:2])]) == (
+        "fit: examples must be made of numbers, and a field holds <U1; leave it out of the "
+        "dataset's examples, or turn it into numbers"
+    )
+
+
+def test_a_model_that_does_not_fit_the_data():
+    said = message(ModelError, [(X[:, :5], Y)])
+    assert said.startswith(
+        "fit: predict must take one example of the data, and it fails on inputs of float32[5]: "
+    )
+    assert "\n" not in said
+
+
+def test_a_network_that_does_not_fit_the_data():
+    params = feedax.init_network_params([7, 3], feedax.train.loop.jax.random.key(0))
+    assert message(ModelError, [(X, Y)], feedax.predict, params) == (
+        "fit: predict must take one example of the data, and it fails on inputs of float32[8]: "
+        "predict: image must be one example of shape (7,), and its shape is (8,); flatten it, or "
+        "make the first layer fit it"
+    )
+
+
+def test_a_loss_of_more_than_one_number():
+    assert message(ModelError, [(X, Y)], loss=lambda p, t: p - t) == (
+        "fit: the loss function must return one number for one example, and it returns float32[3]; "
+        "take a mean or a sum in it"
+    )
+
+
+def test_a_loss_that_fails():
+    said = message(ModelError, [(X, X)], loss=lambda p, t: jnp.dot(p, t))
+    assert said.startswith(
+        "fit: the loss function must take one example's prediction and target, and it fails on "
+        "float32[3] and float32[8]: "
+    )
+
+
+def test_targets_that_are_no_labels():
+    assert message(ModelError, [(X, X[:, :3])]) == (
+        "cross_entropy: an example must have an integer label and a vector of predictions, and its "
+        "target is float32[3] and its prediction float32[3]; change the model, or give fit another "
+        "loss"
+    )
+
+
+@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+def test_not_a_number(plan):
+    """Examples 8 to 11 are infinite: step 2 of every epoch, from the first on."""
+    x = np.ones((40, 8), np.float32)
+    x[8:12] = np.inf
+    loader = feedax.NumpyLoader(ArrayDataset(x, np.arange(40) % 3), 4, plan=plan)
+    with pytest.raises(NotANumberError) as error:
+        feedax.fit(linear, W, loader, optimizer=optax.sgd(0.1), epochs=2)
+    assert str(error.value) == (
+        "fit: the training loss must be a finite number, and it was not in epoch 0 at step 2; "
+        "lower the step size, or look at that batch's examples"
+    )
+    assert (error.value.epoch, error.value.step, error.value.history) == (0, 2, [])
+    np.testing.assert_array_equal(error.value.params, W)
+
+
+def test_not_a_number_keeps_the_parameters_of_the_epochs_start():
+    """A batch turns bad in the third epoch; what the second one reached is kept."""
+
+    class TurnsBad:
+        epoch = -1
+
+        def __iter__(self):
+            self.epoch += 1
+            yield X, Y
+            yield X * (np.nan if self.epoch == 2 else 1), Y
+
+    with pytest.raises(NotANumberError) as error:
+        feedax.fit(linear, W, TurnsBad(), optimizer=optax.sgd(0.1), epochs=5)
+    kept, history = feedax.fit(linear, W, [(X, Y)] * 2, optimizer=optax.sgd(0.1), epochs=2)
+    assert (error.value.epoch, error.value.step) == (2, 1)
+    np.testing.assert_array_equal(error.value.params, kept)
+    assert [row["loss"] for row in error.value.history] == [row["loss"] for row in history]
+
+
+def test_an_exploding_run_says_so():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1e4, (64, 8)).astype(np.float32)
+    said = message(
+        NotANumberError,
+        [(x, x.sum(1))] * 50,
+        predict=lambda w, x: w @ x,
+        params=jnp.zeros(8),
+        loss=lambda p, t: (p - t) ** 2,
+        optimizer=optax.sgd(1.0),
+    )
+    assert said.startswith(
+        "fit: the training loss must be a finite number, and it was not in epoch"
+    )
