@@ -1,6 +1,7 @@
 """``feedax plan``."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import cast
 
 from feedax.cli.flags import PlanFlags
 from feedax.cli.parse import parse
@@ -22,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
 
     for name, loader in Examples.open(flags.data).loaders().items():
         try:
-            size = f"{len(loader.sampler):,} examples in {len(loader):,} batches"
+            size = f"{len(cast(Sized, loader.dataset)):,} examples in {len(loader):,} batches"
         except TypeError:  # a stream does not know
             size = "a stream of examples"
         print(f"{TITLES[name]} set: {size}\n  {loader.plan()}")

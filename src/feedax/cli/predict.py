@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     shape = folder.setting("image_shape")
     if shape is None:
         raise ImageError(
-            f"predict: the run must be trained on the plain pixels of images, and the examples of "
+            f"the run must be trained on the plain pixels of images, and the examples of "
             f"{folder.setting('dataset')} are not known to be that; predict in Python"
         )
     names = folder.setting("class_names")
@@ -52,8 +52,8 @@ def run(arguments: Sequence[str]) -> int:
             print(f"feedax predict: {error}", file=sys.stderr, flush=True)
             failed = True
             continue
-        for sentence in image.notes:
-            print(f"feedax predict: {path} is {sentence}", file=sys.stderr, flush=True)
+        if image.notes:
+            print(f"feedax predict: {path} is {'; '.join(image.notes)}", file=sys.stderr)
         probabilities = np.exp(predict(params, FlattenAndCast()(image.pixels)))
         print(f"{path}: {_ranking(probabilities, names)}", flush=True)
     return 1 if failed else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 # The object interface only: pyplot would keep figures and settings that belong to the caller.
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 INK = "#333333"
 # Told apart also by those who see no difference between red and green, and in grey print.
 COLOURS = ("#1f6fb4", "#e07b1a", "#3a9d78", "#9a5fb0")
+
+TITLES = {"train": "training"}
 
 
 def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
@@ -28,7 +31,8 @@ def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
     Returns:
         A PNG of 1600 x 640 pixels.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(10, 4), layout=layout, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
     _draw_panel(axes[0], rows, "loss")
@@ -42,7 +46,7 @@ def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
 
 def _draw_panel(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
     sets = [key.removesuffix(f"_{measure}") for key in rows[0] if key.endswith(f"_{measure}")]
-    lines = [(f"{name} set", f"{name}_{measure}") for name in sets]
+    lines = [(f"{TITLES.get(name, name)} set", f"{name}_{measure}") for name in sets]
     if not lines and measure in rows[0]:
         lines = [("while training", measure)]
     epochs = [row["epoch"] for row in rows]

@@ -74,8 +74,8 @@ def prepare_image(path: str | Path, shape: tuple[int, ...], dataset: str = "") -
     """
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(
-            f"predict: the model's examples must be grey or colour images, and their shape is "
-            f"{tuple(shape)}; prepare such examples in Python"
+            f"prepare_image: the model's examples must be grey or colour images, and their shape "
+            f"is {tuple(shape)}; prepare such examples in Python"
         )
     image = _read(Path(path))
     if tuple(shape[:2]) == (28, 28) and shape[2:] in ((), (1,)):
@@ -96,22 +96,27 @@ def _read(path: Path) -> Image.Image:
                 image.load()
                 # A phone stores a photo lying down and notes how to hold it.
                 return ImageOps.exif_transpose(image)
+    except IsADirectoryError:
+        raise ImageError(
+            f"prepare_image: {path} must be an image file, and it is a folder; name the files in it"
+        ) from None
     except FileNotFoundError:
         raise ImageError(
-            f"predict: {path} must be an image file, and it is not there; check the path"
+            f"prepare_image: {path} must be an image file, and it is not there; check the path"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
-            f"predict: {path} must have fewer than {Image.MAX_IMAGE_PIXELS:,} pixels, and it has "
-            f"more; make it smaller"
+            f"prepare_image: {path} must have fewer than {Image.MAX_IMAGE_PIXELS:,} pixels, and it "
+            f"has more; make it smaller"
         ) from error
     except UnidentifiedImageError:
         raise ImageError(
-            f"predict: {path} must be a PNG or JPEG, and it is neither; convert it"
+            f"prepare_image: {path} must be a PNG or JPEG, and it is neither; convert it"
         ) from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's three ways to say corrupt
         raise ImageError(
-            f"predict: {path} must be a whole image, and it cannot be read ({error}); get it again"
+            f"prepare_image: {path} must be a whole image, and it cannot be read ({error}); "
+            f"get it again"
         ) from error
 
 
@@ -125,7 +130,7 @@ def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.
         grey, background = 255 - grey, 255 - background
     if grey.max() - background < BLANK:
         raise ImageError(
-            f"predict: {path} must show something, and it is blank; write with a darker pen"
+            f"prepare_image: {path} must show something, and it is blank; write with a darker pen"
         )
     if grey.shape == (28, 28) and background == 0:
         pixels = grey  # as the dataset has it

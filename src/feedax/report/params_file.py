@@ -24,7 +24,8 @@ def save_params(path: str | Path, params: Any) -> None:
 
     Args:
         path: the file; one that is there is replaced.
-        params: a PyTree whose leaves are arrays or numbers.
+        params: a PyTree whose leaves are arrays or numbers; they are saved in the dtype that JAX
+            gives them, float32 for a Python number.
 
     Raises:
         RunFolderError: a leaf is not an array, two have one name, or the file cannot be written.
@@ -97,14 +98,14 @@ def _as_numbers(name: str, leaf: Any) -> np.ndarray:
     try:
         # order="C": safetensors writes the bytes as they lie, and a transposed view lies otherwise.
         array = np.asarray(leaf, order="C")
-    except TypeError:
+    except TypeError:  # one of JAX's random keys
         array = np.asarray(None)
-    if array.dtype == object or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
+    if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number):
         raise RunFolderError(
             f"save_params: every leaf must be an array of numbers, and {name} is a "
             f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"
         )
-    return array
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _listed(names: Any) -> str:
