@@ -1,0 +1,194 @@
+"""One training epoch of the tutorial's network: feedax beside the tutorial's own loop.
+
+Both train the same 784-512-512-10 network on the same 60,000 digits, in batches of 128, in the
+same order, and both clocks stop when the last parameters are there. They take turns, so that a
+machine that slows down slows both. Compilation is not counted for either.
+
+Each turn also measures the rate of a 2048 x 2048 float32 product in NumPy, PyTorch and JAX. The
+floor is what the epoch's matrix products would take at the best of these rates. A last row times
+these very products in JAX and nothing else: no activation, no loss, no update. That is as fast as
+any program that leaves them to XLA can be.
+
+    python benchmarks/tutorial_epoch.py [--pairs 5]
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import machine
+import numpy as np
+import optax
+import torch
+from jax import grad, jit, vmap
+from jax.scipy.special import logsumexp
+from torch.utils.data import DataLoader, default_collate
+
+import feedax
+
+SIZES = [784, 512, 512, 10]
+EXAMPLES = 60_000
+BATCH_SIZE = 128
+STEP_SIZE = 0.01
+
+
+def epoch_flops() -> float:
+    """Floating-point operations of an epoch's matrix products.
+
+    Forward and for the weights' gradients every layer costs one product; for the gradients of
+    its inputs every layer but the first one more.
+    """
+    layers = [2 * m * n for m, n in itertools.pairwise(SIZES)]
+    return EXAMPLES * (3 * sum(layers) - layers[0])
+
+
+# The tutorial's way, as its text has it: a DataLoader with a collate function, a jitted update.
+
+
+def plain_predict(params: Any, image: Any) -> Any:
+    activations = image
+    for w, b in params[:-1]:
+        activations = jnp.maximum(0, jnp.dot(w, activations) + b)
+    w, b = params[-1]
+    logits = jnp.dot(w, activations) + b
+    return logits - logsumexp(logits)
+
+
+def plain_loss(params: Any, images: Any, targets: Any) -> Any:
+    return -jnp.mean(vmap(plain_predict, (None, 0))(params, images) * targets)
+
+
+@jit
+def plain_update(params: Any, x: Any, y: Any) -> Any:
+    grads = grad(plain_loss)(params, x, y)
+    return jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, grads)
+
+
+def plain_one_hot(x: Any, k: int) -> Any:
+    return jnp.array(x[:, None] == jnp.arange(k), jnp.float32)
+
+
+def plain_collate(batch: Any) -> Any:
+    return jax.tree.map(np.asarray, default_collate(batch))
+
+
+def plain_epoch(loader: DataLoader[Any], params: Any) -> tuple[Any, float]:
+    """One epoch of the tutorial's loop: the new parameters and the seconds it took."""
+    started = time.perf_counter()
+    for x, y in loader:
+        params = plain_update(params, x, plain_one_hot(y, 10))
+    jax.block_until_ready(params)
+    return params, time.perf_counter() - started
+
+
+def feedax_epoch(loader: feedax.NumpyLoader, params: Any) -> tuple[Any, float]:
+    """The same epoch by `fit`, which counts compilation apart."""
+    params, history = feedax.fit(
+        feedax.predict, params, loader, loss=feedax.tutorial_loss, optimizer=optax.sgd(STEP_SIZE)
+    )
+    return params, history[0]["seconds"]
+
+
+def product_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:
+    """The best rate of a float32 product in each library, in FLOP/s."""
+    a = np.random.default_rng(0).normal(0, 1, (size, size)).astype(np.float32)
+    on_torch, on_jax, dot = torch.tensor(a), jnp.array(a), jit(jnp.dot)
+    dot(on_jax, on_jax).block_until_ready()
+    products: dict[str, Callable[[], Any]] = {
+        "NumPy": lambda: a @ a,
+        "PyTorch": lambda: on_torch @ on_torch,
+        "JAX": lambda: dot(on_jax, on_jax).block_until_ready(),
+    }
+    rates = {}
+    for name, product in products.items():
+        product()
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            product()
+            seconds.append(time.perf_counter() - started)
+        rates[name] = 2 * size**3 / min(seconds)
+    return rates
+
+
+@jit
+def products(params: Any, images: Any) -> Any:
+    """The matrix products of one epoch, forward and backward, and nothing else."""
+    (w1, _), (w2, _), (w3, _) = params
+
+    def body(i: Any, _: Any) -> Any:
+        x = jax.lax.dynamic_slice_in_dim(images, i * BATCH_SIZE, BATCH_SIZE)
+        h1 = x @ w1.T
+        h2 = h1 @ w2.T
+        out = h2 @ w3.T
+        d2 = out @ w3
+        d1 = d2 @ w2
+        return d1.T @ x, d2.T @ h1, out.T @ h2
+
+    return jax.lax.fori_loop(0, -(-EXAMPLES // BATCH_SIZE), body, (w1, w2, w3))
+
+
+def products_seconds(params: Any, images: Any) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(products(params, images))
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5, help="how many times each is timed")
+    pairs = parser.parse_args().pairs
+
+    print(machine.describe())
+    mnist = feedax.datasets.mnist()
+    tutorial = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=plain_collate)
+    ours = feedax.NumpyLoader(mnist, batch_size=BATCH_SIZE)
+    with jax.threefry_partitionable(False):
+        start = feedax.init_network_params(SIZES, jax.random.PRNGKey(0))
+
+    # Warm up with all of an epoch: both batch sizes are compiled, 128 and the last one's 96.
+    by_tutorial, _ = plain_epoch(tutorial, start)
+    by_feedax, _ = feedax_epoch(ours, start)
+    images = jnp.array(ours.arrays()[0]) / 255
+    products_seconds(start, images)
+    theirs, mine, bare, rates = [], [], [], []
+    for _ in range(pairs):
+        by_tutorial, seconds = plain_epoch(tutorial, by_tutorial)
+        theirs.append(seconds)
+        by_feedax, seconds = feedax_epoch(ours, by_feedax)
+        mine.append(seconds)
+        bare.append(products_seconds(start, images))
+        rates.append(product_rates())
+
+    # The same work: the same network came out of both, up to the rounding of sums.
+    for a, b in zip(jax.tree.leaves(by_tutorial), jax.tree.leaves(by_feedax), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=5e-3)
+
+    best = {name: max(rate[name] for rate in rates) for name in rates[0]}
+    floor = epoch_flops() / max(best.values())
+    shown = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in best.items())
+    print(f"2048 x 2048 product, best GFLOP/s: {shown}")
+    print(f"{pairs} pairs, in turn              median s   minimum   maximum")
+    rows = {
+        "the tutorial's loop": theirs,
+        "feedax, resident plan": mine,
+        "its products alone, in JAX": bare,
+    }
+    for name, seconds in rows.items():
+        middle = statistics.median(seconds)
+        print(f"{name:<28} {middle:9.3f} {min(seconds):9.3f} {max(seconds):9.3f}")
+    print(f"floor: {epoch_flops() / 1e9:.0f} GFLOP at the best of these rates: {floor:.3f} s")
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    over = [a / b for a, b in zip(mine, bare, strict=True)]
+    print(f"feedax / tutorial, median of {pairs} ratios: {statistics.median(ratios):.3f}")
+    print(f"feedax / floor, of the median: {statistics.median(mine) / floor:.2f}")
+    print(f"feedax / its products alone, median of {pairs} ratios: {statistics.median(over):.2f}")
+
+
+if __name__ == "__main__":
+    main()
