@@ -1,7 +1,8 @@
 """Examples in, one NumPy batch out."""
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,13 @@ def numpy_collate(batch: Sequence[Any]) -> Any:
     (array([[1., 2.],
            [3., 4.]], dtype=float32), array([0, 1]))
     """
+    refuse_empty(batch)
+    return _Collation(getattr(batch, "indices", range(len(batch)))).collate(batch, "")
+
+
+def refuse_empty(batch: Sized) -> None:
     if len(batch) == 0:
         raise ExampleError("numpy_collate: a batch must hold an example, and this one is empty")
-    return _Collation(getattr(batch, "indices", range(len(batch)))).collate(batch, "")
 
 
 class Examples(list[Any]):
@@ -59,14 +64,16 @@ class _Collation:
     def collate(self, values: Sequence[Any], field: str) -> Any:
         first = values[0]
         self._refuse_none(values, field)
+        if isinstance(first, str | bytes):
+            self._same("a kind of value", [_kind_of_text(value) for value in values], field)
+            return list(values)
         if isinstance(first, np.ndarray | np.generic | torch.Tensor | Image.Image):
             return self._stack([to_numpy(value) for value in values], field)
-        if type(first) in _PYTHON_NUMBERS:
-            if all(type(value) is type(first) for value in values):
-                return np.asarray(values, _PYTHON_NUMBERS[type(first)])
-            return self._stack([to_numpy(value) for value in values], field)
-        if isinstance(first, str | bytes):
-            return list(values)
+        for kind, dtype in _PYTHON_NUMBERS.items():
+            if isinstance(first, kind):
+                if all(type(value) is type(first) for value in values):
+                    return np.asarray(values, dtype)
+                return self._stack([to_numpy(value) for value in values], field)
         if isinstance(first, Mapping):
             keys = self._same("keys", [_keys(value) for value in values], field, ordered=False)
             return _like(first, {k: self._part(values, k, f"{field}[{k!r}]") for k in keys})
@@ -79,7 +86,7 @@ class _Collation:
             parts = {
                 n: self.collate([getattr(v, n) for v in values], f"{field}.{n}") for n in names
             }
-            return dataclasses.replace(first, **parts)
+            return _with_fields(first, parts)
         if isinstance(first, Sequence):
             length = self._same("a length", [_length(value) for value in values], field)
             return self._parts(values, [f"{field}[{i}]" for i in range(length)])
@@ -127,12 +134,11 @@ def to_numpy(value: Any) -> np.ndarray:
     """One leaf as an array: a tensor's own values (bfloat16 too), an image's pixels."""
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
-    value = value.detach().cpu()
     if value.dtype == torch.bfloat16:
         import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
 
-        return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()
+        return value.detach().view(torch.uint16).numpy(force=True).view(ml_dtypes.bfloat16)
+    return value.numpy(force=True)
 
 
 def numpy_convert(tree: Any) -> Any:
@@ -148,22 +154,34 @@ def numpy_convert(tree: Any) -> Any:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(numpy_convert(value) for value in tree))
     if isinstance(tree, list | tuple):
-        return type(tree)(numpy_convert(value) for value in tree)
+        return _like(tree, [numpy_convert(value) for value in tree])
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = [f.name for f in dataclasses.fields(tree)]
-        return dataclasses.replace(tree, **{n: numpy_convert(getattr(tree, n)) for n in names})
+        return _with_fields(tree, {n: numpy_convert(getattr(tree, n)) for n in names})
     return tree
 
 
-def _like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+def _like(container: Any, items: Any) -> Any:
     try:
-        return type(mapping)(items)  # type: ignore[call-arg]
-    except TypeError:  # a mapping with a constructor of its own
+        return type(container)(items)
+    except TypeError:  # a container with a constructor of its own
         return items
+
+
+def _with_fields(record: Any, fields: dict[str, Any]) -> Any:
+    """A copy of a dataclass. Its constructor is not asked: that one expects a single example."""
+    record = copy.copy(record)
+    for name, value in fields.items():
+        object.__setattr__(record, name, value)  # frozen ones too
+    return record
 
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+def _kind_of_text(value: Any) -> str:
+    return "text" if isinstance(value, str | bytes) else _kind(value)
 
 
 def _keys(value: Any) -> list[Any]:
