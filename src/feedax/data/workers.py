@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -40,9 +41,9 @@ def start_method() -> Any:
     return context
 
 
-def loaded_iterator(loader: DataLoader[Any]) -> Any:
+def loaded_iterator(loader: Any) -> Any:
     """An iterator over batches that torch loads example by example."""
-    view = _with_indices(loader)
+    view = _view(loader)
     if loader.num_workers == 0:
         return _SingleProcessDataLoaderIter(view)
     with warnings.catch_warnings():
@@ -51,6 +52,8 @@ def loaded_iterator(loader: DataLoader[Any]) -> Any:
         try:
             return _WorkersIter(view)
         except (TypeError, AttributeError, pickle.PicklingError) as error:
+            if _can_travel(view):
+                raise  # not from the start of a worker: from the sampler, say
             raise WorkerError(
                 "NumpyLoader: dataset, collate_fn and worker_init_fn must be picklable to travel "
                 f"to a worker, and one is not ({error}); define it at the top level of a module, "
@@ -58,11 +61,23 @@ def loaded_iterator(loader: DataLoader[Any]) -> Any:
             ) from error
 
 
-def _with_indices(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A view of the loader whose dataset tells which example failed."""
+def _can_travel(view: DataLoader[Any]) -> bool:
+    try:
+        ForkingPickler.dumps((view.dataset, view.collate_fn, view.worker_init_fn))
+    except Exception:
+        return False
+    return True
+
+
+def _view(loader: Any) -> DataLoader[Any]:
+    """The loader as its iterator sees it: its dataset tells `numpy_collate` which example is which.
+
+    A collate_fn of the user's own gets what the dataset gives, as in torch.
+    """
     view = copy.copy(loader)
+    indexed = loader.collates_itself and loader.batch_sampler is not None
     # torch forbids to assign a loader's dataset: the view is seen by its iterator alone.
-    if not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler is not None:
+    if indexed and not isinstance(loader.dataset, IterableDataset):
         view.__dict__["dataset"] = _Indexed(loader.dataset)
     view.__dict__["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
     return view
@@ -77,11 +92,15 @@ class _Indexed(Dataset[Any]):
     def __getitem__(self, index: Any) -> Any:
         return self.dataset[index]
 
-    def __getitems__(self, indices: Sequence[Any]) -> Examples:
+    def __getitems__(self, indices: Any) -> Any:
         whole_batch = getattr(self.dataset, "__getitems__", None)
-        if whole_batch:
-            return Examples(whole_batch(indices), indices)
-        return Examples([self.dataset[index] for index in indices], indices)
+        if not whole_batch:
+            indices = list(indices)
+            return Examples([self.dataset[index] for index in indices], indices)
+        examples = whole_batch(indices)
+        # One that leaves examples out, say, leaves the others without their indices.
+        told = isinstance(examples, list) and isinstance(indices, Sequence)
+        return Examples(examples, indices) if told and len(examples) == len(indices) else examples
 
 
 class _WorkerInit:
