@@ -30,7 +30,8 @@ class ArrayForm:
         name: of the dataset and its transform, for people.
         arrays: one array `(n, ...)` per field of an example, as they lie in the dataset.
         batch_transforms: for each field, the function from raw rows to what examples hold.
-        identity: objects whose replacement, or whose change in place, makes another dataset.
+        identity: what the form was made from. Another object, or another number or text in its
+            place, is another dataset.
     """
 
     name: str
@@ -49,7 +50,7 @@ class ArrayForm:
     def same_dataset(self, other: "ArrayForm") -> bool:
         """Whether both read the same objects, unchanged in between."""
         return len(self.identity) == len(other.identity) and all(
-            a is b or (isinstance(a, int) and a == b)
+            a is b or (isinstance(a, int | bytes) and a == b)
             for a, b in zip(self.identity, other.identity, strict=True)
         )
 
@@ -110,31 +111,34 @@ def _named(dataset: Any) -> str:
     return name_of(dataset) + (f" with {name_of(transform)}" if transform is not None else "")
 
 
-def _version(value: Any) -> Any:
-    """What changes when a tensor or a list of labels is changed in place."""
-    return value._version if isinstance(value, torch.Tensor) else len(value)
+def _version(value: Any) -> int | bytes:
+    """What changes when a tensor or a list is changed in place. (An array's own form sees it.)"""
+    if isinstance(value, torch.Tensor):
+        return 0 if value.is_inference() else value._version
+    return len(value) if isinstance(value, np.ndarray) else np.asarray(value).tobytes()
 
 
-def _pictures(dataset: Any, images: Any, labels: Any) -> ArrayForm:
-    """A torchvision dataset that yields (transform(PIL image), int(label))."""
+def _pictures(dataset: Any, labels: np.ndarray) -> ArrayForm:
+    """A torchvision dataset that yields (transform(PIL image), label)."""
+    images, targets = dataset.data, dataset.targets
     transforms = (_batch_transform(dataset.transform), _label_transform(dataset.target_transform))
     return ArrayForm(
         name=_named(dataset),
-        arrays=(to_numpy(images), np.asarray(labels, np.int64)),
+        arrays=(to_numpy(images), labels),
         batch_transforms=transforms,
-        identity=(images, _version(images), labels, _version(labels), dataset.transform,
+        identity=(images, _version(images), targets, _version(targets), dataset.transform,
                   dataset.target_transform),
     )  # fmt: skip
 
 
 @register_array_form(tv.MNIST, tv.FashionMNIST, tv.KMNIST, tv.EMNIST)
 def _mnist_family(dataset: Any) -> ArrayForm:
-    return _pictures(dataset, dataset.data, dataset.targets)
+    return _pictures(dataset, to_numpy(dataset.targets).astype(np.int64))  # it yields int(label)
 
 
 @register_array_form(tv.CIFAR10, tv.CIFAR100)
 def _cifar(dataset: Any) -> ArrayForm:
-    return _pictures(dataset, dataset.data, dataset.targets)
+    return _pictures(dataset, to_numpy(dataset.targets))
 
 
 @register_array_form(TensorDataset)
@@ -144,14 +148,19 @@ def _tensors(dataset: TensorDataset) -> ArrayForm:
         name=name_of(dataset),
         arrays=tuple(to_numpy(t) for t in tensors),
         batch_transforms=(_same,) * len(tensors),
-        identity=(*tensors, *(t._version for t in tensors)),
+        identity=(*tensors, *map(_version, tensors)),
     )
 
 
 @register_array_form(ArrayDataset)
 def _arrays(dataset: ArrayDataset) -> ArrayForm:
-    if dataset.inputs.dtype.hasobject or dataset.targets.dtype.hasobject:
-        raise NoArrayForm("its arrays hold Python objects")
+    for array in (dataset.inputs, dataset.targets):
+        if type(array) not in (np.ndarray, np.memmap):
+            raise NoArrayForm(f"ArrayDataset holds a {name_of(array)}, not a plain NumPy array")
+        if array.dtype.hasobject:
+            raise NoArrayForm("the arrays of ArrayDataset hold Python objects")
+        if array.dtype.kind in "US":
+            raise NoArrayForm("the arrays of ArrayDataset hold text")
     return ArrayForm(
         name=_named(dataset),
         arrays=(dataset.inputs, dataset.targets),
@@ -169,7 +178,9 @@ class SubsetForm(ArrayForm):
     @classmethod
     def of(cls, whole: ArrayForm, subset: Subset[Any]) -> "SubsetForm":
         rows = np.asarray(list(subset.indices), np.intp)
-        identity = (*whole.identity, subset.indices, len(rows))
+        if isinstance(whole, SubsetForm):
+            rows = whole.rows[rows]
+        identity = (*whole.identity, rows.tobytes())
         return cls(whole.name, whole.arrays, whole.batch_transforms, identity, rows)
 
     def __len__(self) -> int:

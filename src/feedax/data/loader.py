@@ -3,7 +3,7 @@
 import collections
 import copy
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from feedax.data.array_form import ArrayForm, NoArrayForm, array_form
-from feedax.data.collate import numpy_collate, numpy_convert
+from feedax.data.array_form import ArrayForm
+from feedax.data.collate import numpy_collate, numpy_convert, refuse_empty
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan
 from feedax.data.workers import loaded_iterator, start_method
 from feedax.errors import PlanError
@@ -84,7 +84,7 @@ class NumpyLoader(DataLoader[Any]):
                 f"NumpyLoader: plan must be 'auto' or one of {', '.join(map(repr, PLANS))}, and it "
                 f"is {plan!r}; leave it out for the fastest one"
             )
-        self.collates_itself = collate_fn is None
+        self.collates_itself = collate_fn in (None, numpy_collate)
         if collate_fn is not None:
             collate_fn = _ToNumpy(collate_fn)
         elif batch_size is None and batch_sampler is None:
@@ -186,17 +186,9 @@ class NumpyLoader(DataLoader[Any]):
 
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
-        if self._choice is None or not self._is_current(self._choice):
+        if self._choice is None or not self._choice.is_current(self):
             self._choice = choose_plan(self, self._wanted_plan, self._memory_budget)
         return self._choice
-
-    def _is_current(self, choice: Choice) -> bool:
-        if choice.form is None:
-            return True  # streamed: it asks the dataset itself, as it is at that moment
-        try:
-            return choice.form.same_dataset(array_form(self.dataset))
-        except NoArrayForm:
-            return False
 
     def _form(self) -> ArrayForm:
         choice = self._chosen()
@@ -223,18 +215,20 @@ class _GatheringIter(_BaseDataLoaderIter):
 
     It draws from the sampler and the generator when torch's own iterators draw: at once for the
     batches that workers would be given ahead, then one for each batch that is handed over. So
-    whatever shares these random states sees no difference, also after a break.
+    whatever shares these random states sees no difference, also after a break. The dataset is
+    looked at when an epoch begins.
     """
 
     def __init__(self, loader: NumpyLoader) -> None:
         super().__init__(loader)
-        self._loader = loader
+        self._form = loader._form()
         self._ahead: collections.deque[Any] = collections.deque()
         if loader.num_workers > 0:
             self._reset(loader)  # torch's iterator with workers does, and so asks its sampler twice
 
-    def _reset(self, loader: DataLoader[Any], first_iter: bool = False) -> None:
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
         super()._reset(loader, first_iter)
+        self._form = loader._form()
         self._ahead.clear()
         for _ in range((loader.prefetch_factor or 0) * loader.num_workers):
             self._draw_ahead()
@@ -254,10 +248,11 @@ class _GatheringIter(_BaseDataLoaderIter):
         self._draw_ahead()
         return self._checked(indices)
 
-    def _checked(self, indices: Sequence[Any]) -> np.ndarray:
-        numbers = np.fromiter(map(operator.index, indices), np.int64, len(indices))
-        count = len(self._loader._form())
-        if numbers.size and (numbers.min() < -count or numbers.max() >= count):
+    def _checked(self, indices: Iterable[Any]) -> np.ndarray:
+        numbers = np.fromiter(map(operator.index, indices), np.int64)
+        refuse_empty(numbers)
+        count = len(self._form)
+        if numbers.min() < -count or numbers.max() >= count:
             wrong = next(i for i in numbers if not -count <= i < count)
             raise IndexError(
                 f"NumpyLoader: the sampler must yield indices below {count}, the length of the "
@@ -266,7 +261,7 @@ class _GatheringIter(_BaseDataLoaderIter):
         return np.where(numbers < 0, numbers + count, numbers)
 
     def _next_data(self) -> Any:
-        return self._loader._form().take(self._next_indices())
+        return self._form.take(self._next_indices())
 
     def index_batches(self) -> Iterator[np.ndarray]:
         while True:

@@ -40,10 +40,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, and the array form of the dataset that a fast plan reads from."""
+    """A plan, and what it was chosen for.
+
+    Attributes:
+        plan: the plan.
+        form: the array form of the dataset, where a fast plan reads from it.
+        found: the array form that was put to the proof, or why there was none; None if nobody
+            looked.
+    """
 
     plan: Plan
     form: ArrayForm | None
+    found: ArrayForm | str | None
+
+    def is_current(self, loader: Any) -> bool:
+        """Whether a look at the loader still finds the same dataset."""
+        if self.found is None:
+            return True
+        now = _look(loader)
+        if isinstance(now, str) or isinstance(self.found, str):
+            return now == self.found
+        return self.found.same_dataset(now)
 
 
 def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
@@ -57,22 +74,20 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
     Raises:
         PlanError: the wanted plan cannot be had.
     """
-    form, obstacle = None, _obstacle(loader)
     if wanted == "streamed":
-        return Choice(Plan("streamed", "it was asked for", _streamed_notes(loader)), None)
-    if obstacle is None:
-        try:
-            form = array_form(loader.dataset)
-            size = _prove(loader.dataset, form)
-        except NoArrayForm as no:
-            obstacle = str(no)
-    if obstacle is not None or form is None:
+        return Choice(Plan("streamed", "it was asked for", _streamed_notes(loader)), None, None)
+    form = _look(loader)
+    try:
+        if isinstance(form, str):
+            raise NoArrayForm(form)
+        size = _prove(loader.dataset, form)
+    except NoArrayForm as no:
         if wanted != "auto":
             raise PlanError(
                 f"NumpyLoader: the {wanted} plan needs a dataset whose batches can be gathered "
-                f"from arrays, and {obstacle}; ask for plan='streamed', or leave plan out"
-            )
-        return Choice(Plan("streamed", f"{obstacle}", _streamed_notes(loader)), None)
+                f"from arrays, and {no}; ask for plan='streamed', or leave plan out"
+            ) from None
+        return Choice(Plan("streamed", str(no), _streamed_notes(loader)), None, form)
 
     described = f"all {len(form):,} examples of {form.name} take {_megabytes(size)} as arrays"
     notes = [f"{min(SAMPLED, len(form))} sampled examples came out equal to the dataset's own, "
@@ -80,12 +95,22 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
     if loader.num_workers > 0:
         notes.append(f"Its {loader.num_workers} workers are not started: there is nothing to load")
     if wanted == "vectorised":
-        return Choice(Plan("vectorised", f"it was asked for; {described}", tuple(notes)), form)
+        reason = f"it was asked for; {described}"
+        return Choice(Plan("vectorised", reason, tuple(notes)), form, form)
     if size <= memory_budget or wanted == "resident":
         notes.append("Iterated by hand, it gathers each batch with NumPy, in the same order")
-        return Choice(Plan("resident", f"{described} and fit on the device", tuple(notes)), form)
+        reason = f"{described} and fit on the device"
+        return Choice(Plan("resident", reason, tuple(notes)), form, form)
     reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
-    return Choice(Plan("vectorised", reason, tuple(notes)), form)
+    return Choice(Plan("vectorised", reason, tuple(notes)), form, form)
+
+
+def _look(loader: Any) -> ArrayForm | str:
+    """The array form of the loader's dataset, or why there is none."""
+    try:
+        return _obstacle(loader) or array_form(loader.dataset)
+    except NoArrayForm as no:
+        return str(no)
 
 
 def _obstacle(loader: Any) -> str | None:
@@ -104,8 +129,8 @@ def _obstacle(loader: Any) -> str | None:
 def _streamed_notes(loader: Any) -> tuple[str, ...]:
     if loader.num_workers == 0:
         return ("Examples are loaded in this process, one Python call each",)
-    how = "started by " + loader.multiprocessing_context.get_start_method()
-    return (f"Examples are loaded by {loader.num_workers} worker processes ({how})",)
+    how = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
+    return (f"Examples are loaded by {loader.num_workers} worker processes (started by {how})",)
 
 
 def _prove(dataset: Dataset[Any], form: ArrayForm) -> int:
@@ -117,8 +142,9 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> int:
     if len(form) == 0:
         raise NoArrayForm("the dataset is empty")
     # A generator of our own: the proof must not move the user's random states.
-    inner = random.Random(len(form)).sample(range(len(form)), min(SAMPLED, len(form)))
-    indices = sorted({0, len(form) - 1, *inner[: SAMPLED - 2]})
+    inner = range(1, len(form) - 1)
+    some = random.Random(len(form)).sample(inner, min(SAMPLED - 2, len(inner)))
+    indices = sorted({0, *some, len(form) - 1})
     with _random_states_restored() as moved:
         expected = numpy_collate([dataset[i] for i in indices])
         drew = moved()
