@@ -1,0 +1,76 @@
+"""The code in README and docs runs, and what it points to is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "docs" / "design.md"]
+
+
+def code(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path):
+    blocks = code(page)
+    assert blocks
+    for block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_the_readmes_fifteen_lines_learn(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code(README)[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    accuracy, plan = done.stdout.split(" ", 1)
+    assert float(accuracy) > 0.95
+    assert plan.startswith("streamed: Disc may run any Python for an example")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_commands_are_real():
+    """Every flag of every `feedax` command that the README shows is one that the help knows."""
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL))
+    shown = re.findall(r"^feedax (\w+)(.*)$", shell, re.MULTILINE)
+    assert {command for command, _ in shown} == {"train", "evaluate", "predict", "plan"}
+    for command, rest in shown:
+        done = subprocess.run(
+            [sys.executable, "-m", "feedax", command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+        for flag in re.findall(r"--[\w-]+", rest):
+            assert flag in done.stdout
+
+
+def test_make_targets_that_the_readme_names_exist():
+    rules = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README.read_text(), re.MULTILINE):
+        assert f"\n{target}:" in rules
