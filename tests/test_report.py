@@ -216,8 +216,8 @@ def test_a_file_is_no_run_folder(tmp_path, monkeypatch):
         (
             lambda path: (path.mkdir(), (path / "config.json").write_text("{")),
             "run folder: {path}/config.json must be JSON, and it cannot be read (Expecting "
-            "property name enclosed in double quotes: line 1 column 2 (char 1)); restore it from a copy or "
-            "train again",
+            "property name enclosed in double quotes: line 1 column 2 (char 1)); restore it "
+            "from a copy or train again",
         ),
     ],
 )

@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget_stdout()
+        forget_stdout()
         return 141
     except KeyboardInterrupt:
-        return _fail(who, "stopped by Ctrl-C before there was anything to save", 130)
+        return _fail(who, "stopped by Ctrl-C", 130)
     except UsageError as error:
         return _fail(who, str(error), 2)
     except FeedaxError as error:
@@ -89,11 +89,11 @@ def _fail(who: str, sentence: str, code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        _forget_stdout()
+        forget_stdout()
     print(f"{who}: {sentence}", file=sys.stderr)
     return code
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
     """Let the interpreter's last flush go nowhere, so that it does not complain too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -60,10 +61,11 @@ def _unknown(words: list[str], known: list[str], command: str) -> str:
 
 
 def _sentence(box: str) -> str:
-    """What tyro says in a box of several lines."""
-    lines = [line.strip(" │") for line in box.splitlines() if line[:1] not in "╭╰"]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    text = " ".join(line for line in lines[:rule] if line)
+    """What tyro says in a box of several lines, drawn with Unicode or with ASCII."""
+    lines = [line.strip("│| ") for line in box.strip().splitlines()][1:]
+    # Between the title and the first rule; what follows that is the help of the flag.
+    parts = itertools.groupby(lines, key=lambda line: bool(line) and not line.strip("─-╰╯"))
+    text = next(" ".join(filter(None, part)) for is_rule, part in parts if not is_rule)
     if match := re.match(r"Error parsing (\S+): .*\bint\(\).*: ('.*')", text):
         return f"{match[1]} must be a whole number, and it is {match[2]}"
     if match := re.match(r"Error parsing (\S+): could not convert string to float: ('.*')", text):

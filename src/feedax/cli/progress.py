@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from feedax.cli import forget_stdout
 from feedax.cli.stop import StopRequest
 from feedax.train.events import EpochEnded, Event, Started, Stepped
 
@@ -28,7 +29,7 @@ class Progress:
 
     Args:
         note: says what does not belong to the lines.
-        stop: is asked to stop when nobody reads the lines any more.
+        stop: is asked to stop when the lines cannot be written any more.
     """
 
     def __init__(self, note: Callable[[str], None], stop: StopRequest) -> None:
@@ -36,8 +37,6 @@ class Progress:
         self._stop = stop
         self._bar: Any = None
         self._task: Any = None
-        self._epochs = 0
-        self._steps: int | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -48,11 +47,10 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started(epochs=epochs, steps=steps, how=how):
-                self._epochs, self._steps = epochs, steps
+            case Started(steps=steps, how=how):
                 self._note(how)
                 if sys.stdout.isatty():
-                    self._start_bar()
+                    self._start_bar(steps)
             case Stepped() if self._bar is not None:
                 self._bar.update(
                     self._task,
@@ -63,9 +61,7 @@ class Progress:
                 for line in (f"Epoch {epoch} in {row['seconds']:.2f} sec", *accuracy_lines(row)):
                     self._print(line)
                 if self._bar is not None:
-                    self._bar.reset(
-                        self._task, total=self._steps, description=self._title(epoch + 1)
-                    )
+                    self._bar.reset(self._task, description=f"Epoch {epoch + 1}", said="")
 
     def _print(self, line: str) -> None:
         try:
@@ -73,13 +69,12 @@ class Progress:
                 print(line, flush=True)
             else:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        except BrokenPipeError:
-            self._stop.ask("the end of its output", 141)
+        except OSError as error:
+            forget_stdout()
+            code = 141 if isinstance(error, BrokenPipeError) else 1
+            self._stop.ask(f"its standard output ({error.strerror})", code)
 
-    def _title(self, epoch: int) -> str:
-        return f"Epoch {min(epoch + 1, self._epochs)} of {self._epochs}"
-
-    def _start_bar(self) -> None:
+    def _start_bar(self, steps: int | None) -> None:
         # Only here: piped output does without rich.
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
@@ -92,5 +87,5 @@ class Progress:
             TimeElapsedColumn(),
             transient=True,
         )
-        self._task = self._bar.add_task(self._title(0), total=self._steps, said="")
+        self._task = self._bar.add_task("Epoch 0", total=steps, said="")
         self._bar.start()

@@ -104,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         return stop.exit_code
     note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
-    return 0
+    return stop.exit_code  # not 0 when the request came too late to stop anything
 
 
 def note(sentence: str) -> None:

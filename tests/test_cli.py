@@ -1,0 +1,274 @@
+"""The command line as a person meets it: real processes, exact sentences, exit codes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+FEEDAX = [sys.executable, "-W", "error::SyntaxWarning", "-m", "feedax"]
+
+
+def feedax(*arguments, cwd, **more):
+    command = [*FEEDAX, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, **more)
+
+
+def named(value):
+    """The id of a test case: its arguments."""
+    return " ".join(value) if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(tmp_path, arguments):
+    done = feedax(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: feedax COMMAND ...\n\nPyTorch picks the examples.")
+    for command in ("train", "evaluate", "predict", "plan"):
+        assert f"\n  {command} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_version(tmp_path):
+    import feedax as package
+
+    done = feedax("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"feedax {package.__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan"])
+def test_help_of_a_command_is_quick_and_has_examples(tmp_path, command):
+    code = (
+        f"import sys; from feedax.cli import main\n"
+        f"try: main(['{command}', '--help'])\n"
+        f"finally: print(sorted({{'jax', 'torch', 'matplotlib', 'rich', 'numpy', 'PIL'}} & "
+        f"set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"usage: feedax {command} [-h]" in done.stdout
+    assert f"examples:\n  feedax {command}" in done.stdout
+    assert done.stdout.endswith("[]\n")  # what takes seconds to import was not
+
+
+def test_help_starts_in_the_blink_of_an_eye(tmp_path):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        feedax("train", "--help", cwd=tmp_path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 2  # about 0.3 where nothing else runs
+
+
+USAGE = [
+    (
+        ["trian"],
+        "feedax: the command must be one of train, evaluate, predict, plan, not 'trian'; did you "
+        "mean train?",
+    ),
+    (
+        ["xyz"],
+        "feedax: the command must be one of train, evaluate, predict, plan, not 'xyz'; see feedax "
+        "--help",
+    ),
+    (["train", "--shufle"], "feedax train: there is no flag --shufle; did you mean --shuffle?"),
+    (["train", "--zzz=3"], "feedax train: there is no flag --zzz; see feedax train --help"),
+    (["train", "x"], "feedax train: there is nothing to do with 'x'; see feedax train --help"),
+    (["train", "--batch-size", "0"], "feedax train: --batch-size must be at least 1, and it is 0"),
+    (["plan", "--batch-size", "0"], "feedax plan: --batch-size must be at least 1, and it is 0"),
+    (["train", "--epochs", "-1"], "feedax train: --epochs must be at least 1, and it is -1"),
+    (["train", "--epochs", "0"], "feedax train: --epochs must be at least 1, and it is 0"),
+    (
+        ["train", "--num-workers", "-1"],
+        "feedax train: --num-workers must be at least 0, and it is -1",
+    ),
+    (["train", "--seed", "-1"], "feedax train: --seed must be at least 0, and it is -1"),
+    (
+        ["train", "--seed", "4294967296"],
+        "feedax train: --seed must be below 2**32, and it is 4294967296",
+    ),
+    (
+        ["train", "--step-size", "nan"],
+        "feedax train: --step-size must be a number above 0, and it is nan",
+    ),
+    (
+        ["train", "--step-size", "fast"],
+        "feedax train: --step-size must be a number, and it is 'fast'; see feedax train --help",
+    ),
+    (
+        ["train", "--epochs", "many"],
+        "feedax train: --epochs must be a whole number, and it is 'many'; see feedax train --help",
+    ),
+    (
+        ["train", "--epochs"],
+        "feedax train: --epochs must be followed by its value; see feedax train --help",
+    ),
+    (
+        ["train", "--optimizer", "sdg"],
+        "feedax train: --optimizer must be one of sgd, momentum, adam, adamw, and it is 'sdg'; see "
+        "feedax train --help",
+    ),
+    (
+        ["train", "--layers"],
+        "feedax train: --layers must have at least two sizes, input and output, and it has 0; give "
+        "for example --layers 784 512 512 10",
+    ),
+    (
+        ["train", "--layers", "784", "0", "10"],
+        "feedax train: every size of --layers must be at least 1, and it is 0",
+    ),
+    (
+        ["train", "--layers", "784", "ten"],
+        "feedax train: --layers must be whole numbers, and it is 784, ten; see feedax train --help",
+    ),
+    (
+        ["train", "--hidden", "5", "--layers", "784", "10"],
+        "feedax train: --hidden and --layers must not be given together: --layers has the hidden "
+        "sizes too; leave one out",
+    ),
+    (
+        ["train", "--out", "a", "--name", "b"],
+        "feedax train: --out and --name must not be given together; --out has the name",
+    ),
+    (
+        ["train", "--name", "a/b"],
+        "feedax train: --name must be part of a file name, and it is 'a/b'",
+    ),
+    (
+        ["train", "--dataset", ""],
+        "feedax train: --dataset must be a name, and it is empty; leave it out for mnist",
+    ),
+    (["evaluate"], "feedax evaluate: RUN must be given; see feedax evaluate --help"),
+    (["predict"], "feedax predict: RUN must be given; see feedax predict --help"),
+    (
+        ["predict", "run"],
+        "feedax predict: at least one IMAGE must be given after RUN; see feedax predict --help",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), USAGE, ids=named)
+def test_a_wrong_command_line_is_one_sentence(arguments, sentence, capsys):
+    from feedax.cli import main
+
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"{sentence}\n")
+
+
+def test_a_wrong_command_line_exits_with_2(tmp_path):
+    done = feedax("train", "--batch-size", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "feedax train: --batch-size must be at least 1, and it is 0\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_a_closed_pipe_is_no_error(tmp_path, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [*FEEDAX, *arguments], cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_flags_come_back_from_their_command_line():
+    from feedax.cli.flags import TrainFlags, command_line
+    from feedax.cli.parse import parse
+
+    text = (
+        "--dataset npz:a.npz --root /x --batch-size 5 --shuffle --drop-last --num-workers 1 --plan "
+        "streamed --seed 3 --hidden 7 8 --initial-params runs/a --epochs 2 --optimizer adam "
+        "--step-size 0.001 --loss cross_entropy --out runs/b"
+    )
+    words = text.split()
+    flags = parse(TrainFlags, words, "train", "")
+    assert command_line(flags) == words
+    assert command_line(TrainFlags()) == []
+    assert command_line(parse(TrainFlags, ["--hidden"], "train", "")) == ["--hidden"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["evaluate", "nothing"],
+            "feedax evaluate: run folder: nothing must be a folder that feedax train made, and it "
+            "is not there; look under runs/",
+        ),
+        (
+            ["predict", ".", "a.png"],
+            "feedax predict: run folder: . must hold a config.json, and it has none; give a folder "
+            "that feedax train made",
+        ),
+        (
+            ["train", "--initial-params", "nothing"],
+            "feedax train: run folder: nothing must be a folder that feedax train made, and it is "
+            "not there; look under runs/",
+        ),
+        (
+            ["train", "--layers", "100", "10"],
+            "feedax train: the network: the first layer must have the 784 values of one example of "
+            "mnist, and it has 100; start --layers with 784, or give --hidden sizes only",
+        ),
+        (
+            ["train", "--layers", "784", "9"],
+            "feedax train: the network: the last layer must have an output for each of the 10 "
+            "classes of mnist, and it has 9; end --layers with 10, or give --hidden sizes only",
+        ),
+        (
+            ["train", "--out", "file"],
+            "feedax train: run folder: file must be a folder, and it is a file; choose another one "
+            "with --out",
+        ),
+        (
+            ["train", "--out", "file/run"],
+            "feedax train: run folder: file/run must be writable, and the system says 'Not a "
+            "directory'; free some space or choose another folder with --out",
+        ),
+    ],
+    ids=named,
+)
+def test_a_run_that_cannot_be_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
+    from feedax.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"{sentence}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # refused before any folder
+
+
+def test_an_error_of_the_users_code_is_one_line_without_a_traceback(tmp_path, monkeypatch, capsys):
+    from feedax.cli import main
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_broken_data.py").write_text(
+        "class Data:\n"
+        "    def __len__(self): return 3\n"
+        "    def __getitem__(self, i): raise RuntimeError('the disk\\nis gone')\n"
+    )
+    arguments = ["train", "--dataset", "my_broken_data:Data", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        "feedax train: RuntimeError: the disk is gone (FEEDAX_TRACEBACK=1 feedax ... shows where)\n"
+    )
+    monkeypatch.setenv("FEEDAX_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="the disk\nis gone"):
+        main(arguments)
+
+
+def test_plan_says_the_plan_in_words(capsys):
+    from feedax.cli import main
+
+    assert main(["plan", "--batch-size", "100"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    lines = said.out.splitlines()
+    assert lines[0::2] == [
+        "Training set: 60,000 examples in 600 batches",
+        "Test set: 10,000 examples in 100 batches",
+    ]
+    assert all(line.startswith("  resident: ") for line in lines[1::2])

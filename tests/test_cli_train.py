@@ -1,0 +1,339 @@
+"""Training, evaluating and predicting from the command line, in real processes."""
+
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from feedax.cli import main
+from feedax.report.image import prepare_image
+from feedax.report.run_folder import RunFolder
+
+FEEDAX = [sys.executable, "-m", "feedax"]
+FILES = ["config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
+LINES = re.compile(
+    r"(Epoch \d+ in \d+\.\d\d sec\nTraining set accuracy [\d.e-]+\nTest set accuracy [\d.e-]+\n)+"
+)
+
+
+def started(*arguments, cwd):
+    """A process that hears Ctrl-C, also where the tests themselves run in the background."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from feedax.cli import main; sys.exit(main())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def feedax(tmp_path, monkeypatch, capsys):
+    """Runs a command in this process, in a folder of its own: the exit code and both outputs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main([str(word) for word in arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Two epochs of a small network on MNIST: the folder it ran in and what it said."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = ["--hidden", "64", "--epochs", "2", "--out", "run"]
+    done = subprocess.run(
+        [*FEEDAX, "train", *flags], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A small npz dataset of 8 x 8 images in 4 classes, without a test part."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
+    np.savez(
+        path,
+        x_train=rng.integers(0, 255, (300, 8, 8), dtype=np.uint8),
+        y_train=np.arange(300) % 4,
+    )
+    return path
+
+
+def test_standard_output_is_three_lines_an_epoch(trained):
+    run, done = trained
+    assert LINES.fullmatch(done.stdout)
+    assert done.stdout.count("\n") == 6
+    said = done.stderr.splitlines()
+    assert said[0] == "feedax train: the run's folder is run"
+    assert said[1].startswith("feedax train: resident: all 60,000 examples of MNIST")
+    assert said[2:] == ["feedax train: done; the parameters, the metrics and curves.png are in run"]
+    assert sorted(path.name for path in run.iterdir()) == FILES
+
+
+def test_the_run_folder_says_what_ran(trained):
+    folder = RunFolder.open(trained[0])
+    config = folder.config
+    assert config["command"] == "feedax train --hidden 64 --epochs 2 --out run"
+    assert (config["dataset"], config["layers"]) == ("mnist", [784, 64, 10])
+    assert (config["input_shape"], config["image_shape"]) == ([784], [28, 28])
+    assert config["class_names"][7] == "7 - seven"
+    assert config["plan"].startswith("resident: ")
+    assert config["flags"]["data"]["batch_size"] == 128
+    assert {"python", "feedax", "jax", "jaxlib", "numpy", "torch", "torchvision", "optax"} == set(
+        config["versions"]
+    )
+    assert set(config["device"]) == {"platform", "kind", "count"}
+    assert config["cpus"] >= 1
+    assert [row["epoch"] for row in folder.rows()] == [0, 1]
+    with Image.open(folder.curves_path) as curves:
+        assert curves.size == (1600, 640)
+
+
+def test_evaluate_equals_the_last_row(trained, feedax):
+    run, done = trained
+    row = RunFolder.open(run).rows()[-1]
+    again = feedax("evaluate", run)
+    assert (again.returncode, again.stderr) == (0, "")
+    lines = done.stdout.splitlines()[-2:]
+    assert again.stdout.splitlines() == [
+        lines[0],
+        f"Training set loss {row['train_loss']}",
+        lines[1],
+        f"Test set loss {row['test_loss']}",
+    ]
+
+
+def test_a_large_inverted_digit_is_recognised(trained, mnist_test, tmp_path):
+    """Real test digits, drawn large and black on white, by a network that really was trained."""
+    from feedax.cli.network import load_params, predict
+
+    folder = RunFolder.open(trained[0])
+    params = load_params(folder, folder.setting("layers"))
+
+    def accuracy(pixels):
+        labels = [int(np.argmax(predict(params, np.float32(image)))) for image in pixels]
+        return np.mean(labels == mnist_test.targets[: len(labels)].numpy())
+
+    digits = mnist_test.data[:150].numpy()
+    plain = accuracy(digits)
+    assert plain > 0.88
+    for name in ("digit.png", "digit.jpg"):
+        pixels = []
+        for digit in digits:
+            drawn = 255 - np.pad(np.kron(digit, np.ones((10, 10), np.uint8)), ((40, 70), (100, 20)))
+            Image.fromarray(drawn).save(tmp_path / name)
+            pixels.append(prepare_image(tmp_path / name, (28, 28), "mnist").pixels)
+        assert accuracy(pixels) >= plain - 0.03
+
+
+def test_predict_says_each_image_and_what_it_did(trained, mnist_test, feedax, tmp_path):
+    digit = mnist_test.data[0].numpy()  # a seven
+    Image.fromarray(digit).save(tmp_path / "seven.png")
+    large = 255 - np.pad(np.kron(digit, np.ones((9, 9), np.uint8)), 20)
+    Image.fromarray(large).save(tmp_path / "large.jpg")
+    (tmp_path / "broken.png").write_text("no image")
+    done = feedax("predict", trained[0], "seven.png", "broken.png", "gone.png", "large.jpg")
+    assert done.returncode == 1  # for the two that could not be used; the others were
+    said = r": 7 - seven with probability 0\.9\d{3}, then \d - \w+ with probability 0\.0\d{3}"
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r"seven\.png" + said, first)
+    assert re.fullmatch(r"large\.jpg" + said, second)
+    assert done.stderr.splitlines() == [
+        "feedax predict: prepare_image: broken.png must be a PNG or JPEG, and it is neither; "
+        "convert it",
+        "feedax predict: prepare_image: gone.png must be an image file, and it is not there; check "
+        "the path",
+        "feedax predict: large.jpg is dark on light, so inverted; 292 x 292 pixels, so cropped to "
+        "the ink, scaled and centred in 28 x 28",
+    ]
+
+
+def test_without_a_test_part_there_is_no_test_line(tiny, feedax, tmp_path):
+    done = feedax("train", "--dataset", f"npz:{tiny}", "--epochs", 2, "--name", "t")
+    assert done.returncode == 0, done.stderr
+    kinds = [line.split(" ")[0] for line in done.stdout.splitlines()]
+    assert kinds == ["Epoch", "Training"] * 2
+    [run] = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-t", run.name)
+    assert RunFolder.open(run).setting("layers") == [64, 512, 512, 4]
+    refused = feedax("train", "--dataset", f"npz:{tiny}", "--out", run)
+    assert refused.returncode == 1
+    assert "must not hold a run, and it holds one" in refused.stderr
+
+
+def test_examples_that_are_not_plain_pixels_are_not_predicted(feedax, tmp_path):
+    np.savez(tmp_path / "d.npz", x_train=np.ones((9, 8, 8), np.float32), y_train=np.arange(9) % 3)
+    done = feedax("train", "--dataset", "npz:d.npz", "--epochs", 1, "--out", "r")
+    assert done.returncode == 0, done.stderr
+    refused = feedax("predict", "r", "a.png")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "feedax predict: the run must be trained on the plain pixels of images, and the examples "
+        "of npz:d.npz are not known to be that; predict in Python\n"
+    )
+
+
+def test_two_at_once_get_folders_of_their_own(tmp_path):
+    code = (
+        "import time; from feedax.report.run_folder import RunFolder\n"
+        "time.sleep(1 - time.time() % 1)\n"
+        "[RunFolder.create({}, name='m') for _ in range(20)]"
+    )
+    together = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(60) for process in together] == [0, 0]
+    assert len(list((tmp_path / "runs").iterdir())) == 40
+
+
+def test_two_at_once_cannot_take_one_given_folder(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from feedax.errors import RunFolderError\n"
+        "from feedax.report.run_folder import RunFolder\n"
+        "time.sleep(1 - time.time() % 1)\n"
+        "for i in range(30):\n"
+        "    try: RunFolder.create({}, path=Path(f'run{i}')); print(i)\n"
+        "    except RunFolderError as error: assert 'must not hold a run' in str(error)\n"
+    )
+    command = [sys.executable, "-c", code]
+    pipe = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipe) as one, subprocess.Popen(command, **pipe) as other:
+        made = [int(line) for process in (one, other) for line in process.stdout]
+    assert (one.returncode, other.returncode) == (0, 0)
+    assert sorted(made) == list(range(30))
+
+
+def stopped_run(by, said, rows):
+    """The folder and the command that the last line of a stopped run names."""
+    match = re.fullmatch(
+        rf"feedax train: stopped by {by} (in epoch \d+ after \d+ steps|after epoch \d+); the "
+        r"parameters are in (\S+); go on with: (.*)",
+        said.splitlines()[-1],
+    )
+    assert match, said
+    run = Path(match[2])
+    assert sorted(path.name for path in run.iterdir()) == FILES
+    assert len(RunFolder.open(run).rows()) == rows
+    left = 40 - rows
+    assert match[3] == f"feedax train --hidden 32 --initial-params {run} --epochs {left}"
+    return run, shlex.split(match[3])
+
+
+def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
+    with started("train", "--hidden", 32, "--epochs", 40, cwd=tmp_path) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        lines = first + process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert LINES.fullmatch(lines)
+    assert len(said.splitlines()) == 3
+    run, command = stopped_run("Ctrl-C", said, rows=lines.count("Epoch"))
+
+    done = feedax(*command[1:-1], 1, "--out", "on")  # one epoch of those that are left
+    assert done.returncode == 0, done.stderr
+    stopped, went_on = RunFolder.open(run).rows()[0], RunFolder.open("on").rows()[0]
+    assert went_on["loss"] < stopped["loss"]  # it did not start afresh
+
+
+def test_sigterm_does_as_ctrl_c(feedax):
+    def terminate_after_an_epoch():
+        while not any(path.stat().st_size for path in Path("runs").glob("*/metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    killer = threading.Thread(target=terminate_after_an_epoch)
+    killer.start()
+    done = feedax("train", "--hidden", 32, "--epochs", 40)
+    killer.join()
+    assert done.returncode == 143
+    stopped_run("SIGTERM", done.stderr, rows=done.stdout.count("Epoch"))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_ctrl_c_before_training_is_one_line(tmp_path):
+    with started("train", cwd=tmp_path) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.7)  # it is importing torch
+        process.send_signal(signal.SIGINT)
+        out, said = process.stdout.read(), process.stderr.read()
+    assert (process.returncode, out, said) == (130, "", "feedax train: stopped by Ctrl-C\n")
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_saves_what_was(tiny, feedax, tmp_path):
+    done = feedax("train", "--dataset", f"npz:{tiny}", "--step-size", 1e6, "--out", "run")
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"feedax train: fit: the training loss must be a finite number, .*; the parameters from "
+        r"the start of that epoch are in run",
+        line,
+    ), line
+    folder = RunFolder.open(tmp_path / "run")
+    from safetensors.numpy import load_file
+
+    assert all(np.isfinite(array).all() for array in load_file(folder.params_path).values())
+    assert len(folder.rows()) == done.stdout.count("Epoch")
+
+
+def test_a_reader_that_goes_away_ends_the_run_in_good_order(feedax, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        done = feedax("train", "--hidden", 32, "--epochs", 40)
+    assert done.returncode == 141
+    stopped_run(r"its standard output \(Broken pipe\)", done.stderr, rows=1)
+
+
+def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
+    leader, follower = pty.openpty()
+    flags = ["train", "--dataset", f"npz:{tiny}", "--epochs", "2", "--hidden", "4"]
+    process = subprocess.Popen(
+        [*FEEDAX, *flags],
+        cwd=tmp_path,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(follower)
+    screen = b""
+    while True:
+        try:
+            screen += os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(leader)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    assert "3 steps" in text.replace("/", " ")
+    for line in (r"Epoch 0 in \d+\.\d\d sec", r"Epoch 1 in \d+\.\d\d sec"):
+        assert re.search(rf"\r{line}\r\n", text)
+    assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")  # the cursor comes back
+
+
+def test_the_configuration_is_json_for_everyone(trained):
+    text = (trained[0] / "config.json").read_text()
+    assert json.loads(text)["format"] == 1
+    assert "NaN" not in text
