@@ -241,9 +241,8 @@ def test_a_collate_fn_of_ones_own_gets_a_list_and_its_tensors_become_arrays():
     [batch] = NumpyLoader(TensorDataset(torch.eye(3)), batch_size=3, collate_fn=first_two)
     assert type(batch["list"]) is tuple
     same([batch["first"], *batch["list"]], [np.float32([1, 0, 0]), np.array([3]), "text", None])
-    [batch] = NumpyLoader(numbered(3), batch_size=3, collate_fn=lambda batch: batch)
-    assert type(batch) is list
-    same(batch, [numbered(3)[i] for i in range(3)])
+    [batch] = NumpyLoader(numbered(3), batch_size=3, collate_fn=lambda batch: (type(batch), batch))
+    same(batch, (list, [numbered(3)[i] for i in range(3)]))
 
 
 class Batched(Dataset):
@@ -320,7 +319,7 @@ def test_sequential_gives_every_example_in_order_and_draws_nothing(plan):
     assert torch.equal(before[0], generator.get_state())
     assert torch.equal(before[1], torch.get_rng_state())
     assert loader.sequential() is loader.sequential()
-    assert loader.drop_last
+    assert (loader.drop_last, loader.sequential().drop_last) == (True, False)
     assert len(list(loader)) == 4
 
 

@@ -293,7 +293,7 @@ def test_a_class_that_yields_other_examples_is_found_out(monkeypatch, index):
 def test_examples_must_be_equal_to_the_bit(monkeypatch, bit):
     data = ArrayDataset(np.zeros((4, 1), np.float32), np.arange(4))
     change = {
-        "dtype": lambda x, y: (x, np.int32(y)),
+        "dtype": lambda x, y: (x, np.uint64(y)),
         "shape": lambda x, y: (x[0], y),
         "negative zero": lambda x, y: (-x, y),
         "another field": lambda x, y: (x, y, y),
