@@ -10,7 +10,7 @@ train: .venv/installed
 
 ## Run every test.
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## Lint, format and type checks.
 check: .venv/installed-test

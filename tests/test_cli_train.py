@@ -39,6 +39,7 @@ def started(*arguments, cwd):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a process group of its own, as a shell gives
     )
 
 
@@ -190,7 +191,7 @@ def test_examples_that_are_not_plain_pixels_are_not_predicted(feedax, tmp_path):
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
         "feedax predict: the run must be trained on the plain pixels of images, and the examples "
-        "of npz:d.npz are not known to be that; predict in Python\n"
+        f"of npz:{tmp_path / 'd.npz'} are not known to be that; predict in Python\n"
     )
 
 
@@ -253,6 +254,55 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
     assert done.returncode == 0, done.stderr
     stopped, went_on = RunFolder.open(run).rows()[0], RunFolder.open("on").rows()[0]
     assert went_on["loss"] < stopped["loss"]  # it did not start afresh
+
+
+def test_ctrl_c_to_the_whole_group_is_left_to_the_trainer(tiny, tmp_path):
+    """A terminal sends it to the workers too, also to those that are just starting."""
+    arguments = ("train", "--dataset", f"npz:{tiny}", "--plan", "streamed", "--num-workers", 2)
+    with started(*arguments, "--epochs", 400, cwd=tmp_path) as process:
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # handed on once more, as `timeout` does
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert re.search(r"\nfeedax train: stopped by Ctrl-C (in epoch|after epoch)", said), said
+    assert len(said.splitlines()) == 3
+
+
+def test_a_second_ctrl_c_ends_at_once(tiny, tmp_path):
+    """The data hang, so that the first one cannot be granted."""
+    (tmp_path / "hangs.py").write_text(
+        "import time, numpy as np\n"
+        "class Hangs:\n"
+        "    targets = np.arange(64) % 2\n"
+        "    def __len__(self): return 64\n"
+        "    def __getitem__(self, i):\n"
+        "        if i == 40:\n"
+        "            open('hanging', 'w').close()\n"
+        "            time.sleep(600)\n"
+        "        return np.ones(4, np.float32), i % 2\n"
+        "def make(): return Hangs()\n"
+    )
+    with started("train", "--dataset", "hangs:make", "--batch-size", 8, cwd=tmp_path) as process:
+        while not (tmp_path / "hanging").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.7)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "feedax train: stopped by Ctrl-C"
+
+
+def test_a_run_on_a_file_is_evaluated_from_any_folder(tiny, feedax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.parent)
+    done = feedax("train", "--dataset", f"npz:{tiny.name}", "--epochs", 1, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir("/")
+    again = feedax("evaluate", tmp_path / "r")
+    assert again.returncode == 0, again.stderr
 
 
 def test_sigterm_does_as_ctrl_c(feedax):

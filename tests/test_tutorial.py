@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jupytext
+import nbclient
+import nbformat
 import pytest
 
-jupytext = pytest.importorskip("jupytext")
-nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
-
-import feedax  # noqa: E402 - the optional parts are asked for first
+import feedax
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "tutorial.md").read_text(encoding="utf-8")

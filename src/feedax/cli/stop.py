@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM end a run in good order."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from feedax.train.events import EpochEnded, Event, Started, Stepped, StopTraining
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+ONE_PRESS_SECONDS = 0.5
+"""Signals this close are one: `timeout` and `make` hand on what a terminal has sent already."""
 
 
 class StopRequest:
@@ -25,6 +28,7 @@ class StopRequest:
         self.exit_code = 0
         self.stopped_at: str | None = None
         self._epochs = 0
+        self._asked: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -56,8 +60,13 @@ class StopRequest:
         self.by, self.exit_code = by, exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
-        self.ask(NAMES[signal.Signals(number)], 128 + number)
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
+            self.ask(NAMES[signal.Signals(number)], 128 + number)
+        elif now - self._asked >= ONE_PRESS_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

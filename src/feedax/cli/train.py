@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from feedax.cli.flags import TrainFlags, command_line
+from feedax.cli.flags import DataFlags, TrainFlags, command_line
 from feedax.cli.parse import parse
 from feedax.errors import NotANumberError
 
@@ -45,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     from feedax.train import fit
     from feedax.train.events import EpochEnded, Event
 
+    flags = dataclasses.replace(flags, data=_from_anywhere(flags.data))
     examples = Examples.open(flags.data)
     start = flags.model.initial_params
     other = None if start is None else RunFolder.open(start)
@@ -110,6 +111,14 @@ def run(arguments: Sequence[str]) -> int:
 def note(sentence: str) -> None:
     """Say something that is not one of the lines of an epoch."""
     print(f"feedax train: {sentence}", file=sys.stderr, flush=True)
+
+
+def _from_anywhere(data: DataFlags) -> DataFlags:
+    """The same data for whoever reads the run's folder from another one."""
+    from feedax.datasets import from_anywhere
+
+    root = None if data.root is None else data.root.absolute()
+    return dataclasses.replace(data, dataset=from_anywhere(data.dataset), root=root)
 
 
 def _remaining(flags: TrainFlags, run: Path, epochs: int) -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -46,6 +47,9 @@ def loaded_iterator(loader: Any) -> Any:
     view = _view(loader)
     if loader.num_workers == 0:
         return _SingleProcessDataLoaderIter(view)
+    context = loader.multiprocessing_context
+    if context is not None and context.get_start_method() == "forkserver":
+        _start_server()
     with warnings.catch_warnings():
         # torch warns of what WorkerError says better.
         warnings.filterwarnings("ignore", "Got pickle error when attempting to start a worker")
@@ -59,6 +63,18 @@ def loaded_iterator(loader: Any) -> Any:
                 f"to a worker, and one is not ({error}); define it at the top level of a module, "
                 "or use num_workers=0 or multiprocessing_context='fork'"
             ) from error
+
+
+def _start_server() -> None:
+    """Start the fork server deaf to Ctrl-C, as `_WorkerInit` makes the workers.
+
+    The server hands its signal mask on, so a worker is deaf from its first moment on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _can_travel(view: DataLoader[Any]) -> bool:

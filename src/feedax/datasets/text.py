@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
@@ -84,6 +85,20 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
         f"datasets: the dataset must be one of {', '.join(NAMES)}, and it is {text!r}; "
         f"{did_you_mean(plain, [*_BY_NAME, *_BY_PATH])}"
     )
+
+
+def from_anywhere(text: str) -> str:
+    """The same text with its file or folder made absolute: it then holds in any folder.
+
+    >>> from_anywhere("mnist")
+    'mnist'
+    >>> from_anywhere("npz:/data/digits.npz")
+    'npz:/data/digits.npz'
+    """
+    name, _, rest = text.partition(":")
+    if name not in _BY_PATH or not rest:
+        return text
+    return f"{name}:{Path(rest).expanduser().absolute()}"
 
 
 def _refuse_root(text: str, root: AnyPath | None) -> None:
