@@ -138,6 +138,12 @@ USAGE = [
         ["train", "--dataset", ""],
         "feedax train: --dataset must be a name, and it is empty; leave it out for mnist",
     ),
+    (
+        ["train", "--dataset", "mnits"],
+        "feedax train: datasets: the dataset must be one of mnist, fashion_mnist, kmnist, emnist, "
+        "emnist:SPLIT, qmnist, cifar10, cifar100, svhn, imagefolder:DIR, npz:FILE, "
+        "package.module:factory, and it is 'mnits'; did you mean 'mnist'?",
+    ),
     (["evaluate"], "feedax evaluate: RUN must be given; see feedax evaluate --help"),
     (["predict"], "feedax predict: RUN must be given; see feedax predict --help"),
     (

@@ -3,7 +3,8 @@
 ::
 
     FeedaxError
-      + DatasetError      a dataset that is unknown, missing, corrupt or empty
+      + DatasetError      a dataset that is missing, corrupt or empty
+          + UnknownDatasetError    a text that names no dataset
       + ExampleError      examples that do not make a batch: shapes, lengths, keys, None
       + PlanError         a plan that was asked for and cannot be had
       + WorkerError       a worker process that cannot be started
@@ -23,7 +24,11 @@ class FeedaxError(Exception):
 
 
 class DatasetError(FeedaxError):
-    """A dataset is unknown, missing, corrupt or empty."""
+    """A dataset is missing, corrupt or empty."""
+
+
+class UnknownDatasetError(DatasetError):
+    """A text names no dataset."""
 
 
 class ExampleError(FeedaxError):

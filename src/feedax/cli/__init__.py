@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import feedax
-from feedax.errors import FeedaxError
+from feedax.errors import FeedaxError, UnknownDatasetError
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return _fail(who, "stopped by Ctrl-C", 130)
-    except UsageError as error:
+    except (UsageError, UnknownDatasetError) as error:
         return _fail(who, str(error), 2)
     except FeedaxError as error:
         return _fail(who, str(error), 1)

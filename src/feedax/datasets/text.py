@@ -19,7 +19,7 @@ from feedax.datasets.factory import from_factory
 from feedax.datasets.local import image_folder, npz
 from feedax.datasets.shipped import mnist
 from feedax.datasets.words import NAMES, did_you_mean
-from feedax.errors import DatasetError
+from feedax.errors import DatasetError, UnknownDatasetError
 
 _BY_NAME: dict[str, Callable[..., Any]] = {
     "mnist": mnist,
@@ -58,15 +58,15 @@ def load(
         A PyTorch dataset with at least one example, or None where there is no test part.
 
     Raises:
-        DatasetError: there is no such dataset, it cannot be had, or `root` is given with a text
-            that does not use it.
+        UnknownDatasetError: the text names no dataset.
+        DatasetError: it cannot be had, or `root` is given with a text that does not use it.
 
     >>> len(load("mnist", train=False))
     10000
     >>> load("fashion-mnits")
     Traceback (most recent call last):
-    feedax.errors.DatasetError: datasets: the dataset must be one of mnist, fashion_mnist, kmnist, \
-emnist, emnist:SPLIT, qmnist, cifar10, cifar100, svhn, imagefolder:DIR, npz:FILE, \
+    feedax.errors.UnknownDatasetError: datasets: the dataset must be one of mnist, fashion_mnist, \
+kmnist, emnist, emnist:SPLIT, qmnist, cifar10, cifar100, svhn, imagefolder:DIR, npz:FILE, \
 package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
     """
     name, colon, rest = text.partition(":")
@@ -81,7 +81,7 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
     if name not in _BY_PATH and _FACTORY.fullmatch(text):
         _refuse_root(text, root)
         return from_factory(text, train=train)
-    raise DatasetError(
+    raise UnknownDatasetError(
         f"datasets: the dataset must be one of {', '.join(NAMES)}, and it is {text!r}; "
         f"{did_you_mean(plain, [*_BY_NAME, *_BY_PATH])}"
     )
