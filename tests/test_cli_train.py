@@ -305,6 +305,34 @@ def test_a_run_on_a_file_is_evaluated_from_any_folder(tiny, feedax, tmp_path, mo
     assert again.returncode == 0, again.stderr
 
 
+def test_evaluate_runs_no_code_that_a_run_folder_names(feedax, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text(
+        "import numpy as np\nfrom feedax.data import ArrayDataset\nopen('ran', 'w').close()\n"
+        "def make(): return ArrayDataset(np.ones((8, 4), np.float32), np.arange(8) % 2)\n"
+    )
+    assert feedax("train", "--dataset", "evil:make", "--epochs", 1, "--out", "r").returncode == 0
+    Path("ran").unlink()
+    monkeypatch.delitem(sys.modules, "evil")
+    refused = feedax("evaluate", "r")
+    assert (refused.returncode, Path("ran").exists()) == (1, False)
+    assert refused.stderr == (
+        "feedax evaluate: run folder: code must be named by you, not by a file, and the dataset of "
+        "r is made by evil:make; add --dataset evil:make\n"
+    )
+    done = feedax("evaluate", "r", "--dataset", "evil:make")
+    assert (done.returncode, Path("ran").exists()) == (0, True)
+
+
+def test_a_killed_run_leaves_the_parameters_of_its_last_epoch(tiny, feedax, tmp_path):
+    arguments = ("train", "--dataset", f"npz:{tiny}", "--epochs", 4000, "--out", "killed")
+    with started(*arguments, cwd=tmp_path) as process:
+        for _ in range(7):
+            process.stdout.readline()
+        process.kill()
+    done = feedax("evaluate", "killed")
+    assert done.returncode == 0, done.stderr
+
+
 def test_sigterm_does_as_ctrl_c(feedax):
     def terminate_after_an_epoch():
         while not any(path.stat().st_size for path in Path("runs").glob("*/metrics.jsonl")):
@@ -335,8 +363,8 @@ def test_a_loss_that_is_no_number_is_one_line_and_saves_what_was(tiny, feedax, t
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert re.fullmatch(
-        r"feedax train: fit: the training loss must be a finite number, .*; the parameters from "
-        r"the start of that epoch are in run",
+        r"feedax train: fit: the loss and the parameters must be finite numbers, .*; the "
+        r"parameters from the start of that epoch are in run",
         line,
     ), line
     folder = RunFolder.open(tmp_path / "run")

@@ -279,6 +279,109 @@ def test_convolutions_run_step_by_step_on_the_cpu(compilations):
     np.testing.assert_allclose(fitted, streamed, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+def test_a_dataset_that_changes_between_epochs_is_seen(plan):
+    """Its labels are swapped in place after the first epoch, and it grows after the second."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    x, y = digits(64, classes=2)
+    x, y = torch.tensor(x), torch.tensor(y)
+    dataset = TensorDataset(x, y)
+    loader = feedax.NumpyLoader(dataset, 16, plan=plan)
+
+    def change(event):
+        match event:
+            case feedax.EpochEnded(epoch=0):
+                y[:] = 1 - y
+            case feedax.EpochEnded(epoch=1):
+                dataset.tensors = (torch.cat([x, 5 * x]), torch.cat([y, y]))
+
+    _, history = feedax.fit(
+        linear, jnp.zeros((2, 8)), loader, optimizer=optax.sgd(0.5), epochs=3,
+        evaluate={"same": loader}, callbacks=[change],
+    )  # fmt: skip
+    told = [(row["loss"], row["same_loss"]) for row in history]
+    a, b = (x.numpy(), y.numpy()), (x.numpy(), 1 - y.numpy())
+    c = (torch.cat([x, 5 * x]).numpy(), torch.cat([y, y]).numpy())
+    w, expected = jnp.zeros((2, 8)), []
+    for data in (b, a, c):
+        w, (row,) = feedax.fit(
+            linear, w, batches(*data, 16), optimizer=optax.sgd(0.5), evaluate={"same": [data]}
+        )
+        expected.append((row["loss"], row["same_loss"]))
+    np.testing.assert_allclose(told, expected, rtol=1e-4)
+
+
+def test_a_batch_size_above_the_dataset_is_the_dataset(compilations):
+    x, y = digits(20)
+    loader = feedax.NumpyLoader(ArrayDataset(x, y), batch_size=10**9)
+    whole, _ = feedax.fit(linear, jnp.zeros((3, 8)), loader, epochs=2)
+    listed, _ = feedax.fit(linear, jnp.zeros((3, 8)), [(x, y)], epochs=2)
+    np.testing.assert_allclose(whole, listed, rtol=1e-5, atol=1e-6)
+
+
+OPTIMIZERS = {
+    "adam by default": None,
+    "a line search": optax.lbfgs(),
+    "one that keeps the parameters": optax.contrib.prodigy(),
+    "one that waits for a plateau": optax.chain(
+        optax.adam(0.1), optax.contrib.reduce_on_plateau(patience=1)
+    ),
+    "gradients added up": optax.MultiSteps(optax.adam(0.1), 2),
+    "a schedule and clipping": optax.chain(
+        optax.clip_by_global_norm(1.0), optax.sgd(optax.cosine_decay_schedule(0.5, 100))
+    ),
+    "hyperparameters in the state": optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("plan", ["resident", "streamed"])
+def test_any_optax_transformation(optimizer, plan):
+    x, y = digits(64)
+    loader = feedax.NumpyLoader(ArrayDataset(x, y), 16, plan=plan)
+    _, history = feedax.fit(linear, jnp.zeros((3, 8)), loader, optimizer=optimizer, epochs=3)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_train_step_is_pure_and_can_be_donated_to():
+    x, y = digits(16)
+    optimizer = optax.adam(0.1)
+    state = feedax.init_state(jnp.zeros((3, 8)), optimizer, jax.random.key(0))
+    step = jax.jit(
+        lambda state, batch: feedax.train_step(
+            state, batch, model=feedax.Model(linear), loss=feedax.cross_entropy, optimizer=optimizer
+        ),
+        donate_argnums=0,
+    )
+    batch = feedax.Batch(x, y, np.ones(16, np.float32))
+    for _ in range(3):
+        state = step(state, batch)
+    fitted, _ = feedax.fit(
+        linear, jnp.zeros((3, 8)), [(x, y)] * 3, optimizer=optimizer, key=jax.random.key(0)
+    )
+    np.testing.assert_allclose(state.params, fitted, rtol=1e-5, atol=1e-6)
+    assert (int(state.step), int(state.seen)) == (3, 48)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_type_is_promoted_in_silence(dtype):
+    x, y = digits(20)
+    x = np.asarray(x, dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        for loss in (feedax.cross_entropy, feedax.tutorial_loss):
+            fitted, _ = feedax.fit(
+                lambda w, x: jax.nn.log_softmax(w @ x),
+                jnp.zeros((3, 8), dtype),
+                batches(x, y, 8),
+                loss=loss,
+                optimizer=optax.sgd(0.1),
+            )
+            assert fitted.dtype == dtype
+            assert fitted.any()
+
+
 def test_inputs_may_be_a_tree():
     x, y = digits(40)
     tree = [({"a": x[:20], "b": x[20:]}, y[:20])]

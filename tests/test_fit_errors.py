@@ -61,24 +61,78 @@ def test_an_empty_dataset():
 
 def test_an_iterator_ends_after_one_epoch():
     assert message(BatchError, iter([(X, Y)]), epochs=2) == (
-        "fit: train must yield a batch in every epoch, and it yielded none in epoch 1; give a "
-        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+        "fit: train must be there again in the next epoch, and it is a list_iterator, which ends; "
+        "give a NumpyLoader or a list"
     )
+    feedax.fit(linear, W, iter([(X, Y)]), epochs=1)
 
 
 def test_an_evaluation_iterator_ends_too():
     once = iter([(X, Y)])
     assert message(BatchError, [(X, Y)], epochs=2, evaluate={"test": once}) == (
+        "fit: evaluate['test'] must be there again in the next epoch, and it is a list_iterator, "
+        "which ends; give a NumpyLoader or a list"
+    )
+
+
+def test_an_empty_evaluation_set():
+    assert message(BatchError, [(X, Y)], evaluate={"test": []}) == (
         "evaluate: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
         "none; give a NumpyLoader or a list, not an iterator that ends, and see that the dataset "
         "is not empty"
     )
 
 
+def test_evaluation_sets_without_names():
+    assert message(BatchError, [(X, Y)], evaluate=[(X, Y)]) == (
+        "fit: evaluate must be a dict of sets by name, and it is a list; give evaluate={'test': "
+        "...}"
+    )
+
+
+def test_bad_labels_of_a_resident_evaluation_set_are_found_before_training():
+    events = []
+    bad = feedax.NumpyLoader(ArrayDataset(X, Y + 1), 3)
+    message(LabelError, [(X, Y)], evaluate={"test": bad}, callbacks=[events.append])
+    assert events == []
+
+
+def test_a_metric_named_loss():
+    assert message(ModelError, [(X, Y)], metrics={"loss": lambda p, t: 7.0}) == (
+        "fit: a metric must have a name of its own, and one is named 'loss'; rename it"
+    )
+
+
+def test_a_state_that_changes_its_type():
+    def predict(w, state, x):
+        return w @ x, state * 0.9
+
+    assert message(ModelError, [(X, Y)], predict, state=jnp.zeros(2, jnp.int32)) == (
+        "fit: predict must return a state of the structure, shapes and dtypes of the one that it "
+        "gets, and it gets int32[2] and returns float32[2]; give state= what predict returns"
+    )
+
+
+def test_integers_that_the_device_would_cut():
+    big = np.array([0, 1, 2**33, 0, 1, 2])
+    assert message(BatchError, [(X, big)], loss=lambda p, t: (p.sum() - t) ** 2) == (
+        "fit: integers must fit into the int32 that the device holds, and a batch has 8589934592; "
+        "make them smaller, or set jax_enable_x64"
+    )
+
+
+def test_a_gradient_that_is_no_number_while_the_loss_is_one():
+    said = message(NotANumberError, [(X, Y)] * 3, lambda w, x: jnp.sqrt(w * 0.0) @ x)
+    assert said == (
+        "fit: the loss and the parameters must be finite numbers, and they were not in epoch 0 at "
+        "step 1; lower the step size, or look at that batch's examples"
+    )
+
+
 def test_batches_that_are_no_batches():
     assert message(BatchError, 3) == (
-        "fit: batches must come from a loader or another iterable of NumPy batches, and this is a "
-        "int; give a NumpyLoader or a list"
+        "fit: train must be a loader or another iterable of NumPy batches, and it is a int; give a "
+        "NumpyLoader or a list"
     )
 
 
@@ -104,10 +158,14 @@ def test_arrays_of_different_lengths(x, y, shapes):
 
 
 def test_text_is_no_number():
-    assert message(ModelError, [(np.array(["a", "b"]), Y[:2])]) == (
-        "fit: examples must be made of numbers, and a field holds <U1; leave it out of the "
-        "dataset's examples, or turn it into numbers"
+    said = (
+        "fit: a batch must be made of numbers, and it holds values of type <U1; leave that field "
+        "out of the dataset's examples, or turn it into numbers"
     )
+    assert message(BatchError, [(np.array(["a", "b"]), Y[:2])]) == said
+    with pytest.raises(BatchError) as error:
+        feedax.evaluate(linear, W, [(np.array(["a", "b"]), Y[:2])])
+    assert str(error.value) == said
 
 
 def test_a_model_that_does_not_fit_the_data():
@@ -159,8 +217,8 @@ def test_not_a_number(plan):
     with pytest.raises(NotANumberError) as error:
         feedax.fit(linear, W, loader, optimizer=optax.sgd(0.1), epochs=2)
     assert str(error.value) == (
-        "fit: the training loss must be a finite number, and it was not in epoch 0 at step 2; "
-        "lower the step size, or look at that batch's examples"
+        "fit: the loss and the parameters must be finite numbers, and they were not in epoch 0 at "
+        "step 2; lower the step size, or look at that batch's examples"
     )
     assert (error.value.epoch, error.value.step, error.value.history) == (0, 2, [])
     np.testing.assert_array_equal(error.value.params, W)
@@ -197,5 +255,5 @@ def test_an_exploding_run_says_so():
         optimizer=optax.sgd(1.0),
     )
     assert said.startswith(
-        "fit: the training loss must be a finite number, and it was not in epoch"
+        "fit: the loss and the parameters must be finite numbers, and they were not in epoch"
     )

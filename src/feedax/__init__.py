@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from feedax.data import NumpyLoader as NumpyLoader
     from feedax.data import Plan as Plan
     from feedax.data import numpy_collate as numpy_collate
+    from feedax.train import Batch as Batch
     from feedax.train import EpochEnded as EpochEnded
+    from feedax.train import Model as Model
     from feedax.train import Started as Started
     from feedax.train import Stepped as Stepped
     from feedax.train import StopTraining as StopTraining
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from feedax.train import evaluate as evaluate
     from feedax.train import fit as fit
     from feedax.train import init_network_params as init_network_params
+    from feedax.train import init_state as init_state
     from feedax.train import loss as loss
     from feedax.train import one_hot as one_hot
     from feedax.train import predict as predict
@@ -43,7 +46,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "feedax.data": ("ArrayDataset", "FlattenAndCast", "NumpyLoader", "Plan", "numpy_collate"),
     "feedax.train": (
+        "Batch",
         "EpochEnded",
+        "Model",
         "Started",
         "Stepped",
         "StopTraining",
@@ -54,6 +59,7 @@ _HOMES = {
         "evaluate",
         "fit",
         "init_network_params",
+        "init_state",
         "loss",
         "one_hot",
         "predict",

@@ -20,7 +20,8 @@ from feedax.errors import BatchError
 
 PyTree = Any
 CHUNK_STEPS = 512
-"""The most steps of one chunk: 512 rows of 128 indices are 256 kB."""
+CHUNK_INDICES = 2**17
+"""The most steps of one chunk, and of its indices: 512 kB of them."""
 
 
 class Batch(NamedTuple):
@@ -42,8 +43,8 @@ class Chunk(NamedTuple):
 
     Attributes:
         examples: (inputs, targets), PyTrees of arrays `(all examples, ...)`.
-        indices: int32 `(CHUNK_STEPS, batch size)`, a row a step.
-        sizes: int32 `(CHUNK_STEPS,)`: how many indices of a row are examples; the others repeat
+        indices: int32 `(rows, batch size)`, a row a step.
+        sizes: int32 `(rows,)`: how many indices of a row are examples; the others repeat
             one of them.
         steps: int32 scalar, how many rows count.
     """
@@ -75,19 +76,21 @@ Check = Callable[[PyTree, PyTree, str], None]
 
 
 class Residents:
-    """The examples of resident loaders, each put on the device once."""
+    """The examples of resident loaders, put on the device once for as long as they are the same."""
 
     def __init__(self) -> None:
-        self._examples: dict[int, tuple[ArrayLoader, tuple[PyTree, PyTree]]] = {}
+        self._kept: dict[int, tuple[ArrayLoader, Any, tuple[PyTree, PyTree]]] = {}
 
     def examples(self, loader: ArrayLoader, check: Check) -> tuple[PyTree, PyTree]:
-        if id(loader) not in self._examples:
+        plan = loader.plan()
+        # A loader makes another plan when its dataset is not what it was.
+        if id(loader) not in self._kept or self._kept[id(loader)][1] is not plan:
             inputs, targets = pair(loader.arrays())
             check(inputs, targets, "the dataset")
             # A copy: JAX would share NumPy's memory on the CPU, and that may be the user's own.
-            examples = jax.tree.map(lambda leaf: jnp.array(number(leaf)), (inputs, targets))
-            self._examples[id(loader)] = (loader, examples)
-        return self._examples[id(loader)][1]
+            examples = jax.tree.map(jnp.array, (inputs, targets))
+            self._kept[id(loader)] = (loader, plan, examples)
+        return self._kept[id(loader)][2]
 
 
 def is_resident(source: Any) -> bool:
@@ -96,7 +99,7 @@ def is_resident(source: Any) -> bool:
 
 
 class ResidentFeed:
-    """Chunks of steps over examples that live on the device.
+    """One epoch in chunks of steps over examples that live on the device.
 
     Args:
         loader: a loader whose plan is resident.
@@ -108,16 +111,10 @@ class ResidentFeed:
     def __init__(
         self, loader: ArrayLoader, exact: bool, residents: Residents, check: Check
     ) -> None:
-        self.how = f"{loader.plan()}"
-        self._loader = loader
         self._exact = exact
         self._examples = residents.examples(loader, check)
-        self._size = 0 if exact else getattr(loader, "batch_size", None) or 0
-        self._rows: Iterator[np.ndarray] = iter(())
-        self._next: np.ndarray | None = None
-
-    def start_epoch(self) -> None:
-        self._rows = iter(self._loader.index_batches())
+        self._size = 0
+        self._rows = iter(loader.index_batches())
         self._next = next(self._rows, None)
 
     def take(self, steps: int) -> Chunk | None:
@@ -126,13 +123,14 @@ class ResidentFeed:
             return None
         rows: list[np.ndarray] = []
         size = len(self._next) if self._exact else max(self._size, len(self._next))
-        while len(rows) < min(steps, CHUNK_STEPS) and self._next is not None and self._fits(size):
+        most = max(1, min(CHUNK_STEPS, CHUNK_INDICES // size))
+        while len(rows) < min(steps, most) and self._next is not None and self._fits(size):
             rows.append(self._next)
             # Drawn when it is needed and no sooner: a sampler may look at how training goes.
             self._next = next(self._rows, None)
         self._size = size
-        indices = np.zeros((CHUNK_STEPS, size), np.int32)
-        sizes = np.ones(CHUNK_STEPS, np.int32)
+        indices = np.zeros((most, size), np.int32)
+        sizes = np.ones(most, np.int32)
         for i, row in enumerate(rows):
             indices[i] = row[0]
             indices[i, : len(row)] = row
@@ -145,25 +143,19 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """Batches that are loaded or gathered on the host, put on the device one by one.
+    """One epoch in batches from the host, put on the device one by one.
 
     Args:
-        batches: an iterable of NumPy batches `(inputs, targets)`, iterated once an epoch.
+        batches: an iterable of NumPy batches `(inputs, targets)`.
         exact: hand out batches of their true size, for models that see the whole batch.
         check: called with every batch.
     """
 
     def __init__(self, batches: Iterable[Any], exact: bool, check: Check) -> None:
-        plan = getattr(batches, "plan", None)
-        self.how = f"{plan()}" if callable(plan) else "batches of an iterable, one by one"
-        self._batches = batches
         self._exact = exact
         self._check = check
-        self._size = getattr(batches, "batch_size", None) or 0
-        self._epoch: Iterator[Any] = iter(())
-
-    def start_epoch(self) -> None:
-        self._epoch = iter(self._batches)
+        self._size = 0
+        self._epoch = iter(batches)
 
     def take(self, steps: int) -> Batch | None:
         """The next batch of the epoch; None at its end."""
@@ -181,15 +173,39 @@ Feed = ResidentFeed | StreamedFeed
 
 
 def open_feed(source: Any, exact: bool, residents: Residents, check: Check) -> Feed:
-    """The feed of a loader or of any iterable of NumPy batches."""
+    """The feed of one epoch of a loader, or of any iterable of NumPy batches."""
     if is_resident(source):
         return ResidentFeed(source, exact, residents, check)
+    return StreamedFeed(source, exact, check)
+
+
+def how(source: Any) -> str:
+    """In words, how batches reach the device."""
+    plan = getattr(source, "plan", None)
+    return f"{plan()}" if callable(plan) else "batches of an iterable, one by one"
+
+
+def refuse_no_batches(source: Any, who: str, again: bool = False) -> None:
+    """Look at a source before any time is spent on it.
+
+    Args:
+        source: a loader or another iterable.
+        who: says what it is, for the message.
+        again: whether it is to be iterated more than once.
+
+    Raises:
+        BatchError: it cannot be iterated (so often).
+    """
     if not isinstance(source, Iterable):
         raise BatchError(
-            "fit: batches must come from a loader or another iterable of NumPy batches, and this "
-            f"is a {type(source).__name__}; give a NumpyLoader or a list"
+            f"{who} must be a loader or another iterable of NumPy batches, and it is a "
+            f"{type(source).__name__}; give a NumpyLoader or a list"
         )
-    return StreamedFeed(source, exact, check)
+    if again and isinstance(source, Iterator):
+        raise BatchError(
+            f"{who} must be there again in the next epoch, and it is a {type(source).__name__}, "
+            "which ends; give a NumpyLoader or a list"
+        )
 
 
 def blocks(batches: Iterable[Any], size: int | None, check: Check) -> Iterator[tuple[Batch, int]]:
@@ -232,16 +248,16 @@ def filled(inputs: PyTree, targets: PyTree, size: int) -> Batch:
     order = np.zeros(size, np.intp)
     order[:count] = np.arange(count)
     # Picking rows copies, and it must: a source may use its arrays again for the next batch.
-    inputs, targets = jax.tree.map(lambda leaf: number(leaf)[order], (inputs, targets))
+    inputs, targets = jax.tree.map(lambda leaf: leaf[order], (inputs, targets))
     weights = (np.arange(size) < count).astype(np.float32)
     return Batch(*jax.device_put((inputs, targets, weights)))
 
 
 def pair(batch: Any) -> tuple[PyTree, PyTree]:
-    """The inputs and the targets of a batch.
+    """The inputs and the targets of a batch, their leaves as NumPy arrays.
 
     Raises:
-        BatchError: it is not a pair, or its leaves are not arrays of one length above 0.
+        BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         got = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
@@ -249,8 +265,9 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
             f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
             "dataset yield such pairs, or make them in a collate_fn"
         )
-    length(tuple(batch))
-    return batch[0], batch[1]
+    inputs, targets = jax.tree.map(number, tuple(batch))
+    length((inputs, targets))
+    return inputs, targets
 
 
 def length(examples: tuple[PyTree, PyTree]) -> int:
@@ -266,11 +283,23 @@ def length(examples: tuple[PyTree, PyTree]) -> int:
 
 
 def number(leaf: Any) -> np.ndarray:
-    """A leaf as an array of numbers."""
+    """A leaf as an array of numbers that the device can hold.
+
+    Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. What a
+    float loses so is its last digits; what an integer would lose is its value.
+    """
     array = np.asarray(leaf)
-    if array.dtype.kind in "OSUMm":
+    if array.dtype.kind in "OSUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
         raise BatchError(
             f"fit: a batch must be made of numbers, and it holds values of type {array.dtype}; "
             "leave that field out of the dataset's examples, or turn it into numbers"
         )
+    held = jax.dtypes.canonicalize_dtype(array.dtype)
+    if held != array.dtype and array.dtype.kind in "iu" and array.size:
+        for value in (array.min(), array.max()):
+            if not jnp.iinfo(held).min <= value <= jnp.iinfo(held).max:
+                raise BatchError(
+                    f"fit: integers must fit into the {held} that the device holds, and a batch "
+                    f"has {value}; make them smaller, or set jax_enable_x64"
+                )
     return array

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from feedax.cli.flags import DataFlags, EvaluateFlags
 from feedax.cli.parse import parse
+from feedax.errors import RunFolderError
 
 if TYPE_CHECKING:
     from feedax.report.run_folder import RunFolder
@@ -43,7 +44,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def _data_flags(folder: "RunFolder", flags: EvaluateFlags) -> DataFlags:
     """The data of a run, or what the flags name instead."""
+    from feedax.datasets import is_code
+
     recorded = DataFlags(**folder.setting("flags")["data"])
+    if flags.dataset is None and is_code(recorded.dataset):
+        raise RunFolderError(
+            f"run folder: code must be named by you, not by a file, and the dataset of "
+            f"{folder.path} is made by {recorded.dataset}; add --dataset {recorded.dataset}"
+        )
     root = None if recorded.root is None else Path(recorded.root)
     if flags.dataset is not None:
         recorded, root = dataclasses.replace(recorded, dataset=flags.dataset), None

@@ -71,8 +71,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     note(f"the run's folder is {folder.path}")
 
-    def keep_row(event: Event) -> None:
+    def keep(event: Event) -> None:
         if isinstance(event, EpochEnded):
+            folder.save_params(event.params)
             folder.append_row(event.row)
 
     with StopRequest() as stop:
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
                     optimizer=OPTIMIZERS[flags.training.optimizer](flags.training.step_size),
                     epochs=flags.training.epochs,
                     evaluate=loaders,
-                    callbacks=(keep_row, progress, stop),
+                    callbacks=(keep, progress, stop),
                 )
         except NotANumberError as error:
             params, history, failure = error.params, error.history, error

@@ -133,7 +133,9 @@ def _pictures(dataset: Any, labels: np.ndarray) -> ArrayForm:
 
 @register_array_form(tv.MNIST, tv.FashionMNIST, tv.KMNIST, tv.EMNIST)
 def _mnist_family(dataset: Any) -> ArrayForm:
-    return _pictures(dataset, to_numpy(dataset.targets).astype(np.int64))  # it yields int(label)
+    return _pictures(
+        dataset, to_numpy(dataset.targets).astype(np.int64, copy=False)
+    )  # it yields int(label)
 
 
 @register_array_form(tv.CIFAR10, tv.CIFAR100)

@@ -110,7 +110,7 @@ class NumpyLoader(DataLoader[Any]):
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device,
-            in_order=in_order,
+            **({} if in_order else {"in_order": False}),  # torch before 2.6 has no such argument
         )
         self._wanted_plan = plan
         self._memory_budget = memory_budget

@@ -87,6 +87,16 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
     )
 
 
+def is_code(text: str) -> bool:
+    """Whether the text names a factory, so that loading it runs code of the user's.
+
+    >>> is_code("my.module:make_dataset"), is_code("npz:digits.npz")
+    (True, False)
+    """
+    name, colon, _ = text.partition(":")
+    return bool(colon) and name != "emnist" and name not in _BY_PATH
+
+
 def from_anywhere(text: str) -> str:
     """The same text with its file or folder made absolute: it then holds in any folder.
 

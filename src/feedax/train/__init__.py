@@ -19,11 +19,12 @@ from feedax.train.mlp import (
     relu,
     update,
 )
-from feedax.train.step import TrainState, train_step
+from feedax.train.step import Model, TrainState, init_state, train_step
 
 __all__ = [
     "Batch",
     "EpochEnded",
+    "Model",
     "Started",
     "Stepped",
     "StopTraining",
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "fit",
     "init_network_params",
+    "init_state",
     "loss",
     "one_hot",
     "predict",

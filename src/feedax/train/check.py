@@ -37,6 +37,10 @@ class ModelCheck:
         self._state = state
         self._loss = loss
         self._metrics = metrics
+        if "loss" in (metrics or {}):
+            raise ModelError(
+                "fit: a metric must have a name of its own, and one is named 'loss'; rename it"
+            )
         self._scores: Scores | None = None
         self._classes: int | None = None
 
@@ -60,7 +64,8 @@ class ModelCheck:
 
     def _look_at_shapes(self, inputs: Any, targets: Any) -> None:
         inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
-        predictions = self._predictions(inputs)
+        predictions, state = self._predictions(inputs)
+        self._look_at_state(state)
         target, prediction = jax.tree.leaves(targets), jax.tree.leaves(predictions)
         labels = (
             len(target) == len(prediction) == 1
@@ -88,7 +93,7 @@ class ModelCheck:
             return jax.eval_shape(
                 lambda params, state, x: self._model.predictions(
                     params, state, x, jax.random.key(0), train=True
-                )[0],
+                ),
                 self._params,
                 self._state,
                 inputs,
@@ -101,6 +106,16 @@ class ModelCheck:
                 f"fit: predict must take {of} of the data, and it fails on inputs of "
                 f"{_spoken(inputs, skip=not self._model.batched)}: {_first_line(error)}"
             ) from error
+
+    def _look_at_state(self, new: Any) -> None:
+        given = jax.eval_shape(lambda state: state, self._state)
+        if _kinds(given) == _kinds(new):
+            return
+        raise ModelError(
+            "fit: predict must return a state of the structure, shapes and dtypes of the one that "
+            f"it gets, and it gets {_spoken(given, skip=False)} and returns "
+            f"{_spoken(new, skip=False)}; give state= what predict returns"
+        )
 
     def _look_at_score(self, kind: str, score: Any, predictions: Any, targets: Any) -> None:
         try:
@@ -129,15 +144,13 @@ class ModelCheck:
         )
 
 
-def _two_examples(leaf: Any) -> jax.ShapeDtypeStruct:
-    array = np.asarray(leaf)
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind not in "OSU" else None
-    if dtype is None:
-        raise ModelError(
-            f"fit: examples must be made of numbers, and a field holds {array.dtype}; leave it out "
-            "of the dataset's examples, or turn it into numbers"
-        )
-    return jax.ShapeDtypeStruct((2, *array.shape[1:]), dtype)
+def _kinds(tree: Any) -> Any:
+    """The structure of a tree, and its leaves' shapes and dtypes."""
+    return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+
+def _two_examples(array: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def _spoken(tree: Any, skip: bool = True) -> str:

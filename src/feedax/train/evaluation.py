@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import BatchError
-from feedax.feed import ArrayLoader, Batch, Residents, blocks, is_resident, pick
+from feedax.feed import (
+    ArrayLoader,
+    Batch,
+    Residents,
+    blocks,
+    is_resident,
+    pair,
+    pick,
+    refuse_no_batches,
+)
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.losses import cross_entropy
@@ -55,6 +64,7 @@ def evaluate(
     >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
     0.6666666666666666
     """
+    refuse_no_batches(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static)
     check = ModelCheck(model, trained, state, loss, metrics)
@@ -80,6 +90,11 @@ class Evaluation:
     @property
     def compile_seconds(self) -> float:
         return self._score.seconds + self._pick.seconds
+
+    def prepare(self, batches: Any) -> None:
+        """Look at a set that is to live on the device before any time is spent on training."""
+        if is_resident(batches):
+            self._residents.examples(batches, self._check)
 
     def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
         """The mean of each score over all examples."""
@@ -123,7 +138,7 @@ class Evaluation:
         # Blocks of one size whatever the batch size: the same products, so the same bits.
         iterator = iter(source)
         for first in iterator:
-            size = _block_size(jax.tree.leaves(first))
+            size = _block_size(jax.tree.leaves(pair(first)))
             yield from blocks(_chain(first, iterator), size, self._check)
 
 
@@ -141,4 +156,6 @@ def _block_size(leaves: list[Any]) -> int:
 def _mean(parts: list[np.ndarray]) -> float:
     """The mean, its sum exact: it does not depend on how the values were cut into parts."""
     values = np.concatenate(parts).astype(np.float64)
+    if not np.isfinite(values).all():
+        return float(np.mean(values))
     return math.fsum(values) / len(values)

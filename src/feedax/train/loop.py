@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from feedax.errors import BatchError, NotANumberError
-from feedax.feed import Residents, open_feed
+from feedax.feed import Residents, how, open_feed, refuse_no_batches
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.evaluation import Evaluation
 from feedax.train.events import EpochEnded, Event, Row, Started, Stepped, StopTraining
@@ -80,11 +80,12 @@ def fit(
     """
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     key = jax.random.key(0) if key is None else key
+    refuse_no_batches(train, "fit: train", again=epochs > 1)
+    sets = _sets(evaluate, epochs)
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static)
     check = ModelCheck(model, trained, state, loss, metrics)
     residents = Residents()
-    feed = open_feed(train, not model.of_one_example, residents, check)
     steps = Steps(model, loss, optimizer)
     evaluation = Evaluation(model, check, residents)
     now = _initial(trained, optimizer, key, state)
@@ -98,14 +99,17 @@ def fit(
         for callback in callbacks:
             callback(event)
 
+    for batches in (train, *sets.values()):
+        evaluation.prepare(batches)
     try:
-        tell(Started(epochs, _length(train), feed.how))
+        tell(Started(epochs, _length(train), how(train)))
         for epoch in range(epochs):
             # Every step takes over its state's memory: keep what a failing epoch would lose.
             start = _copied((now.params, now.model_state))
             now = now._replace(loss_sum=now.loss_sum * 0, seen=now.seen * 0)
             progress = _Progress(epoch, int(now.step), steps)
-            feed.start_epoch()
+            # Opened every epoch: the dataset may be another one than before.
+            feed = open_feed(train, not model.of_one_example, residents, check)
             while (piece := feed.take(steps.chunk_length)) is not None:
                 now = steps.run(now, piece)
                 if progress.is_due():
@@ -114,9 +118,10 @@ def fit(
                     tell(event)
             jax.block_until_ready(now)
             row = progress.row(now)
+            now = _with_bad_params(now)
             _refuse_not_a_number(now, progress, result(*start), history)
             compiled = evaluation.compile_seconds
-            for name, batches in (evaluate or {}).items():
+            for name, batches in sets.items():
                 scores = evaluation.of(now.params, now.model_state, batches, f"evaluate[{name!r}]")
                 row |= {f"{name}_{score}": value for score, value in scores.items()}
             row["compile_seconds"] += evaluation.compile_seconds - compiled
@@ -173,16 +178,39 @@ def _refuse_not_a_number(
         return
     step = int(state.bad_step) - progress.first_step
     error = NotANumberError(
-        "fit: the training loss must be a finite number, and it was not in epoch "
+        "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
         f"{progress.epoch} at step {step}; lower the step size, or look at that batch's examples"
     )
     error.epoch, error.step, error.params, error.history = progress.epoch, step, params, history
     raise error
 
 
+def _with_bad_params(state: TrainState) -> TrainState:
+    """The state, with its last step called bad where it left parameters that are not finite."""
+    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+    if finite or int(state.bad_step) >= 0:
+        return state
+    return state._replace(bad_step=state.step - 1)
+
+
+def _sets(evaluate: Any, epochs: int) -> Mapping[str, Iterable[Any]]:
+    """The evaluation sets, looked at before any time is spent on training."""
+    if evaluate is None:
+        return {}
+    if not isinstance(evaluate, Mapping):
+        raise BatchError(
+            "fit: evaluate must be a dict of sets by name, and it is a "
+            f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
+        )
+    for name, batches in evaluate.items():
+        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=epochs > 1)
+    return evaluate
+
+
 def _initial(trained: Any, optimizer: Any, key: Array, model_state: Any) -> TrainState:
-    """The first state, in memory of its own: steps take it over, and the user's is theirs."""
-    return init_state(_copied(trained), optimizer, _copied(key), _copied(model_state))
+    """The first state, each array in memory of its own: steps take it over, none of the user's."""
+    # An optimizer may keep the very parameters in its state: copied last, they are two.
+    return _copied(init_state(jax.tree.map(jnp.asarray, trained), optimizer, key, model_state))
 
 
 def _copied(tree: Any) -> Any:

@@ -34,7 +34,8 @@ def tutorial_loss(prediction: Array, target: Array) -> Array:
     >>> round(float(tutorial_loss(jnp.log(jnp.array([0.25, 0.75])), jnp.array(1))), 4)
     0.1438
     """
-    return -jnp.mean(prediction * (target == jnp.arange(prediction.shape[-1])))
+    right = target == jnp.arange(prediction.shape[-1])
+    return -jnp.mean(prediction * right.astype(prediction.dtype))
 
 
 LABEL_LOSSES = (cross_entropy, tutorial_loss)

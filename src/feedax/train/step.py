@@ -98,16 +98,15 @@ def init_state(
     params: PyTree, optimizer: optax.GradientTransformation, key: Array, model_state: PyTree = None
 ) -> TrainState:
     """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
     return TrainState(
         params=params,
         model_state=model_state,
         opt_state=optimizer.init(params),
         key=key,
-        step=zero,
-        loss_sum=jnp.zeros((), jnp.float32),
-        seen=zero,
-        bad_step=zero - 1,
+        step=jnp.array(0, jnp.int32),
+        loss_sum=jnp.array(0, jnp.float32),
+        seen=jnp.array(0, jnp.int32),
+        bad_step=jnp.array(-1, jnp.int32),
     )
 
 
@@ -135,17 +134,28 @@ def train_step(
         The state after the step.
     """
     key = jax.random.fold_in(state.key, state.step)
-    count = jnp.sum(batch.weights)
 
     def batch_loss(params: PyTree) -> tuple[Array, PyTree]:
         predictions, model_state = model.predictions(
             params, state.model_state, batch.inputs, key, train=True
         )
         losses = each(loss, predictions, batch.targets)
-        return jnp.sum(losses * batch.weights) / count, model_state
+        # A mean of losses in half precision is taken in float32.
+        losses = losses.astype(jnp.float64 if losses.dtype == jnp.float64 else jnp.float32)
+        weights = batch.weights.astype(losses.dtype)
+        return jnp.sum(losses * weights) / jnp.sum(weights), model_state
 
     (mean, model_state), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        grads,
+        state.opt_state,
+        state.params,
+        # For the transformations that ask for them: line searches, plateaus.
+        value=mean,
+        grad=grads,
+        value_fn=lambda params: batch_loss(params)[0],
+    )
+    count = jnp.sum(batch.weights)
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     return TrainState(
         params=optax.apply_updates(state.params, updates),
@@ -153,7 +163,7 @@ def train_step(
         opt_state=opt_state,
         key=state.key,
         step=state.step + 1,
-        loss_sum=state.loss_sum + (mean * count).astype(jnp.float32),
+        loss_sum=state.loss_sum + mean.astype(jnp.float32) * count,
         seen=state.seen + count.astype(jnp.int32),
         bad_step=jnp.where(bad, state.step, state.bad_step),
     )

@@ -40,8 +40,8 @@ class Steps:
     ) -> None:
         self._step = partial(train_step, model=model, loss=loss, optimizer=optimizer)
         self._batch = Compiled(self._train_batch, donate=(1,))
-        self._chunk = Compiled(self._train_chunk, donate=(4,))
-        self._row = Compiled(self._train_row, donate=(3,))
+        self._chunk = Compiled(self._train_chunk, donate=(1,))
+        self._row = Compiled(self._train_row, donate=(1,))
         self._stepwise: bool | None = None
         self._waiting: deque[Array] = deque()
         self.chunk_length = 8
@@ -70,9 +70,9 @@ class Steps:
         if self._stepwise is None:
             self._stepwise = self._is_slow_in_a_loop(state, chunk)
         if not self._stepwise:
-            return self._chunk(chunk.indices, chunk.sizes, chunk.steps, chunk.examples, state)
+            return self._chunk(chunk, state)
         for i in range(chunk.steps):
-            state = self._row(chunk.indices[i], chunk.sizes[i], chunk.examples, state)
+            state = self._row((chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
         return state
 
     def _is_slow_in_a_loop(self, state: TrainState, chunk: Chunk) -> bool:
@@ -82,23 +82,19 @@ class Steps:
         """
         if jax.default_backend() != "cpu":
             return False
-        row = jax.make_jaxpr(self._train_row)(
-            chunk.indices[0], chunk.sizes[0], chunk.examples, state
-        )
-        return "conv_general_dilated" in str(row)
+        row = (chunk.examples, chunk.indices[0], chunk.sizes[0])
+        return "conv_general_dilated" in str(jax.make_jaxpr(self._train_row)(row, state))
 
     def _train_batch(self, batch: Batch, state: TrainState) -> tuple[TrainState, Array]:
         state = self._step(state, batch)
         # The state is donated to the next step; the second result can still be waited for.
         return state, state.step
 
-    def _train_row(self, indices: Array, size: Array, examples: Any, state: TrainState) -> Any:
-        return self._step(state, pick(examples, indices, size))
+    def _train_row(self, row: tuple[Any, Array, Array], state: TrainState) -> TrainState:
+        return self._step(state, pick(*row))
 
-    def _train_chunk(
-        self, indices: Array, sizes: Array, steps: Array, examples: Any, state: TrainState
-    ) -> TrainState:
+    def _train_chunk(self, chunk: Chunk, state: TrainState) -> TrainState:
         def body(i: Array, state: TrainState) -> TrainState:
-            return self._train_row(indices[i], sizes[i], examples, state)
+            return self._train_row((chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
 
-        return lax.fori_loop(0, steps, body, state)
+        return lax.fori_loop(0, chunk.steps, body, state)
