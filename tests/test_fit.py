@@ -381,6 +381,16 @@ def test_no_type_is_promoted_in_silence(dtype):
             assert fitted.any()
 
 
+@pytest.mark.parametrize("plan", ["resident", "streamed"])
+def test_jit_can_be_switched_off(plan):
+    x, y = digits(20)
+    loader = feedax.NumpyLoader(ArrayDataset(x, y), 8, plan=plan)
+    compiled, _ = feedax.fit(linear, jnp.zeros((3, 8)), loader, optimizer=optax.sgd(0.1))
+    with jax.disable_jit():
+        plain, _ = feedax.fit(linear, jnp.zeros((3, 8)), loader, optimizer=optax.sgd(0.1))
+    np.testing.assert_allclose(plain, compiled, rtol=1e-5, atol=1e-6)
+
+
 def test_inputs_may_be_a_tree():
     x, y = digits(40)
     tree = [({"a": x[:20], "b": x[20:]}, y[:20])]

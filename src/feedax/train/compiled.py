@@ -19,10 +19,13 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.seconds = 0.0
+        self._function = function
         self._jitted = jax.jit(function, donate_argnums=donate)
         self._forms: dict[Any, Any] = {}
 
     def __call__(self, first: Any, *others: Any) -> Any:
+        if jax.config.read("jax_disable_jit"):  # somebody looks for an error, line by line
+            return self._function(first, *others)
         leaves, structure = jax.tree.flatten(first)
         key = (structure, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves))
         if key not in self._forms:
