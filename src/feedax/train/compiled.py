@@ -24,7 +24,8 @@ class Compiled:
         self._forms: dict[Any, Any] = {}
 
     def __call__(self, first: Any, *others: Any) -> Any:
-        if jax.config.read("jax_disable_jit"):  # somebody looks for an error, line by line
+        # Somebody looks for an error, line by line.
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self._function(first, *others)
         leaves, structure = jax.tree.flatten(first)
         key = (structure, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves))
