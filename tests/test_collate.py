@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, default_convert
 
 from feedax.data import numpy_collate
+from feedax.data.collate import collate_into, convert_example, numpy_convert
 from feedax.errors import ExampleError
 
 Pair = namedtuple("Pair", ["x", "y"])
@@ -50,7 +51,7 @@ SHAPES = [(), (1,), (3,), (2, 3), (0,), (2, 0)]
 
 def array(seed, shape, dtype):
     bits = np.random.default_rng(seed).integers(0, 2, (*shape, 64 // 8), np.uint8)
-    return bits.sum(-1).astype(dtype)
+    return np.asarray(bits.sum(-1).astype(dtype))
 
 
 # A blueprint makes an example from a seed: all its examples have one structure.
@@ -181,6 +182,125 @@ def test_the_batch_shares_no_memory_with_its_examples():
     assert not example.any()
 
 
+class Foreign:
+    """An array of another library, as JAX's are: no NumPy array, but it can become one."""
+
+    def __init__(self, value):
+        self.value = np.asarray(value)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        ([Foreign(np.float32([1, 2])), Foreign(np.float32([3, 4]))], np.float32([[1, 2], [3, 4]])),
+        ([Foreign(np.int8(1)), Foreign(np.int8(2))], np.int8([1, 2])),
+        ([Foreign(np.int32(1)), np.int32(2), torch.tensor(3, dtype=torch.int32)],
+         np.int32([1, 2, 3])),
+        ([np.float32(1), Foreign(np.float32(2))], np.float32([1, 2])),
+        ([1.5, Foreign(np.float64(2))], np.array([1.5, 2])),
+    ],
+)  # fmt: skip
+def test_arrays_of_another_library_become_numpys(examples, expected):
+    batch = numpy_collate([{"x": example} for example in examples])["x"]
+    assert type(batch) is np.ndarray
+    assert (batch.dtype, batch.tolist()) == (expected.dtype, expected.tolist())
+    converted = numpy_convert(examples)
+    assert [type(x) for x in converted if not isinstance(x, float | np.generic)] == [
+        np.ndarray for x in examples if not isinstance(x, float | np.generic)
+    ]
+    assert np.stack(converted).tolist() == expected.tolist()
+
+
+def test_a_class_that_makes_arrays_is_no_array():
+    with pytest.raises(ExampleError) as error:
+        numpy_collate([Foreign])
+    assert str(error.value) == UNKNOWN.format("an example", "type")
+
+
+def memory(log):
+    def empty(shape, dtype):
+        log.append(np.full(shape, 7).astype(dtype))
+        return log[-1]
+
+    return empty
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.recursive(leaves, deeper, max_leaves=6), st.lists(st.integers(0, 99), min_size=1))
+def test_memory_of_the_callers_does_not_change_a_batch(make, seeds):
+    examples = [make(seed) for seed in seeds]
+    same(collate_into(examples, memory([])), default_collate(examples))
+
+
+def test_every_stacked_array_lies_in_the_callers_memory():
+    examples = [
+        {"a": np.full(3, n, np.uint8), "t": torch.full((2,), n), "i": Image.new("L", (2, 2), n),
+         "s": np.float32(n), "f": Foreign(np.full(2, n)), "n": n, "text": "x",
+         "o": np.array([n, None])}
+        for n in range(3)
+    ]  # fmt: skip
+    log = []
+    batch = collate_into(examples, memory(log))
+    assert [key for key in batch if any(batch[key] is array for array in log)] == list("atisf")
+    assert batch["o"].tolist() == [[0, None], [1, None], [2, None]]
+    assert batch["a"].tolist() == [[n] * 3 for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [("uint8", "float32"), ("int8", "uint8"), (">f4", ">f4"), (">i2", "<i2"), ("bool", "float16"),
+     ("int16", "uint16", "float32"), ("float32", "uint16", "int16")],
+)  # fmt: skip
+def test_dtypes_that_differ_are_promoted_as_numpy_stacks_them(dtypes):
+    examples = [np.ones(2, dtype) for dtype in dtypes]
+    batch, stacked = numpy_collate(examples), np.stack(examples)
+    assert (batch.dtype.str, batch.tobytes()) == (stacked.dtype.str, stacked.tobytes())
+
+
+Triple = namedtuple("Triple", ["a", "b", "c"])
+
+
+def arrays_of(tree):
+    """torch's tree with its tensors as arrays, and only they."""
+    if isinstance(tree, torch.Tensor):
+        return tree.numpy()
+    if isinstance(tree, dict):
+        return {key: arrays_of(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return type(tree)(*map(arrays_of, tree)) if hasattr(tree, "_fields") else tree
+    return [arrays_of(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def described(tree):
+    """A tree whose arrays can be compared."""
+    if isinstance(tree, np.ndarray):
+        return ("array", str(tree.dtype), tree.tolist())
+    if isinstance(tree, dict):
+        return {key: described(value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return (type(tree).__name__, *map(described, tree))
+    return tree
+
+
+def test_an_example_that_is_not_batched_is_what_torch_makes_of_it():
+    x = torch.arange(3)
+    example = (x, [x, (1, "a")], {"k": (x, np.arange(2))}, Triple(x, (2,), None), ((),))
+    ours = convert_example(example)
+    assert described(ours) == described(arrays_of(default_convert(example)))
+    assert type(ours) is list
+    kept = numpy_convert(example)
+    assert [type(kept), type(kept[1][1]), type(kept[2]["k"]), type(kept[4][0])] == [tuple] * 4
+
+
+def test_a_list_of_a_class_of_its_own_and_a_dataclass_are_kept():
+    ours = convert_example([Sample(torch.zeros(2), 3), Image.new("L", (2, 1))])
+    assert type(ours[0]) is Sample
+    assert [type(ours[0].x), type(ours[1])] == [np.ndarray] * 2
+
+
 MISMATCH = (
     "numpy_collate: {} must have {} that all examples of a batch share, and it is {} in example 0 "
     "but {} in example {}; make them equal in the dataset (resize, crop or pad), or give the "
@@ -189,6 +309,10 @@ MISMATCH = (
 NONE = (
     "numpy_collate: {} must hold a value in every example, and it is None in example {}; leave "
     "the field out or give it a value"
+)
+BIG = (
+    "numpy_collate: {} must hold integers that fit into int64, and it is {} in example {}; give "
+    "it as a float, or as an array of another dtype"
 )
 UNKNOWN = (
     "numpy_collate: {} must be made of arrays, tensors, images, numbers and text, and example 0 "
@@ -227,6 +351,10 @@ PICTURES = [(Image.new("L", size), 0) for size in ((4, 3), (4, 3), (5, 3))]
         ([(1, 2), (1, None)], NONE.format("field [1]", 1)),
         (["a", None], NONE.format("an example", 1)),
         ([{"a": [None]}], NONE.format("field ['a'][0]", 0)),
+        ([2**63], BIG.format("an example", 2**63, 0)),
+        ([(0, 1), (0, -(2**63) - 1)], BIG.format("field [1]", -(2**63) - 1, 1)),
+        ([{"n": 1.5}, {"n": 2**64}], BIG.format("field ['n']", 2**64, 1)),
+        ([np.int64(1), 2**63], BIG.format("an example", 2**63, 1)),
         ([object()], UNKNOWN.format("an example", "object")),
         ([(1, {2})], UNKNOWN.format("field [1]", "set")),
         ([Sample], UNKNOWN.format("an example", "type")),

@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
-from feedax.data.workers import start_method
+from feedax.data.workers.iterators import start_method
 from feedax.errors import PlanError
 
 COUNT = 23

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader, Plan, numpy_collate
-from feedax.data.workers import start_method
-from feedax.errors import PlanError
+from feedax.data.workers.iterators import start_method
+from feedax.errors import ExampleError, PlanError
 
 HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
+INT64 = "Its int64 values reach a device as int32 unless jax_enable_x64 is set."
 HERE = "Examples are loaded in this process, one Python call each."
 
 
@@ -95,7 +104,7 @@ def test_the_mnist_family_is_resident(mnist, cls, transform):
     name = cls.__name__ + (" with FlattenAndCast" if transform else "")
     assert str(loader.plan()) == (
         f"resident: all 30 examples of {name} take 0.0 MB as arrays and fit on the device. "
-        f"{equal(16)} {HAND}"
+        f"{equal(16)} {INT64} {HAND}"
     )
     assert loader.plan() == Plan("resident", loader.plan().reason, loader.plan().notes)
 
@@ -138,13 +147,15 @@ def test_the_size_is_that_of_the_examples_and_the_budget_decides():
     data = arrays(20_000, FlattenAndCast())  # 12 float32 and one int64 each: 56 bytes
     says = "all 20,000 examples of ArrayDataset with FlattenAndCast take 1.1 MB as arrays"
     fits = NumpyLoader(data, memory_budget=1_120_000).plan()
-    assert str(fits) == f"resident: {says} and fit on the device. {equal(16)} {HAND}"
+    assert str(fits) == f"resident: {says} and fit on the device. {equal(16)} {INT64} {HAND}"
     over = NumpyLoader(data, memory_budget=1_119_999).plan()
-    assert str(over) == (f"vectorised: {says}, over the budget of 1.1 MB for a device. {equal(16)}")
+    assert str(over) == (
+        f"vectorised: {says}, over the budget of 1.1 MB for a device. {equal(16)} {INT64}"
+    )
     asked = NumpyLoader(data, plan="vectorised", num_workers=2).plan()
     assert str(asked) == (
-        f"vectorised: it was asked for; {says}. {equal(16)} Its 2 workers are not started: there "
-        "is nothing to load."
+        f"vectorised: it was asked for; {says}. {equal(16)} {INT64} Its 2 workers are not started: "
+        "there is nothing to load."
     )
     assert NumpyLoader(data, plan="resident", memory_budget=1).plan().name == "resident"
 
@@ -204,6 +215,12 @@ OBSTACLES = {
     "a function": (
         lambda: arrays(transform=np.sqrt), {},
         "the transform ufunc is known for single examples only"),
+    "one of several": (
+        lambda: arrays(transform=Compose([FlattenAndCast(), np.sqrt])), {},
+        "the transform ufunc is known for single examples only"),
+    "a part of a concatenation": (
+        lambda: ConcatDataset([arrays(), doctored()]), {},
+        "Doctored may run any Python for an example"),
     "objects": (
         lambda: ArrayDataset(np.array([{}, []], object), np.zeros(2)), {},
         "the arrays of ArrayDataset hold Python objects"),
@@ -234,6 +251,8 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
     if "num_workers" in arguments:
         method = start_method().get_start_method()
         note = f"Examples are loaded by 2 worker processes (started by {method})."
+    if case == "iterable":
+        note += " It has no state_dict: to go on from a position it is loaded again."
     assert str(NumpyLoader(dataset, **arguments).plan()) == f"streamed: {why}. {note}"
     for plan in ("resident", "vectorised"):
         loader = NumpyLoader(dataset, plan=plan, **arguments)
@@ -261,7 +280,7 @@ def test_an_unknown_plan_is_refused():
 
 
 def test_where_torch_chooses_how_workers_start(monkeypatch):
-    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("feedax.data.workers.iterators.HAS_OWN_WORKERS", False)
     loader = NumpyLoader(AnyPython(), num_workers=1)
     assert loader.multiprocessing_context is None
     assert loader.plan().notes == (
@@ -335,8 +354,13 @@ def changes(dataset):
     yield "resident", setattr(dataset, "transform", FlattenAndCast())
     yield "streamed", setattr(dataset, "transform", Doubled())
     yield "streamed", setattr(dataset, "transform", FlattenAndCast().__call__)
+    yield "resident", setattr(dataset, "transform", Compose([ToTensor(), Normalize([0.1], [0.3])]))
+    yield "resident", dataset.transform.transforms[1].mean.__setitem__(0, 0.2)
+    yield "streamed", dataset.transform.transforms.append(torch.neg)
+    yield "resident", dataset.transform.transforms.pop()
     yield "resident", setattr(dataset, "transform", None)
-    yield "streamed", setattr(dataset, "target_transform", float)
+    yield "resident", setattr(dataset, "target_transform", float)
+    yield "streamed", setattr(dataset, "target_transform", abs)
     yield "resident", setattr(dataset, "target_transform", None)
     yield "resident", setattr(dataset, "data", 255 - dataset.data)
     yield "resident", dataset.data.mul_(3)
@@ -392,3 +416,165 @@ def test_the_plan_is_chosen_once_while_nothing_changes(monkeypatch):
     monkeypatch.setattr(ArrayDataset, "__getitem__", None)  # neither proof nor batches need it
     for _ in range(2):
         assert len(list(loader)) == len(list(loader.index_batches())) == 5
+
+
+def test_a_dataset_that_loads_whole_batches_is_proven_by_them(monkeypatch):
+    data = arrays()
+    monkeypatch.setattr(
+        ArrayDataset, "__getitems__", lambda self, rows: [self[0] for _ in rows], raising=False
+    )
+    why = "ArrayDataset yields other examples than its arrays hold"
+    assert NumpyLoader(data).plan().reason == why
+
+
+def test_a_dataset_whose_examples_fail_is_streamed_and_fails_there():
+    data = arrays()
+    data.targets = data.targets[:4]
+    loader = NumpyLoader(data)
+    before = states()
+    assert loader.plan().reason == (
+        "ArrayDataset fails to load an example (index 4 is out of bounds for axis 0 with size 4)"
+    )
+    assert states() == before
+    with pytest.raises(IndexError):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "said"),
+    [
+        (("float32", "int32"), ()),
+        (("float64", "uint8"), ("Its float64 values reach a device as float32 unless",)),
+        (("uint64", "complex128"),
+         ("Its complex128 and uint64 values reach a device as complex64 and uint32 unless",)),
+    ],
+)  # fmt: skip
+def test_the_plan_says_when_a_device_narrows_values(dtypes, said):
+    data = ArrayDataset(*(np.zeros(3, dtype) for dtype in dtypes))
+    expected = tuple(f"{words} jax_enable_x64 is set" for words in said)
+    assert NumpyLoader(data, plan="vectorised").plan().notes[1:] == expected
+    streamed = NumpyLoader(data, plan="streamed")
+    assert len(streamed.plan().notes) == 1
+    next(iter(streamed))  # a batch tells what it holds
+    assert streamed.plan().notes[1:] == expected
+
+
+class Told(Dataset):
+    def __init__(self, example):
+        self.example = example
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.example
+
+
+TEXT = "text: kept as a list, which does not go to a device"
+
+
+@pytest.mark.parametrize(
+    ("example", "notes"),
+    [
+        (np.float32(1), []),
+        ((np.float32(1), 3), [INT64[:-1]]),
+        ("a", [f"An example is {TEXT}"]),
+        ({"x": np.uint8(1), "name": b"a"}, [f"Its field ['name'] is {TEXT}"]),
+        (("a", ["b"]),
+         ["Its fields [0] and [1][0] are text: kept as lists, which do not go to a device"]),
+    ],
+)  # fmt: skip
+def test_the_first_batch_tells_of_the_way_to_a_device(example, notes):
+    loader = NumpyLoader(Told(example), batch_size=2)
+    assert loader.plan().notes == (HERE[:-1],)
+    next(iter(loader))
+    assert loader.plan().notes == (HERE[:-1], *notes)
+
+
+class Random(Dataset):
+    """Pairs (index, a number that is another one each time, if it is so wished)."""
+
+    def __init__(self, is_random=False, count=50):
+        self.is_random, self.count, self.loaded = is_random, count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return {"x": np.float32([index] * 3)}, random.random() if self.is_random else index / 2
+
+
+@pytest.mark.parametrize("budget", [2**31, 100])
+def test_a_cache_loads_every_example_once_and_a_few_again(budget):
+    def epochs(data, **arguments):
+        torch.manual_seed(5)
+        loader = NumpyLoader(
+            data, 8, shuffle=True, drop_last=True, memory_budget=budget, **arguments
+        )
+        for _ in range(3):
+            yield [(x["x"].tobytes(), y.tobytes()) for x, y in loader], loader.plan()
+
+    data = Random()
+    kept = list(epochs(data, cache=True))
+    assert [batches for batches, _ in kept] == [batches for batches, _ in epochs(Random())]
+    name = "resident" if budget > 100 else "vectorised"
+    assert [plan.name for _, plan in kept] == [name] * 3
+    # Two were left out by drop_last, and loaded when the epoch had ended.
+    assert sorted(data.loaded[:50]) == list(range(50))
+    assert len(data.loaded) == 50 + 2 * 4
+    assert "A few of them are loaded again in each epoch" in kept[0][1].notes
+
+
+def test_a_cache_finds_a_dataset_that_is_random_or_was_edited():
+    random.seed(3)
+    loader = NumpyLoader(Random(is_random=True), 10, cache=True)
+    list(loader)
+    index = random.Random(1).sample(range(50), 4)[0]
+    with pytest.raises(ExampleError) as error:
+        iter(loader)
+    assert str(error.value) == (
+        "NumpyLoader: with cache=True an example must be the same each time it is loaded, and "
+        f"example {index} of Random has changed; leave cache out if the dataset is random, or call "
+        "refresh() if it was edited"
+    )
+    loader.dataset.is_random = False
+    loader.refresh()
+    assert loader.plan().name == "streamed"
+    assert [list(y) for _, y in loader] == [list(y) for _, y in loader]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"plan": "streamed"}, "plan='streamed' asks to load them every time"),
+        ({"collate_fn": len}, "a collate_fn of your own hides them"),
+        ({"batch_size": None}, "batch_size=None makes no batches"),
+    ],
+)
+def test_what_cannot_be_kept(arguments, reason):
+    with pytest.raises(PlanError) as error:
+        NumpyLoader(Random(), cache=True, **arguments)
+    assert str(error.value) == (
+        f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
+    )
+
+
+def test_text_cannot_be_kept():
+    with pytest.raises(PlanError) as error:
+        list(NumpyLoader(Told((1, "a")), cache=True))
+    assert str(error.value) == (
+        "NumpyLoader: cache=True keeps examples made of numbers in arrays, in tuples, lists and "
+        "dicts, and a batch holds a str; leave it out, or let the dataset yield numbers only"
+    )
+
+
+def test_refresh_sees_an_array_that_was_edited_in_place():
+    data = arrays()
+    loader = NumpyLoader(data, 20)
+    plan = loader.plan()
+    data.inputs[:] = 7
+    assert loader.plan() is plan
+    loader.refresh()
+    assert loader.plan() is not plan
+    assert (next(iter(loader))[0] == 7).all()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 import feedax
 from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
-from feedax.data.workers import start_method
+from feedax.data.workers.iterators import start_method
 from feedax.errors import ExampleError, WorkerError
 
 SHAPES = (

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from feedax import train as train
     from feedax.data import ArrayDataset as ArrayDataset
     from feedax.data import FlattenAndCast as FlattenAndCast
+    from feedax.data import LoaderStats as LoaderStats
     from feedax.data import NumpyLoader as NumpyLoader
     from feedax.data import Plan as Plan
     from feedax.data import numpy_collate as numpy_collate
+    from feedax.data import register_arrays as register_arrays
+    from feedax.feed import prefetch_to_device as prefetch_to_device
     from feedax.train import Batch as Batch
     from feedax.train import EpochEnded as EpochEnded
     from feedax.train import Model as Model
@@ -44,7 +47,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "feedax.data": ("ArrayDataset", "FlattenAndCast", "NumpyLoader", "Plan", "numpy_collate"),
+    "feedax.data": (
+        "ArrayDataset",
+        "FlattenAndCast",
+        "LoaderStats",
+        "NumpyLoader",
+        "Plan",
+        "numpy_collate",
+        "register_arrays",
+    ),
+    "feedax.feed": ("prefetch_to_device",),
     "feedax.train": (
         "Batch",
         "EpochEnded",

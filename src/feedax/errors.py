@@ -7,7 +7,8 @@
           + UnknownDatasetError    a text that names no dataset
       + ExampleError      examples that do not make a batch: shapes, lengths, keys, None
       + PlanError         a plan that was asked for and cannot be had
-      + WorkerError       a worker process that cannot be started
+      + WorkerError       a worker process that cannot be started, was lost, or is too slow
+      + PositionError     a saved position that does not fit the loader
       + BatchError        batches that `fit` cannot train on
       + ModelError        a model or loss that does not fit the data
       + LabelError        a class label outside the model's classes
@@ -39,8 +40,15 @@ class PlanError(FeedaxError):
     """The plan that was asked for cannot be had."""
 
 
-class WorkerError(FeedaxError):
-    """A worker process cannot be started."""
+class WorkerError(FeedaxError, RuntimeError):
+    """A worker process cannot be started, was lost, or takes longer than the loader's timeout.
+
+    A RuntimeError too, as torch raises it where a worker dies or is late.
+    """
+
+
+class PositionError(FeedaxError):
+    """A loader's saved position is damaged, or belongs to another loader, sampler or dataset."""
 
 
 class BatchError(FeedaxError):

@@ -1,4 +1,4 @@
-"""A dataset over arrays that are already in memory."""
+"""A dataset over arrays, in memory or in mapped files."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ class ArrayDataset(Dataset[Any]):
     """A map-style PyTorch dataset of the pairs `(inputs[i], targets[i])`.
 
     Args:
-        inputs: array `(n, ...)`.
-        targets: array `(n, ...)`.
+        inputs: array or memory map `(n, ...)`; of a memory map, only what a batch needs is read.
+        targets: array or memory map `(n, ...)`.
         transform: a function of one input, or None for the input as it is.
 
     Raises:

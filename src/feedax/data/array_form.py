@@ -1,61 +1,126 @@
 """Datasets whose examples lie in arrays, and how to gather a batch of them at once.
 
-A dataset has an array form when its exact type is registered here and its transforms have a form
-for whole batches. Nothing is guessed: a subclass may yield anything, so it has no array form.
+A dataset has an array form when its exact type is registered and its transforms have a form for
+whole batches. Nothing is guessed: a subclass may yield anything, so it has no array form. The
+datasets that feedax knows are registered in `feedax.data.known_datasets`.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.datasets as tv
-from torch.utils.data import Subset, TensorDataset
 
-from feedax.data.array_dataset import ArrayDataset
+from feedax.data.batch_transforms import ARRAY, INT, TENSOR, BatchTransform, Stage, batch_transform
+from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
-from feedax.data.transforms import FlattenAndCast
+from feedax.errors import PlanError
 
 
-class NoArrayForm(Exception):
-    """This dataset's batches cannot be gathered from arrays; the message says why."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArrayForm:
-    """The examples of a dataset as arrays.
+    """The examples of a dataset, of which any batch can be gathered at once.
 
     Attributes:
         name: of the dataset and its transform, for people.
-        arrays: one array `(n, ...)` per field of an example, as they lie in the dataset.
-        batch_transforms: for each field, the function from raw rows to what examples hold.
         identity: what the form was made from. Another object, or another number or text in its
             place, is another dataset.
+        structure: builds what `numpy_collate` would build of the leaves of a batch.
     """
 
     name: str
-    arrays: tuple[np.ndarray, ...]
-    batch_transforms: tuple[Callable[[np.ndarray], np.ndarray], ...]
     identity: tuple[Any, ...]
+    structure: Callable[[list[np.ndarray]], Any] = list
 
     def __len__(self) -> int:
-        return len(self.arrays[0])
+        raise NotImplementedError
 
-    def take(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+        """The arrays `(examples, ...)` of a batch; indices are not negative."""
+        raise NotImplementedError
+
+    def take(self, indices: np.ndarray | slice) -> Any:
         """The batch of these examples: what `numpy_collate` makes of them, without the loop."""
-        fields = zip(self.arrays, self.batch_transforms, strict=True)
-        return [transform(array[indices]) for array, transform in fields]
+        return self.structure(self.leaves(indices))
 
     def same_dataset(self, other: "ArrayForm") -> bool:
         """Whether both read the same objects, unchanged in between."""
         return len(self.identity) == len(other.identity) and all(
-            a is b or (isinstance(a, int | bytes) and a == b)
+            a is b or (isinstance(a, int | bytes) and type(a) is type(b) and a == b)
             for a, b in zip(self.identity, other.identity, strict=True)
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ColumnsForm(ArrayForm):
+    """One array for each leaf of an example.
+
+    Attributes:
+        arrays: `(n, ...)`, as they lie in the dataset; nothing of a memory map is read.
+        batch_transforms: for each array, from its rows to what examples hold.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    batch_transforms: tuple[BatchTransform, ...]
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+        fields = zip(self.arrays, self.batch_transforms, strict=True)
+        return [np.ascontiguousarray(transform(array[indices])) for array, transform in fields]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetForm(ArrayForm):
+    """Some rows of another form, in an order of their own; copies no array."""
+
+    whole: ArrayForm
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+        return self.whole.leaves(self.rows[indices])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatForm(ArrayForm):
+    """Forms one after the other; `ends` are their cumulative lengths."""
+
+    parts: tuple[ArrayForm, ...]
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+        rows = np.arange(len(self))[indices] if isinstance(indices, slice) else indices
+        part_of = np.searchsorted(self.ends, rows, side="right")
+        present = np.unique(part_of)
+        if len(present) == 1:
+            return self._of_part(present[0], rows)
+        result: list[np.ndarray] = [
+            np.empty((len(rows), *leaf.shape[1:]), leaf.dtype)
+            for leaf in self.parts[0].leaves(NO_ROWS)
+        ]
+        for part in present:
+            mask = part_of == part
+            for whole, leaf in zip(result, self._of_part(part, rows[mask]), strict=True):
+                whole[mask] = leaf
+        return result
+
+    def _of_part(self, part: int, rows: np.ndarray) -> list[np.ndarray]:
+        start = self.ends[part - 1] if part else 0
+        return self.parts[part].leaves(rows - start)
+
+
+NO_ROWS = np.empty(0, np.intp)
 _FORMS: dict[type, Callable[[Any], ArrayForm]] = {}
+_FORMS_BY_NAME: dict[tuple[str, str], Callable[[Any], ArrayForm]] = {}
 
 
 def array_form(dataset: Any) -> ArrayForm:
@@ -63,135 +128,234 @@ def array_form(dataset: Any) -> ArrayForm:
 
     Raises:
         NoArrayForm: there is none; says why.
+        PlanError: the arrays that a registered class gives are not its examples.
     """
-    make = _FORMS.get(type(dataset))
+    kind = type(dataset)
+    make = _FORMS.get(kind)
+    name = kind.__module__, kind.__qualname__
+    # Known without an import of its library: whoever has such a dataset has imported it.
+    if make is None and getattr(sys.modules.get(name[0]), name[1], None) is kind:
+        make = _FORMS_BY_NAME.get(name)
     if make is None:
         raise NoArrayForm(f"{name_of(dataset)} may run any Python for an example")
     return make(dataset)
 
 
-def register_array_form(*types: type) -> Callable[[Callable[[Any], ArrayForm]], Any]:
-    """Register how datasets of exactly these types become an `ArrayForm`."""
+def register_array_form(*types: type | tuple[str, str]) -> Callable[[Any], Any]:
+    """Register how datasets of exactly these types become an `ArrayForm`.
+
+    A type of a library that is not imported here is given as its module and its name.
+    """
 
     def register(make: Callable[[Any], ArrayForm]) -> Callable[[Any], ArrayForm]:
-        _FORMS.update(dict.fromkeys(types, make))
+        for kind in types:
+            if isinstance(kind, tuple):
+                _FORMS_BY_NAME[kind] = make
+            else:
+                _FORMS[kind] = make
         return make
 
     return register
+
+
+def register_arrays(
+    cls: type,
+    arrays: Callable[[Any], Any],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+) -> None:
+    """Say where the examples of a dataset class lie, so that its batches need no Python loop.
+
+    Once is enough, for all datasets whose type is exactly `cls`. What is said is put to the proof
+    before it is used: sampled examples must come out equal, bit for bit. An epoch looks for other
+    arrays, for tensors changed in place and for another transform, but for nothing else that
+    ``dataset[i]`` depends on.
+
+    Args:
+        cls: a map-style dataset class.
+        arrays: from a dataset to its arrays: NumPy arrays, memory maps or CPU tensors `(n, ...)`,
+            n the dataset's length, in tuples, lists, dicts or named tuples as ``dataset[i]`` nests
+            its values. It is called at each epoch, so it should hand out what is there already.
+        transform: from a dataset to the transform that ``dataset[i]`` applies to the first array's
+            row; one of those that feedax knows, or None.
+
+    Raises:
+        PlanError: `cls` is no class, or one of the others is no function.
+
+    >>> class Points(torch.utils.data.Dataset):
+    ...     def __init__(self):
+    ...         self.x, self.y = np.eye(3), np.arange(3)
+    ...     def __len__(self):
+    ...         return 3
+    ...     def __getitem__(self, i):
+    ...         return {"x": self.x[i], "y": self.y[i]}
+    >>> register_arrays(Points, lambda data: {"x": data.x, "y": data.y})
+    >>> array_form(Points()).take(np.array([2, 0]))["y"]
+    array([2, 0])
+    """
+    if not isinstance(cls, type):
+        raise PlanError(
+            f"register_arrays: it must be given a dataset class, and it was given {cls!r}; "
+            "register the class once, not each dataset"
+        )
+    for name, function in (("arrays", arrays), ("transform", transform)):
+        if not callable(function) and (name == "arrays" or function is not None):
+            raise PlanError(
+                f"register_arrays: {name} must be a function of a dataset, and it is {function!r}; "
+                "write lambda data: ..."
+            )
+
+    def make(dataset: Any) -> ArrayForm:
+        tree = arrays(dataset)
+        leaves = tree_leaves(tree)
+        _check_registered(dataset, leaves)
+        first = transform(dataset) if transform is not None else None
+        nesting = repr(collated(tree, iter(range(len(leaves))))).encode()
+        return columns(
+            dataset,
+            leaves,
+            [first],
+            extra=(nesting,),
+            structure=lambda new: collated(tree, iter(new)),
+        )
+
+    register_array_form(cls)(make)
+
+
+def _check_registered(dataset: Any, leaves: list[Any]) -> None:
+    who = f"register_arrays: the arrays of {name_of(dataset)} must"
+    if not leaves:
+        raise PlanError(f"{who} be at least one, and there is none; return them from the function")
+    for number, leaf in enumerate(leaves):
+        if not isinstance(leaf, np.ndarray | torch.Tensor):
+            raise PlanError(
+                f"{who} be NumPy arrays or tensors in tuples, lists and dicts, and number {number} "
+                f"is a {name_of(leaf)}; convert it once, when the dataset is made"
+            )
+        rows = leaf.shape[0] if leaf.ndim else "no"
+        if rows != len(dataset):
+            raise PlanError(
+                f"{who} hold one row for each of its {len(dataset)} examples, and number {number} "
+                f"holds {rows} rows; give all of them the dataset's length"
+            )
+
+
+def columns(
+    dataset: Any,
+    leaves: Sequence[Any],
+    transforms: Sequence[Any] = (),
+    *,
+    kinds: Sequence[str] = (),
+    extra: tuple[Any, ...] = (),
+    structure: Callable[[list[np.ndarray]], Any] = list,
+) -> ColumnsForm:
+    """The form of a dataset over arrays or tensors `(n, ...)`, one for each leaf of an example.
+
+    Args:
+        dataset: for its name.
+        leaves: the arrays; a list of ints is one, too.
+        transforms: of the first leaves; the others have none.
+        kinds: what the dataset makes of the first leaves' rows, where it is not their own kind.
+        extra: more that the form depends on.
+        structure: builds a batch of its leaves.
+    """
+    arrays = []
+    made = []
+    identity: list[Any] = [*extra, len(leaves)]
+    for number, leaf in enumerate(leaves):
+        array, own_kind, looked_at = _plain(dataset, leaf)
+        kind = kinds[number] if number < len(kinds) else own_kind
+        transform = transforms[number] if number < len(transforms) else None
+        what = "transform" if number == 0 else "target_transform"
+        form = batch_transform(transform, Stage(kind, array[:0]), what)
+        arrays.append(array)
+        made.append(form)
+        identity += [*looked_at, *form.identity]
+    names = made[0].names if made else ()
+    return ColumnsForm(
+        name=name_of(dataset) + (f" with {', '.join(names)}" if names else ""),
+        identity=tuple(identity),
+        structure=structure,
+        arrays=tuple(arrays),
+        batch_transforms=tuple(made),
+    )
+
+
+def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
+    """A leaf as an array in this process's memory, its kind, and what tells that it is the same."""
+    if type(leaf) in (torch.Tensor, torch.nn.Parameter):
+        if leaf.layout != torch.strided or leaf.device.type != "cpu" or leaf.is_quantized:
+            raise NoArrayForm(
+                f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
+            )
+        version = 0 if leaf.is_inference() else leaf._version
+        array = to_numpy(leaf)
+        owner = leaf if leaf._base is None else leaf._base  # views are made anew at each look
+        looked_at: tuple[Any, ...] = (owner, version, _layout(array))
+        kind = TENSOR
+    elif type(leaf) in (np.ndarray, np.memmap):
+        array = np.asarray(leaf)
+        looked_at = (_owner(leaf), _layout(leaf))
+        kind = ARRAY
+    elif type(leaf) is list and set(map(type, leaf)) <= {int}:
+        try:
+            array = np.asarray(leaf, np.int64)
+        except OverflowError:
+            raise NoArrayForm(f"{name_of(dataset)} holds integers beyond int64") from None
+        looked_at = (leaf, array.tobytes())
+        kind = INT
+    else:
+        raise NoArrayForm(f"{name_of(dataset)} holds a {name_of(leaf)}, not a plain NumPy array")
+    if array.dtype.hasobject:
+        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold Python objects")
+    if array.dtype.kind in "US":
+        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold text")
+    if array.dtype.kind not in "biufc" and array.dtype.isbuiltin != 2:  # 2: bfloat16 and its like
+        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold {array.dtype}, not numbers")
+    if array.ndim == 0:
+        raise NoArrayForm(f"{name_of(dataset)} holds a single value, not an array of examples")
+    return array, kind, looked_at
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory an array is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _layout(array: np.ndarray) -> bytes:
+    place = array.__array_interface__["data"][0]
+    return repr((place, array.shape, array.strides, array.dtype.str)).encode()
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, Mapping):
+        return [leaf for value in tree.values() for leaf in tree_leaves(value)]
+    if isinstance(tree, tuple | list):
+        return [leaf for value in tree for leaf in tree_leaves(value)]
+    return [tree]
+
+
+def collated(tree: Any, leaves: Any) -> Any:
+    """The tree with new leaves, its tuples as lists: `numpy_collate` makes them so."""
+    if isinstance(tree, Mapping):
+        items = {key: collated(value, leaves) for key, value in tree.items()}
+        try:
+            return type(tree)(items)  # type: ignore[call-arg]
+        except TypeError:
+            return items
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(collated(value, leaves) for value in tree))
+    if isinstance(tree, tuple | list):
+        return [collated(value, leaves) for value in tree]
+    return next(leaves)
 
 
 def name_of(value: Any) -> str:
     return type(value).__name__
 
 
-def _same(batch: np.ndarray) -> np.ndarray:
-    return batch
-
-
-def _flatten_and_cast(batch: np.ndarray) -> np.ndarray:
-    return batch.reshape(len(batch), -1).astype(np.float32)
-
-
-def _batch_transform(transform: Any) -> Callable[[np.ndarray], np.ndarray]:
-    if transform is None:
-        return _same
-    if type(transform) is FlattenAndCast:
-        return _flatten_and_cast
-    raise NoArrayForm(f"the transform {name_of(transform)} is known for single examples only")
-
-
-def _label_transform(transform: Any) -> Callable[[np.ndarray], np.ndarray]:
-    if transform is None:
-        return _same
-    raise NoArrayForm(f"the target_transform {name_of(transform)} may be any Python")
-
-
-def _named(dataset: Any) -> str:
-    transform = getattr(dataset, "transform", None)
-    return name_of(dataset) + (f" with {name_of(transform)}" if transform is not None else "")
-
-
-def _version(value: Any) -> int | bytes:
-    """What changes when a tensor or a list is changed in place. (An array's own form sees it.)"""
-    if isinstance(value, torch.Tensor):
-        return 0 if value.is_inference() else value._version
-    return len(value) if isinstance(value, np.ndarray) else np.asarray(value).tobytes()
-
-
-def _pictures(dataset: Any, labels: np.ndarray) -> ArrayForm:
-    """A torchvision dataset that yields (transform(PIL image), label)."""
-    images, targets = dataset.data, dataset.targets
-    transforms = (_batch_transform(dataset.transform), _label_transform(dataset.target_transform))
-    return ArrayForm(
-        name=_named(dataset),
-        arrays=(to_numpy(images), labels),
-        batch_transforms=transforms,
-        identity=(images, _version(images), targets, _version(targets), dataset.transform,
-                  dataset.target_transform),
-    )  # fmt: skip
-
-
-@register_array_form(tv.MNIST, tv.FashionMNIST, tv.KMNIST, tv.EMNIST)
-def _mnist_family(dataset: Any) -> ArrayForm:
-    return _pictures(
-        dataset, to_numpy(dataset.targets).astype(np.int64, copy=False)
-    )  # it yields int(label)
-
-
-@register_array_form(tv.CIFAR10, tv.CIFAR100)
-def _cifar(dataset: Any) -> ArrayForm:
-    return _pictures(dataset, to_numpy(dataset.targets))
-
-
-@register_array_form(TensorDataset)
-def _tensors(dataset: TensorDataset) -> ArrayForm:
-    tensors = dataset.tensors
-    return ArrayForm(
-        name=name_of(dataset),
-        arrays=tuple(to_numpy(t) for t in tensors),
-        batch_transforms=(_same,) * len(tensors),
-        identity=(*tensors, *map(_version, tensors)),
-    )
-
-
-@register_array_form(ArrayDataset)
-def _arrays(dataset: ArrayDataset) -> ArrayForm:
-    for array in (dataset.inputs, dataset.targets):
-        if type(array) not in (np.ndarray, np.memmap):
-            raise NoArrayForm(f"ArrayDataset holds a {name_of(array)}, not a plain NumPy array")
-        if array.dtype.hasobject:
-            raise NoArrayForm("the arrays of ArrayDataset hold Python objects")
-        if array.dtype.kind in "US":
-            raise NoArrayForm("the arrays of ArrayDataset hold text")
-    return ArrayForm(
-        name=_named(dataset),
-        arrays=(dataset.inputs, dataset.targets),
-        batch_transforms=(_batch_transform(dataset.transform), _same),
-        identity=(dataset.inputs, dataset.targets, dataset.transform),
-    )
-
-
-@dataclass(frozen=True)
-class SubsetForm(ArrayForm):
-    """Some rows of another form, in an order of their own; copies no array."""
-
-    rows: np.ndarray
-
-    @classmethod
-    def of(cls, whole: ArrayForm, subset: Subset[Any]) -> "SubsetForm":
-        rows = np.asarray(list(subset.indices), np.intp)
-        if isinstance(whole, SubsetForm):
-            rows = whole.rows[rows]
-        identity = (*whole.identity, rows.tobytes())
-        return cls(whole.name, whole.arrays, whole.batch_transforms, identity, rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, indices: np.ndarray | slice) -> list[np.ndarray]:
-        return super().take(self.rows[indices])
-
-
-@register_array_form(Subset)
-def _subset(dataset: Subset[Any]) -> ArrayForm:
-    return SubsetForm.of(array_form(dataset.dataset), dataset)
+def single(leaves: list[np.ndarray]) -> np.ndarray:
+    """The structure of examples that are one array each."""
+    return leaves[0]

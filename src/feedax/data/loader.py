@@ -1,24 +1,53 @@
 """`NumpyLoader`: torch's DataLoader, with NumPy batches and a plan."""
 
-import collections
 import copy
-import operator
+import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
+from feedax.data.account import Account, LoaderStats
 from feedax.data.array_form import ArrayForm
-from feedax.data.collate import numpy_collate, numpy_convert, refuse_empty
+from feedax.data.cache import Cache
+from feedax.data.collate import convert_example, numpy_collate
+from feedax.data.gathering import GatheringIter
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan
-from feedax.data.workers import loaded_iterator, start_method
-from feedax.errors import PlanError
+from feedax.data.position import (
+    VERSION,
+    Progress,
+    check_state,
+    order_generator,
+    stateful_sampler,
+)
+from feedax.data.randomness import tensor_to_json
+from feedax.data.workers.iterators import loaded_iterator, start_method
+from feedax.errors import PlanError, PositionError
 
 MEMORY_BUDGET = 2**31
 """The most bytes a dataset may take on the device, unless the loader is told otherwise."""
+
+
+_PIN_MEMORY = (
+    "NumpyLoader: pin_memory pins the memory of torch's tensors, and these batches are NumPy "
+    "arrays; leave it out, and let feedax.prefetch_to_device move batches ahead of time"
+)
+
+
+_JAX_IN_WORKERS = (
+    "The dataset brings JAX into its workers: there it is confined to the CPU, and its arrays come "
+    "back as NumPy"
+)
 
 
 class NumpyLoader(DataLoader[Any]):
@@ -34,6 +63,12 @@ class NumpyLoader(DataLoader[Any]):
             your own function's batches become arrays.
         multiprocessing_context: how workers start. Where None, on Linux, they are forked from a
             server process that has no JAX in it: forking the process that runs JAX can deadlock.
+        seed: fixes the order and, for each example, the random states of Python, NumPy and torch,
+            from (seed, epoch, position in the epoch, index): any number of workers and any plan
+            give the same bytes. The epoch counts the calls of `iter`, or is set by `set_epoch`. An
+            iterable dataset is seeded from (seed, epoch, worker). None for torch's randomness.
+        cache: whether to keep the examples when they are loaded first, and not to load them again
+            but for a few that are compared. You say so that the dataset is deterministic.
         plan: ``"resident"``, ``"vectorised"``, ``"streamed"``, or ``"auto"`` for the fastest one
             that gives the same batches.
         memory_budget: the most bytes that a dataset may take on the device to be resident.
@@ -42,7 +77,8 @@ class NumpyLoader(DataLoader[Any]):
             in_order: as in torch.
 
     Raises:
-        PlanError: the plan is unknown, or (when batches are first wanted) cannot be had.
+        PlanError: the plan is unknown, or (when batches are first wanted) cannot be had; seed and
+            generator are both given; there is nothing that a cache can keep.
         ExampleError: examples do not make a batch; names the field and their indices.
 
     >>> from feedax.data import ArrayDataset
@@ -76,6 +112,8 @@ class NumpyLoader(DataLoader[Any]):
         persistent_workers: bool = False,
         pin_memory_device: str = "",
         in_order: bool = True,
+        seed: int | None = None,
+        cache: bool = False,
         plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto",
         memory_budget: int = MEMORY_BUDGET,
     ) -> None:
@@ -84,13 +122,22 @@ class NumpyLoader(DataLoader[Any]):
                 f"NumpyLoader: plan must be 'auto' or one of {', '.join(map(repr, PLANS))}, and it "
                 f"is {plan!r}; leave it out for the fastest one"
             )
+        if seed is not None and generator is not None:
+            raise PlanError(
+                "NumpyLoader: either seed or generator must decide the order, and both are given; "
+                "leave one of them out"
+            )
+        if cache:
+            _refuse_cache(dataset, batch_size, batch_sampler, collate_fn, plan)
+        if pin_memory:
+            warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
+        self.seed = seed
+        self.in_order = in_order  # torch before 2.6 does not keep it
         self.collates_itself = collate_fn in (None, numpy_collate)
-        if collate_fn is not None:
-            collate_fn = _ToNumpy(collate_fn)
-        elif batch_size is None and batch_sampler is None:
-            collate_fn = numpy_convert
-        else:
-            collate_fn = numpy_collate
+        self.user_collate_fn = collate_fn
+        if collate_fn is None:
+            alone = batch_size is None and batch_sampler is None
+            collate_fn = convert_example if alone else numpy_collate
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = start_method()
         super().__init__(
@@ -116,6 +163,10 @@ class NumpyLoader(DataLoader[Any]):
         self._memory_budget = memory_budget
         self._choice: Choice | None = None
         self._sequential: NumpyLoader | None = None
+        self._account = Account(Cache(dataset) if cache else None)
+        self._next_epoch = 0
+        self._resume: dict[str, Any] | None = None
+        self._progress: Progress | None = None
 
     def plan(self) -> Plan:
         """How this loader's batches are made, and why.
@@ -123,7 +174,20 @@ class NumpyLoader(DataLoader[Any]):
         The first call loads a few examples to prove a fast plan; it leaves the global random
         states as they were.
         """
-        return self._chosen().plan
+        choice = self._chosen()
+        if choice.form is None and (notes := self._learned()):
+            return dataclasses.replace(choice.plan, notes=(*choice.plan.notes, *notes))
+        return choice.plan
+
+    def _learned(self) -> tuple[str, ...]:
+        """What the batches so far have told."""
+        notes = self._account.notes or ()
+        return (*notes, _JAX_IN_WORKERS) if self._account.brings_jax else notes
+
+    @property
+    def batches_are_fresh(self) -> bool:
+        """Whether nobody else has the arrays of a batch, so that a device may use their memory."""
+        return self.collates_itself and self.batch_sampler is not None
 
     def arrays(self) -> list[np.ndarray]:
         """All examples of the dataset as one batch, in the dataset's order.
@@ -143,8 +207,92 @@ class NumpyLoader(DataLoader[Any]):
         """
         self._form()
         epoch = iter(self)
-        assert isinstance(epoch, _GatheringIter)
+        assert isinstance(epoch, GatheringIter)
         return epoch.index_batches()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next `iter` this epoch, counted from 0; a loader with a seed depends on it."""
+        self._next_epoch = epoch
+        self._resume = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the last batch handed over, as plain JSON; see `load_state_dict`.
+
+        Raises:
+            PositionError: the loader has ``in_order=False``.
+        """
+        if not self.in_order:
+            raise PositionError(
+                "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
+                "in_order=False; leave it out"
+            )
+        saved: dict[str, Any] = {"version": VERSION}
+        if self.seed is not None:
+            saved["seed"] = self.seed
+        if self._resume is not None:
+            return copy.deepcopy(self._resume)
+        if self._progress is None or self._progress.is_over:
+            saved |= Progress(self._next_epoch).state()
+            if (sampler := stateful_sampler(self._index_sampler)) is not None:
+                saved["sampler"] = sampler.state_dict()
+        else:
+            saved |= self._progress.state()
+        if "random" not in saved and (generator := order_generator(self)) is not None:
+            saved["random"] = {"generator": tensor_to_json(self._at_first_index(generator))}
+        return copy.deepcopy(saved)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next `iter` go on after the last batch that was handed over.
+
+        With a seed, all that follows is as if nothing had happened, whatever the number of workers
+        and the plan. Without, the rest of that epoch is, its order that is: the sampler draws the
+        epoch again, from the random state it began with, and skips what was handed over; with a
+        generator of your own later epochs are right too. A sampler with a `state_dict` of its own
+        is asked for it; one without must yield the same indices again. An iterable dataset with a
+        `state_dict` is asked for it in each worker; one without loads its examples once more.
+
+        Args:
+            state_dict: what `state_dict` returned, perhaps in another process.
+
+        Raises:
+            PositionError: it is damaged or of another loader; or, when batches are wanted, the
+                sampler yields other indices than then.
+
+        >>> import torch
+        >>> from feedax.data import ArrayDataset
+        >>> data = ArrayDataset(np.arange(6), np.arange(6))
+        >>> loader = NumpyLoader(data, batch_size=2, shuffle=True, seed=1)
+        >>> epoch = iter(loader)
+        >>> first, saved = next(epoch), loader.state_dict()
+        >>> another = NumpyLoader(data, batch_size=2, shuffle=True, seed=1)
+        >>> another.load_state_dict(saved)
+        >>> [x.tolist() for x, y in another] == [x.tolist() for x, y in epoch]
+        True
+        """
+        self._resume = copy.deepcopy(check_state(state_dict, self.seed))
+        self._next_epoch = self._resume["epoch"]
+        self._iterator = None  # persistent workers stand elsewhere
+
+    def stats(self) -> LoaderStats:
+        """Where this loader's time went since it was made."""
+        return dataclasses.replace(self._account.stats)
+
+    def refresh(self) -> None:
+        """Look at the dataset again: NumPy arrays were edited in place, which nobody can see."""
+        self._choice = None
+        self._iterator = None
+        if self._account.cache is not None:
+            self._account.cache.forget()
+
+    def _at_first_index(self, generator: torch.Generator) -> torch.Tensor:
+        """The state in which the generator will be when the next epoch's first index is drawn."""
+        begun = self._progress is not None and not self._progress.is_over
+        kept = self.persistent_workers and self._iterator is not None
+        ahead = torch.Generator()
+        ahead.set_state(generator.get_state())
+        if generator is self.generator and not begun and not kept:
+            torch.empty((), dtype=torch.int64).random_(generator=ahead)  # the workers' seed
+        return ahead.get_state()
 
     def sequential(self) -> "NumpyLoader":
         """This loader's examples once each, in the dataset's order; for evaluation.
@@ -170,19 +318,31 @@ class NumpyLoader(DataLoader[Any]):
                 generator=torch.Generator(),
                 persistent_workers=False,
                 _iterator=None,
+                _progress=None,
+                _account=Account(None),
             )
             self._sequential = loader
+        self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
         return self._sequential
 
     def __iter__(self) -> Any:
         gathers = self._chosen().form is not None
-        if self._iterator is not None and gathers != isinstance(self._iterator, _GatheringIter):
-            self._iterator = None  # kept for the plan before; the dataset has changed since
+        kept: Any = self._iterator
+        if kept is not None and (gathers != isinstance(kept, GatheringIter) or kept._shutdown):
+            self._iterator = None  # of the plan before, or its workers are lost
+        if self._progress is not None and self._next_epoch != self._progress.epoch + 1:
+            self._iterator = None  # an epoch out of turn: kept workers count from one to the next
+        cache = self._account.cache
+        if cache is not None and self._choice is not None and cache.owns(self._choice.form):
+            cache.check(self._next_epoch)
+        self._progress = Progress(self._next_epoch, self._resume)
+        self._next_epoch += 1
+        self._resume = None
         return super().__iter__()
 
     def _get_iterator(self) -> Any:
         form = self._chosen().form
-        return loaded_iterator(self) if form is None else _GatheringIter(self)
+        return loaded_iterator(self) if form is None else GatheringIter(self)
 
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
@@ -200,72 +360,19 @@ class NumpyLoader(DataLoader[Any]):
         return choice.form
 
 
-class _ToNumpy:
-    """A user's collate_fn, its tensors converted. A class: workers must be able to unpickle it."""
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
-        self.collate_fn = collate_fn
-
-    def __call__(self, batch: list[Any]) -> Any:
-        return numpy_convert(self.collate_fn(batch))
-
-
-class _GatheringIter(_BaseDataLoaderIter):
-    """One epoch of batches gathered from arrays.
-
-    It draws from the sampler and the generator when torch's own iterators draw: at once for the
-    batches that workers would be given ahead, then one for each batch that is handed over. So
-    whatever shares these random states sees no difference, also after a break. The dataset is
-    looked at when an epoch begins.
-    """
-
-    def __init__(self, loader: NumpyLoader) -> None:
-        super().__init__(loader)
-        self._form = loader._form()
-        self._ahead: collections.deque[Any] = collections.deque()
-        if loader.num_workers > 0:
-            self._reset(loader)  # torch's iterator with workers does, and so asks its sampler twice
-
-    def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        super()._reset(loader, first_iter)
-        self._form = loader._form()
-        self._ahead.clear()
-        for _ in range((loader.prefetch_factor or 0) * loader.num_workers):
-            self._draw_ahead()
-
-    def _draw_ahead(self) -> None:
-        try:
-            self._ahead.append(self._next_index())
-        except StopIteration:
-            return
-
-    def _next_indices(self) -> np.ndarray:
-        if self._num_workers == 0:
-            return self._checked(self._next_index())
-        if not self._ahead:
-            raise StopIteration
-        indices = self._ahead.popleft()
-        self._draw_ahead()
-        return self._checked(indices)
-
-    def _checked(self, indices: Iterable[Any]) -> np.ndarray:
-        numbers = np.fromiter(map(operator.index, indices), np.int64)
-        refuse_empty(numbers)
-        count = len(self._form)
-        if numbers.min() < -count or numbers.max() >= count:
-            wrong = next(i for i in numbers if not -count <= i < count)
-            raise IndexError(
-                f"NumpyLoader: the sampler must yield indices below {count}, the length of the "
-                f"dataset, and it yielded {wrong}; give it the dataset that the loader has"
-            )
-        return np.where(numbers < 0, numbers + count, numbers)
-
-    def _next_data(self) -> Any:
-        return self._form.take(self._next_indices())
-
-    def index_batches(self) -> Iterator[np.ndarray]:
-        while True:
-            try:
-                yield self._next_indices()
-            except StopIteration:
-                return
+def _refuse_cache(
+    dataset: Any, batch_size: Any, batch_sampler: Any, collate_fn: Any, plan: str
+) -> None:
+    reason = None
+    if isinstance(dataset, IterableDataset):
+        reason = "an IterableDataset has none"
+    elif batch_size is None and batch_sampler is None:
+        reason = "batch_size=None makes no batches"
+    elif collate_fn not in (None, numpy_collate):
+        reason = "a collate_fn of your own hides them"
+    elif plan == "streamed":
+        reason = "plan='streamed' asks to load them every time"
+    if reason:
+        raise PlanError(
+            f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
+        )

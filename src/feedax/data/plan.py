@@ -1,8 +1,7 @@
 """Which way a loader's batches take, and the proof that it does not change them."""
 
-import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+import feedax.data.known_datasets  # noqa: F401  (registers them)
 from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
 from feedax.data.collate import numpy_collate
+from feedax.data.notes import narrowing
+from feedax.data.randomness import equal_states, random_states, random_states_restored
 from feedax.errors import PlanError
 
 PLANS = ("resident", "vectorised", "streamed")
@@ -77,12 +79,20 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
     if wanted == "streamed":
         return Choice(Plan("streamed", "it was asked for", _streamed_notes(loader)), None, None)
     form = _look(loader)
+    cache = loader._account.cache
     try:
         if isinstance(form, str):
             raise NoArrayForm(form)
-        size = _prove(loader.dataset, form)
+        if cache is not None and cache.owns(form):
+            sampled, (size, dtypes) = "A few of them are loaded again in each epoch", _extent(form)
+        else:
+            size, dtypes = _prove(loader.dataset, form)
+            sampled = (
+                f"{min(SAMPLED, len(form))} sampled examples came out equal to the dataset's own, "
+                "bit for bit"
+            )
     except NoArrayForm as no:
-        if wanted != "auto":
+        if wanted != "auto" and cache is None:
             raise PlanError(
                 f"NumpyLoader: the {wanted} plan needs a dataset whose batches can be gathered "
                 f"from arrays, and {no}; ask for plan='streamed', or leave plan out"
@@ -90,8 +100,7 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
         return Choice(Plan("streamed", str(no), _streamed_notes(loader)), None, form)
 
     described = f"all {len(form):,} examples of {form.name} take {_megabytes(size)} as arrays"
-    notes = [f"{min(SAMPLED, len(form))} sampled examples came out equal to the dataset's own, "
-             "bit for bit"]  # fmt: skip
+    notes = [sampled, *narrowing(dtypes)]
     if loader.num_workers > 0:
         notes.append(f"Its {loader.num_workers} workers are not started: there is nothing to load")
     if wanted == "vectorised":
@@ -106,11 +115,13 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
 
 
 def _look(loader: Any) -> ArrayForm | str:
-    """The array form of the loader's dataset, or why there is none."""
+    """The array form of the loader's dataset, or of what is kept of it, or why there is none."""
     try:
-        return _obstacle(loader) or array_form(loader.dataset)
+        found = _obstacle(loader) or array_form(loader.dataset)
     except NoArrayForm as no:
-        return str(no)
+        found = str(no)
+    cache = loader._account.cache
+    return cache.form() if isinstance(found, str) and cache and cache.is_complete else found
 
 
 def _obstacle(loader: Any) -> str | None:
@@ -127,17 +138,31 @@ def _obstacle(loader: Any) -> str | None:
 
 
 def _streamed_notes(loader: Any) -> tuple[str, ...]:
-    if loader.num_workers == 0:
-        return ("Examples are loaded in this process, one Python call each",)
-    how = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
-    return (f"Examples are loaded by {loader.num_workers} worker processes (started by {how})",)
+    notes = ["Examples are loaded in this process, one Python call each"]
+    if loader.num_workers > 0:
+        how = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
+        notes = [f"Examples are loaded by {loader.num_workers} worker processes (started by {how})"]
+    if loader._account.cache is not None:
+        notes.append("They are kept, and later epochs come from memory")
+    if isinstance(loader.dataset, IterableDataset):
+        if loader.seed is not None:
+            notes.append("Its randomness comes from (seed, epoch, worker): more workers, other one")
+        if not hasattr(loader.dataset, "state_dict"):
+            notes.append("It has no state_dict: to go on from a position it is loaded again")
+    return tuple(notes)
 
 
-def _prove(dataset: Dataset[Any], form: ArrayForm) -> int:
-    """Compare the form with the dataset on sampled indices; return its size in bytes.
+def _extent(form: ArrayForm) -> tuple[int, set[np.dtype]]:
+    """The bytes and the dtypes of arrays that need no proof."""
+    leaves = form.leaves(np.arange(1))
+    return sum(leaf.nbytes for leaf in leaves) * len(form), {leaf.dtype for leaf in leaves}
+
+
+def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
+    """Compare the form with the dataset on sampled indices; return its bytes and its dtypes.
 
     Raises:
-        NoArrayForm: they differ, or loading an example moved a global random state.
+        NoArrayForm: they differ, or loading an example fails or moves a global random state.
     """
     if len(form) == 0:
         raise NoArrayForm("the dataset is empty")
@@ -145,55 +170,48 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> int:
     inner = range(1, len(form) - 1)
     some = random.Random(len(form)).sample(inner, min(SAMPLED - 2, len(inner)))
     indices = sorted({0, *some, len(form) - 1})
-    with _random_states_restored() as moved:
-        expected = numpy_collate([dataset[i] for i in indices])
-        drew = moved()
+    with random_states_restored() as before:
+        try:
+            expected = numpy_collate(_examples(dataset, indices))
+        except Exception as error:
+            raise NoArrayForm(f"{name_of(dataset)} fails to load an example ({error})") from error
+        drew = not equal_states(before, random_states())
     if drew:
         raise NoArrayForm(f"{name_of(dataset)} draws random numbers for its examples")
-    batch = form.take(np.asarray(indices))
-    if not _same_bits(batch, expected):
-        raise NoArrayForm(f"{name_of(dataset)} yields other examples than its arrays hold")
-    return sum(leaf.nbytes // len(indices) * len(form) for leaf in batch)
-
-
-def _same_bits(batch: list[np.ndarray], expected: Any) -> bool:
-    return (
-        isinstance(expected, list)
-        and len(batch) == len(expected)
-        and all(
-            isinstance(b, np.ndarray)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and a.tobytes() == b.tobytes()
-            for a, b in zip(batch, expected, strict=True)
-        )
-    )
-
-
-@contextlib.contextmanager
-def _random_states_restored() -> Iterator[Any]:
-    """Put Python's, NumPy's and torch's global random states back; yields a test for movement."""
-    before = _random_states()
-
-    def moved() -> bool:
-        return not all(_equal(a, b) for a, b in zip(before, _random_states(), strict=True))
-
     try:
-        yield moved
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        leaves = form.leaves(np.asarray(indices))
+    except IndexError:
+        raise NoArrayForm(f"the arrays of {name_of(dataset)} are not of one length") from None
+    if not _same_bits(form.structure(leaves), expected):
+        raise NoArrayForm(f"{name_of(dataset)} yields other examples than its arrays hold")
+    size = sum(leaf.nbytes // len(indices) * len(form) for leaf in leaves)
+    return size, {leaf.dtype for leaf in leaves}
 
 
-def _random_states() -> tuple[Any, Any, Any]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+def _examples(dataset: Any, indices: list[int]) -> list[Any]:
+    """The examples as torch's loader asks for them."""
+    whole_batch = getattr(dataset, "__getitems__", None)
+    return whole_batch(indices) if whole_batch else [dataset[i] for i in indices]
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+def _same_bits(batch: Any, expected: Any) -> bool:
+    """Whether two batches have the same structure, and the same arrays to the bit."""
+    if type(batch) is not type(expected):
+        return False
+    if isinstance(batch, np.ndarray):
+        return (
+            batch.dtype == expected.dtype
+            and batch.shape == expected.shape
+            and batch.tobytes() == expected.tobytes()
+        )
+    if isinstance(batch, Mapping):
+        pairs = zip(batch.items(), expected.items(), strict=False)
+        same_keys = list(batch) == list(expected)
+        return same_keys and all(_same_bits(a, b) for (_, a), (_, b) in pairs)
+    if isinstance(batch, list | tuple):
+        both = zip(batch, expected, strict=False)
+        return len(batch) == len(expected) and all(_same_bits(a, b) for a, b in both)
+    return False
 
 
 def _megabytes(size: int) -> str:

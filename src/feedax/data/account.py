@@ -1,0 +1,78 @@
+"""What a loader remembers of the batches that it handed over."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from feedax.data.cache import Cache
+from feedax.data.notes import batch_notes
+from feedax.data.position import Progress
+from feedax.data.workers.loading import Loaded, Task
+
+
+@dataclass
+class LoaderStats:
+    """Where a loader's time went since it was made.
+
+    Attributes:
+        waited: seconds that whoever iterates waited for batches.
+        loading: seconds spent loading and collating, summed over all workers.
+        starting: seconds until workers were ready, summed over the epochs that started some.
+        batches: how many were handed over.
+        examples: how many were in them.
+    """
+
+    waited: float = 0.0
+    loading: float = 0.0
+    starting: float = 0.0
+    batches: int = 0
+    examples: int = 0
+
+
+class Account:
+    """A loader's memory of its own batches.
+
+    Args:
+        cache: keeps the examples, if there is one.
+
+    Attributes:
+        stats: where time went.
+        notes: what the first batch told about the way to a device; None before it.
+        brings_jax: whether the dataset made a worker import JAX.
+    """
+
+    def __init__(self, cache: Cache | None) -> None:
+        self.cache = cache
+        self.stats = LoaderStats()
+        self.notes: tuple[str, ...] | None = None
+        self.brings_jax = False
+
+    def gathered(self, progress: Progress, task: Task) -> None:
+        """A batch of arrays is handed over."""
+        progress.hand_over(task)
+        self.stats.batches += 1
+        self.stats.examples += task.count
+
+    def loaded(
+        self, progress: Progress, loaded: Any, task: Task | None, worker: int = 0, workers: int = 1
+    ) -> Any:
+        """A batch that was loaded is handed over: this one, which is returned."""
+        if not isinstance(loaded, Loaded):
+            return loaded  # a data pipe's
+        before = progress.examples
+        if loaded.stream is not None:
+            progress.hand_over_stream(loaded, worker, workers)
+        elif task is not None:
+            progress.hand_over(task)
+        self.stats.batches += 1
+        self.stats.examples += progress.examples - before
+        self.stats.loading += loaded.seconds
+        if self.notes is None:
+            self.notes = batch_notes(loaded.batch)
+        if self.cache is not None and task is not None:
+            self.cache.keep(task, loaded.batch)
+        return loaded.batch
+
+    def epoch_ended(self, progress: Progress) -> None:
+        progress.is_over = True
+        if self.cache is not None:
+            self.cache.fill_up()

@@ -1,0 +1,140 @@
+"""``cache=True``: a dataset's examples, kept as they were loaded."""
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
+from feedax.data.collate import numpy_collate
+from feedax.data.randomness import random_states_restored
+from feedax.data.workers.loading import Task
+from feedax.errors import ExampleError, PlanError
+
+LOADED_AGAIN = 4
+"""How many examples are loaded again in each epoch that comes from memory, and compared."""
+
+FILL = 1024
+"""At the end of an epoch so many examples at most are loaded here, if all others are known."""
+
+
+class Cache:
+    """The examples of a map-style dataset that is deterministic: its user says so.
+
+    Args:
+        dataset: it yields numbers in arrays, of the same shapes for every example.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self.forget()
+
+    def forget(self) -> None:
+        self._known = np.zeros(len(self._dataset), bool)
+        self._template: Any = None
+        self._arrays: list[np.ndarray] = []
+
+    def owns(self, form: Any) -> bool:
+        """Whether an array form is one of what is kept here."""
+        return isinstance(form, KeptForm) and form.identity[0] is self
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self._known.all())
+
+    def keep(self, task: Task, batch: Any) -> None:
+        """Keep a batch's examples.
+
+        Raises:
+            PlanError: they cannot be kept in arrays by their indices.
+        """
+        if task.numbers is None:
+            raise PlanError(
+                "NumpyLoader: cache=True keeps examples by their numbers, and the sampler yields "
+                f"{task.indices}; leave it out"
+            )
+        leaves = tree_leaves(batch)
+        if not self._arrays:
+            self._begin(leaves)
+            self._template = collated(batch, itertools.repeat(None))
+        rows = task.numbers
+        for array, leaf in zip(self._arrays, leaves, strict=True):
+            if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
+                raise ExampleError(
+                    "NumpyLoader: cache=True needs examples of one shape and dtype, and after "
+                    f"{array.dtype} {array.shape[1:]} there is {leaf.dtype} {leaf.shape[1:]} at "
+                    f"example {rows[0]}; leave it out, or make the examples equal"
+                )
+            array[rows] = leaf
+        self._known[rows] = True
+
+    def fill_up(self) -> None:
+        """At an epoch's end: load here the few examples that its sampler left out, if any."""
+        missing = np.flatnonzero(~self._known)
+        if self._arrays and 0 < len(missing) <= FILL:
+            for index in missing.tolist():
+                task = Task([index], 0, 0)
+                task.numbers = np.array([index])
+                self.keep(task, self._load(index))
+
+    def form(self) -> "KeptForm":
+        """The array form of what is kept."""
+        template = self._template
+        return KeptForm(
+            name=name_of(self._dataset),
+            identity=(self, self._known),
+            structure=lambda leaves: collated(template, iter(leaves)),
+            arrays=self._arrays,
+        )
+
+    def check(self, epoch: int) -> None:
+        """Load a few examples again.
+
+        Raises:
+            ExampleError: one of them is not what it was.
+        """
+        count = len(self._known)
+        for index in random.Random(epoch).sample(range(count), min(LOADED_AGAIN, count)):
+            leaves = tree_leaves(self._load(index))
+            kept = [array[index : index + 1] for array in self._arrays]
+            equal = len(leaves) == len(kept) and all(
+                a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+                for a, b in zip(map(np.asarray, leaves), kept, strict=True)
+            )
+            if not equal:
+                raise ExampleError(
+                    "NumpyLoader: with cache=True an example must be the same each time it is "
+                    f"loaded, and example {index} of {name_of(self._dataset)} has changed; leave "
+                    "cache out if the dataset is random, or call refresh() if it was edited"
+                )
+
+    def _load(self, index: int) -> Any:
+        whole_batch = getattr(self._dataset, "__getitems__", None)
+        with random_states_restored():
+            return numpy_collate(whole_batch([index]) if whole_batch else [self._dataset[index]])
+
+    def _begin(self, leaves: list[Any]) -> None:
+        for leaf in leaves:
+            if not isinstance(leaf, np.ndarray) or leaf.dtype.hasobject:
+                raise PlanError(
+                    "NumpyLoader: cache=True keeps examples made of numbers in arrays, in tuples, "
+                    f"lists and dicts, and a batch holds a {name_of(leaf)}; leave it out, or let "
+                    "the dataset yield numbers only"
+                )
+        count = len(self._known)
+        self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+
+
+@dataclass(frozen=True)
+class KeptForm(ArrayForm):
+    """Examples as they were loaded, one array `(n, ...)` per leaf."""
+
+    arrays: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
+        return [array[indices] for array in self.arrays]

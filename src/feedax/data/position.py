@@ -1,0 +1,279 @@
+"""Where in which epoch a loader stands, and the order of that epoch.
+
+Everything that decides an epoch's order is drawn here: torch's iterators see a sampler that yields
+`Task`s, and each task knows its place. So a position is known for the batch that was handed over,
+however many were drawn ahead, and another process can go on from there.
+"""
+
+import contextlib
+import copy
+import zlib
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.dataloader import _InfiniteConstantSampler
+
+from feedax.data import randomness
+from feedax.data.workers.loading import Loaded, Task
+from feedax.errors import PositionError
+
+VERSION = 1
+_NOT_RANDOM = (SequentialSampler, _InfiniteConstantSampler)
+_RANDOM_ONCE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+"""torch's samplers that draw from a random state once, before their first index."""
+
+
+class Progress:
+    """How far one epoch of a loader has come: what was handed over, not what was drawn ahead.
+
+    Args:
+        epoch: counted from 0.
+        resume: the state to go on from, as `state_dict` gave it, or None.
+    """
+
+    def __init__(self, epoch: int, resume: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch
+        self.resume = resume
+        self.batches = resume["batches"] if resume else 0
+        self.examples = resume["examples"] if resume else 0
+        self.checksum = resume["checksum"] if resume else 0
+        self.random: dict[str, Any] | None = None  # what the order began with, once it has begun
+        self.sampler: Any = resume.get("sampler") if resume else None
+        self.streams: dict[str, Any] = dict(resume.get("streams", {})) if resume else {}
+        self.next_worker: int = resume.get("next_worker", 0) if resume else 0
+        self.is_over = False
+
+    def hand_over(self, task: Task) -> None:
+        """A batch of a dataset with indices goes to whoever iterates."""
+        self.batches = task.number + 1
+        self.examples = task.start + task.count
+        self.checksum = task.checksum
+        self.sampler = task.sampler
+
+    def hand_over_stream(self, loaded: Loaded, worker: int, workers: int) -> None:
+        """A batch of an iterable dataset goes to whoever iterates."""
+        assert loaded.stream is not None
+        self.batches += 1
+        self.examples += loaded.stream[0] - self.streams.get(str(worker), (0,))[0]
+        self.streams[str(worker)] = loaded.stream
+        self.next_worker = (worker + 1) % max(workers, 1)
+
+    def state(self) -> dict[str, Any]:
+        saved: dict[str, Any] = {
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "examples": self.examples,
+            "checksum": self.checksum,
+        }
+        random = (self.resume or {}).get("random") if self.random is None else self.random
+        if random:
+            saved["random"] = random
+        if self.sampler is not None:
+            saved["sampler"] = self.sampler
+        if self.streams:
+            saved |= {"streams": self.streams, "next_worker": self.next_worker}
+        return saved
+
+
+class Tasks:
+    """A loader's sampler as torch's iterators see it: each `iter()` draws one epoch's tasks.
+
+    Args:
+        loader: the `NumpyLoader`.
+        progress: of the epoch to draw; the iterator puts another one here for its next epoch.
+    """
+
+    def __init__(self, loader: Any, progress: Progress) -> None:
+        self.sampler = loader._index_sampler
+        self.batches = loader.batch_sampler is not None
+        self.generator = order_generator(loader)
+        self.seed = loader.seed
+        self.progress = progress
+
+    def __iter__(self) -> "EpochTasks":
+        return EpochTasks(self)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def order_generator(loader: Any) -> torch.Generator | None:
+    """The generator that the loader's order is drawn from, if it is not the global one."""
+    return getattr(_inner(loader._index_sampler), "generator", None) or loader.generator
+
+
+def stateful_sampler(sampler: Any) -> Any:
+    """The user's own sampler, where it can save its position."""
+    for candidate in (sampler, _inner(sampler)):
+        if hasattr(candidate, "state_dict") and hasattr(candidate, "load_state_dict"):
+            return candidate
+    return None
+
+
+def _inner(sampler: Any) -> Any:
+    return sampler.sampler if type(sampler) is BatchSampler else sampler
+
+
+class EpochTasks(Iterator[Task]):
+    """One epoch's tasks, drawn when torch draws its indices."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._progress = tasks.progress
+        self._kind = type(_inner(tasks.sampler))
+        self._stateful = stateful_sampler(tasks.sampler)
+        # With a seed, samplers draw from random states that depend on nothing else.
+        self._drawing: Any = contextlib.nullcontext
+        if tasks.seed is not None:
+            own = randomness.OwnStates(tasks.seed, self._progress.epoch, 0, "sampler")
+            self._drawing = own.in_use
+        self._has_begun = False
+        self._number = self._start = self._checksum = 0
+        resume = self._progress.resume
+        if self._stateful is not None and resume and "sampler" in resume:
+            self._stateful.load_state_dict(copy.deepcopy(resume["sampler"]))
+        with self._drawing():
+            if tasks.seed is not None and hasattr(_inner(tasks.sampler), "set_epoch"):
+                _inner(tasks.sampler).set_epoch(self._progress.epoch)
+            self._rows = iter(tasks.sampler)
+
+    def __next__(self) -> Task:
+        if not self._has_begun:
+            self._has_begun = True
+            row = self._first_row()
+        elif self._tasks.seed is None or self._kind in (*_NOT_RANDOM, *_RANDOM_ONCE):
+            row = next(self._rows)
+        else:
+            with self._drawing():
+                row = next(self._rows)
+        return self._task(row)
+
+    def _task(self, row: Any) -> Task:
+        if self._tasks.batches and not hasattr(row, "__len__"):
+            row = list(row)
+        task = Task(row, self._progress.epoch, self._start)
+        task.number = self._number
+        task.numbers = _numbers(row)
+        self._checksum = task.checksum = _checksum(row, task.numbers, self._checksum)
+        task.is_batch = self._tasks.batches
+        task.count = len(row) if task.is_batch else 1
+        task.sampler = None
+        if self._stateful is not None:
+            task.sampler = copy.deepcopy(self._stateful.state_dict())
+        self._number += 1
+        self._start += task.count
+        return task
+
+    def _first_row(self) -> Any:
+        """Skip what was handed over before, and draw; from the random state of that time."""
+        generator = self._tasks.generator
+        saved = (self._progress.resume or {}).get("random", {})
+        if self._tasks.seed is not None:
+            self._progress.random = {}
+            with self._drawing():
+                return self._skip()
+        drawn_from = self._progress.random = {}
+        if generator is not None:
+            if "generator" in saved:
+                generator.set_state(randomness.tensor_from_json(saved["generator"]))
+            drawn_from["generator"] = randomness.tensor_to_json(generator.get_state())
+        if self._kind in _RANDOM_ONCE and generator is None:
+            before = torch.get_rng_state()
+            if "torch" in saved:
+                torch.set_rng_state(randomness.tensor_from_json(saved["torch"]))
+            drawn_from["torch"] = randomness.tensor_to_json(torch.get_rng_state())
+            try:
+                return self._skip()
+            finally:
+                if "torch" in saved:  # the caller's examples may draw from it: they go on
+                    torch.set_rng_state(before)
+        if self._kind not in (*_NOT_RANDOM, *_RANDOM_ONCE) and self._stateful is None:
+            if "global" in saved:
+                randomness.set_random_states(randomness.states_from_json(saved["global"]))
+            drawn_from["global"] = randomness.states_to_json(randomness.random_states())
+        return self._skip()
+
+    def _skip(self) -> Any:
+        """Draw again what was handed over, see that it is the same, and draw the next row."""
+        resume = self._progress.resume
+        count = resume["batches"] if resume and "streams" not in resume else 0
+        if not count or resume is None:
+            return next(self._rows)
+        self._number, self._start = count, resume["examples"]
+        if self._stateful is not None:
+            self._checksum = resume["checksum"]
+            return next(self._rows)
+        rows = list(islice(self._rows, count))
+        self._checksum = _checksum_of_all(rows, self._tasks.batches)
+        if len(rows) != count or self._checksum != resume["checksum"]:
+            raise PositionError(
+                "NumpyLoader: to go on from a saved position the sampler must yield the indices "
+                f"that it yielded then, and its first {count} batches are others; give the loader "
+                "the same dataset and arguments, or the sampler a state_dict of its own"
+            )
+        return next(self._rows)
+
+
+def _numbers(row: Any) -> np.ndarray | None:
+    """Indices as int64 `(examples,)`, or None if they are no integers."""
+    try:
+        numbers = np.asarray(row)
+    except Exception:
+        return None
+    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
+        return None
+    return numbers.astype(np.int64, copy=False).reshape(-1)
+
+
+def _checksum(row: Any, numbers: np.ndarray | None, before: int) -> int:
+    return zlib.crc32(repr(row).encode() if numbers is None else numbers.tobytes(), before)
+
+
+def _checksum_of_all(rows: list[Any], of_batches: bool) -> int:
+    """What `_checksum` comes to, row by row; a million indices take a tenth of a second."""
+    flat = chain.from_iterable(rows) if of_batches else rows
+    try:
+        numbers = np.asarray(list(flat))
+        if numbers.dtype.kind in "iu" and numbers.ndim == 1:
+            return zlib.crc32(numbers.astype(np.int64, copy=False).tobytes())
+    except Exception:
+        pass
+    checksum = 0
+    for row in rows:
+        checksum = _checksum(row, _numbers(row), checksum)
+    return checksum
+
+
+def check_state(state: Any, seed: int | None) -> dict[str, Any]:
+    """A saved position that fits a loader with this seed.
+
+    Raises:
+        PositionError: it does not, or it is no position at all.
+    """
+    numbers = ("epoch", "batches", "examples", "checksum")
+    if not isinstance(state, dict) or not all(type(state.get(n)) is int for n in numbers):
+        raise PositionError(
+            "NumpyLoader: load_state_dict must get what state_dict returned, and it got "
+            f"{str(state)[:60]!r}; save the whole dict, as JSON for example"
+        )
+    if state.get("version") != VERSION:
+        raise PositionError(
+            f"NumpyLoader: load_state_dict knows states of version {VERSION}, and this one is of "
+            f"version {state.get('version')!r}; load it with the feedax that saved it"
+        )
+    if state.get("seed") != seed:
+        raise PositionError(
+            f"NumpyLoader: a position belongs to the seed it was saved with, {state.get('seed')!r},"
+            f" and this loader has seed={seed!r}; make the loader with the same one"
+        )
+    return state

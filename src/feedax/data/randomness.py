@@ -1,0 +1,128 @@
+"""Random numbers that belong to an example, not to the process that happens to load it."""
+
+import contextlib
+import hashlib
+import random
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+_FOUR = struct.Struct("<4Q")
+_MASK = 2**64 - 1
+
+
+def seed_random(seed: int, epoch: int, position: int, index: Any) -> None:
+    """Set Python's, NumPy's and torch's global random states for one example; about 9 µs.
+
+    Args:
+        seed: the loader's.
+        epoch: counted from 0.
+        position: of the example among those of its epoch.
+        index: of the example in the dataset, or another key of it.
+    """
+    number = index if type(index) is int else _number(index)
+    packed = _FOUR.pack(seed & _MASK, epoch & _MASK, position & _MASK, number & _MASK)
+    digest = hashlib.blake2b(packed, digest_size=16).digest()
+    for_python, for_numpy, for_torch = struct.unpack("<QLL", digest)
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.default_generator.manual_seed(for_torch)
+
+
+def _number(index: Any) -> int:
+    try:
+        return int(index)
+    except (TypeError, ValueError):
+        return int.from_bytes(hashlib.blake2b(repr(index).encode(), digest_size=8).digest(), "big")
+
+
+RandomStates = tuple[Any, Any, torch.Tensor]
+"""Of Python, NumPy and torch."""
+
+
+def random_states() -> RandomStates:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def set_random_states(states: RandomStates) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def equal_states(some: RandomStates, others: RandomStates) -> bool:
+    return (
+        some[0] == others[0]
+        and all(np.array_equal(a, b) for a, b in zip(some[1], others[1], strict=True))
+        and torch.equal(some[2], others[2])
+    )
+
+
+@contextlib.contextmanager
+def random_states_restored() -> Iterator[RandomStates]:
+    """Put the global random states back at the end; yields them as they were."""
+    before = random_states()
+    try:
+        yield before
+    finally:
+        set_random_states(before)
+
+
+class OwnStates:
+    """Random states apart from the global ones, for code that knows of the global ones only.
+
+    Args:
+        seeds: as of `seed_random`; what they begin with.
+    """
+
+    def __init__(self, *seeds: Any) -> None:
+        self._seeds = seeds
+        self._states: RandomStates | None = None
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        with random_states_restored():
+            if self._states is None:
+                seed_random(*self._seeds)
+            else:
+                set_random_states(self._states)
+            try:
+                yield
+            finally:
+                self._states = random_states()
+
+
+def states_to_json(states: RandomStates) -> list[Any]:
+    """Random states as JSON: about 10 kB."""
+    version, words, gauss = states[0]
+    name, keys, position, has_gauss, cached = states[1]
+    return [
+        [version, np.asarray(words[:-1], np.uint32).tobytes().hex(), words[-1], gauss],
+        [name, keys.tobytes().hex(), int(position), int(has_gauss), float(cached)],
+        tensor_to_json(states[2]),
+    ]
+
+
+def states_from_json(saved: list[Any]) -> RandomStates:
+    version, words, last, gauss = saved[0]
+    name, keys, position, has_gauss, cached = saved[1]
+    return (
+        (version, (*_words(words).tolist(), last), gauss),
+        (name, _words(keys), position, has_gauss, cached),
+        tensor_from_json(saved[2]),
+    )
+
+
+def _words(text: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(text), np.uint32).copy()
+
+
+def tensor_to_json(state: torch.Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def tensor_from_json(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,202 @@
+"""The trainer's end of its workers, in the shape of the queues and the event that torch expects."""
+
+import contextlib
+import os
+import pickle
+import queue
+import socket
+import struct
+import time
+import warnings
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+from torch._utils import ExceptionWrapper
+
+from feedax.data.workers.ring import Slot, TrainerRing
+from feedax.data.workers.travel import dumps, loads, refuse
+
+DONE = b"done"
+"""Tells a worker to skip the tasks that it still has: nobody waits for them."""
+
+_LENGTH = struct.Struct("I")
+_NOT_PRELOADED = (
+    "NumpyLoader: the server that workers are forked from must import feedax.data, and it could "
+    "not, so that every worker imports it anew; see that a plain `python -c 'import feedax.data'` "
+    "works in this environment"
+)
+
+
+class Ready(NamedTuple):
+    """A worker's first word.
+
+    Attributes:
+        since: when it could begin, by `time.monotonic`, in seconds.
+        preloaded: whether the server had imported feedax for it.
+        has_jax: whether its dataset brought JAX along.
+    """
+
+    since: float
+    preloaded: bool
+    has_jax: bool
+
+
+class Answer(NamedTuple):
+    """What a worker says before the pickle of a batch.
+
+    Attributes:
+        number: the batch's.
+        slot: where the large arrays lie, if not in the pickle.
+        places: of each of them in the slot, (start, stop) in bytes.
+    """
+
+    number: Any
+    slot: Slot | None
+    places: list[tuple[int, int]]
+
+
+def framed(header: NamedTuple, rest: bytes) -> bytes:
+    """A message: a header for us, then a pickle for torch."""
+    pickled = pickle.dumps(header)
+    return b"".join((_LENGTH.pack(len(pickled)), pickled, rest))
+
+
+def unframed(message: bytes) -> tuple[Any, memoryview]:
+    view = memoryview(message)
+    start = _LENGTH.size + _LENGTH.unpack_from(view)[0]
+    return pickle.loads(view[_LENGTH.size : start]), view[start:]
+
+
+class Gone(Exception):
+    """A worker closed its end although there was work for it."""
+
+
+class Channel:
+    """One worker: what torch takes for its queue of indices, and the results that come back.
+
+    Attributes:
+        worker_id: 0 to the number of workers - 1.
+        tasks: what the worker was given and has not answered, oldest first, by batch number.
+        ready: its first word, once it has spoken.
+        is_open: whether more can come from it.
+    """
+
+    def __init__(self, worker_id: int) -> None:
+        self.worker_id = worker_id
+        self.tasks: dict[int, Any] = {}
+        self.ready: Ready | None = None
+        self.is_open = True
+        self.ring = TrainerRing()
+        self._may_end = False
+        ours, theirs = socket.socketpair()
+        self._connection = connection.Connection(ours.detach())
+        self._theirs = theirs
+
+    def worker_fds(self) -> list[int]:
+        return [self._theirs.fileno(), self.ring.fd]
+
+    def started(self) -> None:
+        """Leave the worker's end to the worker alone."""
+        self._theirs.close()
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def put(self, message: Any) -> None:
+        """Send a task `(batch number, indices)`, or another word of torch's, to the worker."""
+        if isinstance(message, tuple):
+            self.tasks[message[0]] = message[1]
+        self._may_end = self._may_end or message is None
+        try:
+            data = dumps((self.ring.freed(), message))
+        except Exception as error:
+            raise refuse(message, "what the sampler yields", error) from error
+        self.send(data)
+
+    def send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a worker that is gone; its answers are missed soon
+            self._connection.send_bytes(data)
+
+    def receive(self) -> Any:
+        """The next `(batch number, batch)`, or None if the worker had something else to say.
+
+        Raises:
+            Gone: the worker has ended too early.
+        """
+        try:
+            header, rest = unframed(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self.is_open = False
+            if self._may_end:
+                return None
+            raise Gone(self.worker_id) from None
+        if isinstance(header, Ready):
+            self.ready = header
+            if not header.preloaded:
+                warnings.warn(_NOT_PRELOADED, RuntimeWarning, stacklevel=2)
+            return None
+        self.tasks.pop(header.number, None)
+        buffers = self.ring.views(header.slot, header.places) if header.slot else ()
+        try:
+            return header.number, loads(rest, buffers)
+        except Exception:
+            # Handed on, as an error in the worker would be, or its batch were waited for for ever.
+            where = f"where a batch from DataLoader worker process {self.worker_id} is unpickled"
+            return header.number, ExceptionWrapper(where=where)
+
+    def cancel_join_thread(self) -> None:
+        """torch says so to a queue's feeder thread; there is none."""
+
+    def close(self) -> None:
+        self.is_open = False
+        self._connection.close()
+
+
+class Results:
+    """torch's queue of results: what comes from any worker."""
+
+    def __init__(self, channels: list[Channel]) -> None:
+        self._channels = channels
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next `(batch number, batch)`.
+
+        Raises:
+            queue.Empty: there was none for `timeout` seconds.
+            Gone: a worker has ended too early.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0, deadline - time.monotonic())
+            still_open: Any = [channel for channel in self._channels if channel.is_open]
+            ready: Any = connection.wait(still_open, left)
+            if not ready:
+                raise queue.Empty
+            message = ready[0].receive()
+            if message is not None:
+                return message
+
+    def cancel_join_thread(self) -> None:
+        """See `Channel.cancel_join_thread`."""
+
+    def close(self) -> None:
+        """The channels are closed one by one."""
+
+
+class Done:
+    """torch's event: the iterator is no longer wanted."""
+
+    def __init__(self, channels: list[Channel]) -> None:
+        self._channels = channels
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+        for channel in self._channels:
+            channel.send(DONE)
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
+assert os.name == "posix"

@@ -1,0 +1,259 @@
+"""Batches that are loaded example by example, in this process or in workers.
+
+Thin classes over torch's own iterators. What they add: an account of what was handed over, errors
+that say which example, and workers that are ours.
+"""
+
+import contextlib
+import copy
+import signal
+import sys
+import time
+import warnings
+from collections import deque
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
+from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
+from torch.utils.data.dataloader import (
+    _MultiProcessingDataLoaderIter,
+    _SingleProcessDataLoaderIter,
+)
+
+from feedax.data.position import Tasks
+from feedax.data.randomness import OwnStates, random_states_restored
+from feedax.data.workers.loading import NOTE, Loading, Task
+from feedax.errors import FeedaxError, WorkerError
+
+HAS_OWN_WORKERS = sys.platform.startswith("linux")
+"""Whether workers are ours: elsewhere torch's own way is taken, and its default start method."""
+
+if HAS_OWN_WORKERS:
+    from feedax.data.workers.channel import Gone
+    from feedax.data.workers.server import WorkerContext
+
+
+def start_method() -> Any:
+    """The multiprocessing context for workers where none is asked for."""
+    return get_context("forkserver") if HAS_OWN_WORKERS else None
+
+
+def has_own_workers(loader: Any) -> bool:
+    """Whether a loader's workers are forked from our server."""
+    context = loader.multiprocessing_context or torch.multiprocessing
+    return HAS_OWN_WORKERS and context.get_start_method() == "forkserver"
+
+
+def loaded_iterator(loader: Any) -> Any:
+    """An iterator over batches that torch loads example by example."""
+    view = copy.copy(loader)
+    progress = loader._progress
+    changed: dict[str, Any] = {"pin_memory": False}
+    loading: Loading | None = None
+    # A data pipe is torch's to take apart: it goes to the workers as it is.
+    if not isinstance(loader.dataset, IterDataPipe | MapDataPipe):
+        loading = Loading(
+            loader.dataset,
+            None if loader.collates_itself else loader.user_collate_fn,
+            loader.worker_init_fn,
+            converts=loader.batch_sampler is None,
+            seed=loader.seed,
+            epoch=progress.epoch,
+            resume=(progress.resume or {}).get("streams"),
+        )
+        changed |= {"dataset": loading.dataset, "collate_fn": loading.collate}
+        changed |= {"worker_init_fn": loading.init_worker}
+    tasks = Tasks(loader, progress)
+    changed["sampler" if loader.batch_sampler is None else "batch_sampler"] = tasks
+    # torch forbids to assign a loader's dataset and sampler: this one is seen by an iterator only.
+    view.__dict__.update(changed)
+    if loader.num_workers == 0:
+        return LocalIter(view, loader)
+    if not has_own_workers(loader):
+        return WorkersIter(view, loader, None)
+    heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
+    context = WorkerContext(heavy, _named(loader))
+    view.__dict__["_DataLoader__multiprocessing_context"] = context
+    return WorkersIter(view, loader, context)
+
+
+def _named(loader: Any) -> dict[str, Any]:
+    """What a worker needs of the user's, for messages."""
+    return {
+        "dataset": loader.dataset,
+        "collate_fn": None if loader.collates_itself else loader.user_collate_fn,
+        "worker_init_fn": loader.worker_init_fn,
+    }
+
+
+class LocalIter(_SingleProcessDataLoaderIter):
+    """torch's iterator that loads in this process."""
+
+    def __init__(self, view: Any, loader: Any) -> None:
+        self._progress = loader._progress
+        self._account = loader._account
+        self._apart: Any = contextlib.nullcontext
+        with contextlib.ExitStack() as stack:
+            if loader.seed is not None:
+                # An example has its own random states, and the caller's are put back after a batch.
+                self._apart = random_states_restored
+                if isinstance(loader.dataset, IterableDataset):
+                    own = OwnStates(loader.seed, self._progress.epoch, 0, "stream")
+                    self._apart = own.in_use
+                stack.enter_context(self._apart())
+            super().__init__(view)
+
+    def _next_data(self) -> Any:
+        began = time.perf_counter()
+        try:
+            task = self._next_index()
+            with self._apart():
+                loaded = self._dataset_fetcher.fetch(task)
+        except StopIteration:
+            self._account.epoch_ended(self._progress)
+            raise
+        finally:
+            self._account.stats.waited += time.perf_counter() - began
+        return self._account.loaded(self._progress, loaded, task)
+
+
+class WorkersIter(_MultiProcessingDataLoaderIter):
+    """torch's iterator over worker processes.
+
+    Args:
+        view: the loader as torch is to see it.
+        loader: the user's.
+        context: where our workers come from, or None for torch's way.
+    """
+
+    def __init__(self, view: Any, loader: Any, context: "WorkerContext | None") -> None:
+        self._tasks = view._index_sampler
+        self._context = context
+        self._account = loader._account
+        self._is_stream = isinstance(loader.dataset, IterableDataset)
+        self._is_starting = True
+        with warnings.catch_warnings():
+            # torch warns of what WorkerError says better.
+            warnings.filterwarnings("ignore", "Got pickle error when attempting to start a worker")
+            super().__init__(view)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        self._progress = self._tasks.progress = loader._progress
+        self._drawn: deque[Task] = deque()
+        self._worker = 0
+        self._had_their_turn = self._progress.next_worker
+        super()._reset(loader, first_iter)
+
+    def _next_index(self) -> Any:
+        task = super()._next_index()
+        if not self._is_stream:
+            self._drawn.append(task)
+        return task
+
+    def _try_put_index(self) -> None:
+        for _ in range(self._had_their_turn):
+            next(self._worker_queue_idx_cycle)  # workers that came before, in a resumed epoch
+        self._had_their_turn = 0
+        super()._try_put_index()
+
+    def _next_data(self) -> Any:
+        began = time.perf_counter()
+        try:
+            loaded = super()._next_data()
+        except StopIteration:
+            self._account.epoch_ended(self._progress)
+            raise
+        finally:
+            self._account.stats.waited += time.perf_counter() - began
+        self._account_for_start()
+        return self._account.loaded(
+            self._progress, loaded, self._task, self._worker, self._num_workers
+        )
+
+    def _process_data(self, data: Any, worker_idx: int) -> Any:
+        self._worker = worker_idx
+        self._task = self._drawn.popleft() if self._drawn else None
+        kind = getattr(data, "exc_type", None)
+        if not (isinstance(kind, type) and issubclass(kind, FeedaxError)):
+            return super()._process_data(data, worker_idx)
+        try:
+            return super()._process_data(data, worker_idx)
+        except FeedaxError as error:
+            # torch sends the traceback as text; it ends with the error's own sentence.
+            sentence, *notes = str(error).rstrip().rsplit(f"{kind.__name__}: ", 1)[-1].split(NOTE)
+            again = kind(sentence.rstrip())
+            for note in notes:
+                again.add_note(NOTE + note)
+            raise again from error
+
+    def _account_for_start(self) -> None:
+        if self._is_starting and self._context is not None:
+            self._is_starting = False
+            words = [channel.ready for channel in self._context.channels if channel.ready]
+            self._account.brings_jax = any(word.has_jax for word in words)
+            since = max(word.since for word in words)
+            self._account.stats.starting += since - self._context.launched
+
+    def _get_data(self) -> Any:
+        try:
+            return super()._get_data()
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            worker = self._task_info[self._rcvd_idx][0]
+            raise WorkerError(
+                f"NumpyLoader: a batch must come within timeout={self._timeout} seconds, and "
+                f"worker {worker} is still{self._at_work_on(worker)}; see what keeps it, or raise "
+                "the timeout"
+            ) from error
+
+    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> Any:
+        try:
+            return super()._try_get_data(timeout)
+        except WorkerError:
+            raise
+        except Exception as error:
+            lost = self._lost_worker(error)
+            if lost is None:
+                raise
+            sentence = (
+                f"NumpyLoader: worker {lost} must live as long as it has work, and it "
+                f"{self._end_of(lost)} while{self._at_work_on(lost)}; look at what that example "
+                "needs (memory, most often), or use fewer workers or smaller batches"
+            )
+            self._shutdown_workers()
+            raise WorkerError(sentence) from error
+
+    def _lost_worker(self, error: Exception) -> int | None:
+        """Which worker has ended too early, if that is what an error tells."""
+        if self._context is not None and isinstance(error, Gone):
+            return int(error.args[0])
+        if "exited unexpectedly" in str(error):
+            dead = [i for i, worker in enumerate(self._workers) if not worker.is_alive()]
+            return dead[0] if dead else None
+        return None
+
+    def _end_of(self, worker: int) -> str:
+        process = self._workers[worker]
+        process.join(MP_STATUS_CHECK_INTERVAL)
+        code = process.exitcode
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def _at_work_on(self, worker: int) -> str:
+        """What a worker is doing, as far as it is known from outside."""
+        if self._context is None:
+            return " loading"
+        channel = self._context.channels[worker]
+        task = next(iter(channel.tasks.values()), None)
+        if channel.ready is None:
+            return " starting"
+        if not isinstance(task, Task):
+            return " idle"
+        if self._is_stream:
+            return " loading from its stream"
+        indices = list(task.indices) if task.is_batch else [task.indices]
+        return f" loading example {indices[min(channel.ring.position(), len(indices) - 1)]!r}"

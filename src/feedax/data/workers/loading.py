@@ -1,0 +1,254 @@
+"""Loading one batch: what happens wherever the examples are loaded, in a worker or not."""
+
+import copy
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
+
+from feedax.data.collate import Examples, collate_into, convert_example, numpy_convert
+from feedax.data.randomness import seed_random
+
+
+class Task:
+    """What a sampler yields for one batch, and its place in the epoch.
+
+    Attributes:
+        indices: the sampler's own object.
+        epoch: counted from 0.
+        start: how many examples of the epoch come before.
+        is_batch: whether they are a batch's, not one example's alone.
+        count: how many examples these are.
+        number: how many batches come before.
+        numbers: the indices as int64 `(examples,)`, or None where they are no integers.
+        checksum: of all indices of the epoch up to and with these.
+        sampler: the sampler's own state after these, if it has one.
+    """
+
+    def __init__(self, indices: Any, epoch: int, start: int) -> None:
+        self.indices = indices
+        self.epoch = epoch
+        self.start = start
+
+    is_batch: bool
+    count: int
+    number: int
+    numbers: np.ndarray | None
+    checksum: int
+    sampler: Any
+
+    def __reduce__(self) -> Any:  # a worker needs no more
+        return Task, (self.indices, self.epoch, self.start)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Loaded(NamedTuple):
+    """A batch, and what its loading has to tell.
+
+    Attributes:
+        batch: what the loader yields.
+        seconds: how long loading took.
+        stream: of an iterable dataset: how many examples it has yielded in this process, and its
+            own state if it has one.
+    """
+
+    batch: Any
+    seconds: float
+    stream: tuple[int, Any] | None
+
+
+class Loading:
+    """A dataset and a collate function as torch's fetchers see them.
+
+    Args:
+        dataset: the user's.
+        collate_fn: the user's, or None to collate examples with `numpy_collate`.
+        worker_init_fn: the user's.
+        converts: whether examples are not batched but only converted.
+        seed: the loader's, or None for torch's own randomness.
+        epoch: that of the first `iter()` of an iterable dataset.
+        resume: how far an iterable dataset had come, for each worker.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        collate_fn: Callable[[Any], Any] | None,
+        worker_init_fn: Callable[[int], None] | None,
+        converts: bool,
+        seed: int | None,
+        epoch: int,
+        resume: dict[str, Any] | None,
+    ) -> None:
+        self.user_dataset = dataset
+        self.user_collate_fn = collate_fn
+        self.user_worker_init_fn = worker_init_fn
+        self.converts = converts
+        self.seed = seed
+        self.epoch = epoch
+        self.resume = resume
+        self.began: float | None = None
+        self.stream: _Stream | None = None
+        of_iterable = isinstance(dataset, IterableDataset)
+        self.dataset: Dataset[Any] = Streamed(self) if of_iterable else Indexed(self)
+
+    def begin(self) -> None:
+        """Start the clock of a batch, if it does not run yet."""
+        if self.began is None:
+            self.began = time.perf_counter()
+
+    def collate(self, examples: Any) -> Loaded:
+        """Torch's last word on a batch."""
+        batch = self._batch(examples)
+        seconds = 0.0 if self.began is None else time.perf_counter() - self.began
+        self.began = None
+        return Loaded(batch, seconds, self.stream.position() if self.stream else None)
+
+    def _batch(self, examples: Any) -> Any:
+        if self.user_collate_fn is not None:
+            return numpy_convert(self.user_collate_fn(examples))
+        if self.converts:
+            return convert_example(examples)
+        ring = _ring()
+        return collate_into(examples, ring.empty) if ring else collate_into(examples)
+
+    def init_worker(self, worker_id: int) -> None:
+        """The first thing in a worker: the user's worker_init_fn, with torch's info as documented.
+
+        Ctrl-C reaches a whole process group; the trainer decides what becomes of its workers.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The info is frozen, and its dataset must be the user's own.
+        object.__setattr__(torch_worker._worker_info, "dataset", self.user_dataset)
+        if self.user_worker_init_fn is not None:
+            self.user_worker_init_fn(worker_id)
+
+
+class Indexed(Dataset[Any]):
+    """A map-style dataset: loads the examples of a task, each with its own randomness."""
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+
+    def __getitem__(self, task: Task) -> Any:
+        """The one example of a task of a loader that does not batch."""
+        self._loading.begin()
+        return self._example(task, 0, task.indices)
+
+    def __getitems__(self, task: Task) -> Any:
+        loading = self._loading
+        loading.began = None  # a batch before may have failed
+        loading.begin()
+        whole_batch = getattr(loading.user_dataset, "__getitems__", None)
+        if whole_batch:
+            return self._whole(task, whole_batch)
+        indices = list(task.indices)
+        examples = [self._example(task, i, index) for i, index in enumerate(indices)]
+        # A collate_fn of the user's own gets what the dataset gives, as in torch.
+        return Examples(examples, indices) if loading.user_collate_fn is None else examples
+
+    def _example(self, task: Task, place: int, index: Any) -> Any:
+        loading = self._loading
+        if (ring := _ring()) is not None:
+            ring.at(place)
+        if loading.seed is not None:
+            seed_random(loading.seed, task.epoch, task.start + place, index)
+        try:
+            return loading.user_dataset[index]
+        except Exception as error:
+            error.add_note(_while_loading(f"example {index!r}"))
+            raise
+
+    def _whole(self, task: Task, whole_batch: Callable[[Any], Any]) -> Any:
+        """All examples by one call of the dataset's: they share one random state."""
+        loading = self._loading
+        indices = task.indices
+        if loading.seed is not None:
+            seed_random(loading.seed, task.epoch, task.start, next(iter(indices), 0))
+        try:
+            examples = whole_batch(indices)
+        except Exception as error:
+            error.add_note(_while_loading(f"examples {list(indices)!r}"))
+            raise
+        # One that leaves examples out, say, leaves the others without their indices.
+        told = isinstance(examples, list) and len(examples) == len(indices)
+        known = told and loading.user_collate_fn is None
+        return Examples(examples, indices) if known else examples
+
+
+class Streamed(IterableDataset[Any]):
+    """An iterable dataset: each `iter()` is an epoch of this process's own share."""
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+
+    def __iter__(self) -> Iterator[Any]:
+        loading = self._loading
+        info = get_worker_info()
+        worker = info.id if info else 0
+        if loading.seed is not None:
+            seed_random(loading.seed, loading.epoch, worker, "stream")
+        loading.epoch += 1
+        resume, loading.resume = loading.resume, None
+        loading.stream = _Stream(loading, (resume or {}).get(str(worker)))
+        return loading.stream
+
+
+class _Stream(Iterator[Any]):
+    """One epoch of an iterable dataset in one process, from where it had come to."""
+
+    def __init__(self, loading: Loading, resume: tuple[int, Any] | None) -> None:
+        self._loading = loading
+        self._count = 0
+        dataset: Any = loading.user_dataset
+        count, state = resume or (0, None)
+        keeps_state = hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+        if keeps_state and state is not None:
+            dataset.load_state_dict(state)
+            self._count = count
+        self._iterator = iter(dataset)
+        self._stateful = dataset if keeps_state else None
+        while self._count < count:  # no state to go back to: the examples are loaded again
+            next(self)
+
+    def __next__(self) -> Any:
+        self._loading.begin()
+        try:
+            example = next(self._iterator)
+        except StopIteration:
+            raise
+        except Exception as error:
+            error.add_note(_while_loading(f"example {self._count} of the stream"))
+            raise
+        self._count += 1
+        return example
+
+    def position(self) -> tuple[int, Any]:
+        if self._stateful is None:
+            return self._count, None
+        return self._count, copy.deepcopy(self._stateful.state_dict())
+
+
+NOTE = "while loading "
+"""How a note on an error begins that says which example it came from."""
+
+
+def _while_loading(what: str) -> str:
+    info = get_worker_info()
+    return f"{NOTE}{what}" + (f" in worker {info.id}" if info else "")
+
+
+def _ring() -> Any:
+    """The ring of this process, if it is a worker with one."""
+    worker = sys.modules.get("feedax.data.workers.worker")
+    return worker.ring if worker is not None else None

@@ -1,0 +1,197 @@
+"""Slots of shared memory that carry large arrays from a worker to the trainer, again and again.
+
+Each worker has one piece of anonymous memory. It cuts slots from it as it needs them, fills one
+for each batch, and sends where the arrays lie. The trainer maps the slot and hands out arrays over
+it; when the last of them is gone (JAX may use their memory as its own for as long as it likes) the
+slot goes back to the worker. Nothing here has a name in a file system: when both processes have
+gone, so has the memory.
+"""
+
+import mmap
+import os
+import struct
+import weakref
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from feedax.data.workers.travel import ALIGNMENT, OUT_OF_BAND, aligned
+
+SLOTS = 16
+SLOT_BYTES = 2**30
+"""The most slots of a worker, and the most bytes of them all; what is beyond goes by the pipe."""
+
+_HEADER = mmap.PAGESIZE
+_PAGE = mmap.ALLOCATIONGRANULARITY
+
+
+class Slot(NamedTuple):
+    """A part of a ring: where it starts and how long it is, in bytes."""
+
+    start: int
+    size: int
+
+
+class WorkerRing:
+    """A worker's side: it fills slots.
+
+    Args:
+        fd: the ring's memory.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._header = mmap.mmap(fd, _HEADER)
+        self._end = _HEADER
+        self._maps: dict[Slot, mmap.mmap] = {}
+        self._memory: dict[Slot, np.ndarray] = {}
+        self._free: list[Slot] = []
+        self._open: Slot | None = None
+        self._used = 0
+        self._expected = 0
+
+    def at(self, position: int) -> None:
+        """Leave word of which example of a batch is being loaded, for whoever may ask."""
+        struct.pack_into("q", self._header, 0, position)
+
+    def free(self, slots: list[Slot]) -> None:
+        """Take back slots whose arrays are gone from the trainer."""
+        self._free.extend(slots)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array like `numpy.empty`, in the slot of this batch where there is room."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        if dtype.hasobject or size < OUT_OF_BAND or not self._reserve(self._used + size):
+            return np.empty(shape, dtype)
+        return np.ndarray(shape, dtype, self._take(size))
+
+    def place(self, buffers: list[memoryview]) -> tuple[Slot, list[tuple[int, int]]] | None:
+        """Where these buffers lie in one slot, copied there if need be; None if there is no room.
+
+        The slot is the trainer's from now on.
+        """
+        lying = [self._position(buffer) for buffer in buffers]
+        copied = sum(aligned(b.nbytes) for b, p in zip(buffers, lying, strict=True) if p is None)
+        too_small = None
+        if self._open is not None and self._used + copied > self._open.size:
+            # What lies there moves with the rest: a first batch, or one larger than those before.
+            copied += self._used
+            too_small, self._open, self._used = self._open, None, 0
+            lying = [None] * len(buffers)
+        self._expected = max(self._used + copied, self._expected)
+        if not self._reserve(self._used + copied):
+            self._give_back(too_small)
+            return None
+        places = []
+        for buffer, position in zip(buffers, lying, strict=True):
+            if position is None:
+                position = self._used
+                self._take(buffer.nbytes)[:] = np.frombuffer(buffer, np.uint8)
+            places.append((position, position + buffer.nbytes))
+        slot = self._open
+        assert slot is not None
+        self._open, self._used = None, 0
+        self._give_back(too_small)
+        return slot, places
+
+    def clear(self) -> None:
+        """Give up what was put into the slot of this batch."""
+        self._give_back(self._open)
+        self._open, self._used = None, 0
+
+    def _give_back(self, slot: Slot | None) -> None:
+        if slot is not None:
+            self._free.append(slot)
+
+    def _reserve(self, size: int) -> bool:
+        """See that the open slot has room for so many bytes; open one if none is."""
+        if self._open is None:
+            self._open = self._slot(max(size, self._expected))
+        return self._open is not None and size <= self._open.size
+
+    def _take(self, size: int) -> np.ndarray:
+        assert self._open is not None
+        memory = self._memory[self._open][self._used : self._used + size]
+        self._used = aligned(self._used + size)
+        return memory
+
+    def _slot(self, size: int) -> Slot | None:
+        fitting = [slot for slot in self._free if slot.size >= size]
+        if fitting:
+            best = min(fitting, key=lambda slot: slot.size)
+            self._free.remove(best)
+            return best
+        # Batches have grown: the slots that are free now will never be of use again.
+        for slot in self._free:
+            self._drop(slot)
+        self._free = []
+        size = -(-(size + size // 8) // _PAGE) * _PAGE
+        taken = sum(slot.size for slot in self._memory)
+        if len(self._memory) >= SLOTS or taken + size > SLOT_BYTES:
+            return None
+        slot = Slot(self._end, size)
+        try:
+            os.posix_fallocate(self._fd, slot.start, size)
+        except OSError:
+            return None  # no memory left for it: the pipe will do
+        self._end += size
+        self._maps[slot] = mmap.mmap(self._fd, size, offset=slot.start)
+        self._memory[slot] = np.frombuffer(self._maps[slot], np.uint8)
+        return slot
+
+    def _drop(self, slot: Slot) -> None:
+        """Give a slot's memory back to the system; its place in the ring stays empty."""
+        del self._memory[slot]
+        self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
+
+    def _position(self, buffer: memoryview) -> int | None:
+        """Where in the open slot a buffer lies, or None if it lies elsewhere."""
+        if self._open is None:
+            return None
+        memory = self._memory[self._open]
+        start = np.frombuffer(buffer, np.uint8).ctypes.data - memory.ctypes.data
+        return start if 0 <= start <= self._open.size - buffer.nbytes else None
+
+
+class _Lease(np.ndarray):
+    """The bytes of a slot while the trainer has them; a class, to be told from arrays over it."""
+
+
+class TrainerRing:
+    """The trainer's side: it reads slots and learns when they are no longer in use."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("feedax-ring")
+        os.ftruncate(self.fd, _HEADER)
+        self._header = mmap.mmap(self.fd, _HEADER)
+        self._memory: dict[Slot, mmap.mmap] = {}
+        self._leases: dict[Slot, Any] = {}
+        self._freed: deque[Slot] = deque()
+        weakref.finalize(self, os.close, self.fd)
+
+    def position(self) -> int:
+        """Which example of its batch the worker is loading."""
+        return int(struct.unpack_from("q", self._header, 0)[0])
+
+    def views(self, slot: Slot, places: list[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of a slot at these places; while one of them lives the slot stays as it is."""
+        if slot not in self._memory:
+            # The worker asks for larger slots only when its smaller ones are of no use any more.
+            self._memory = {s: m for s, m in self._memory.items() if s.size >= slot.size}
+            self._memory[slot] = mmap.mmap(self.fd, slot.size, offset=slot.start)
+        # Made in one go: a view would have NumPy look through it, at the mapping itself.
+        lease = _Lease((slot.size,), np.uint8, self._memory[slot])
+        freed = self._freed
+        self._leases[slot] = weakref.ref(lease, lambda _: freed.append(slot))
+        return [lease[start:stop].data for start, stop in places]
+
+    def freed(self) -> list[Slot]:
+        """The slots that came free since the last call."""
+        slots = []
+        while self._freed:
+            slots.append(self._freed.popleft())
+        return slots
+
+
+assert _PAGE % ALIGNMENT == 0

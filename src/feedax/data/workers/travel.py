@@ -1,0 +1,234 @@
+"""Python objects on their way between the trainer and its workers, both ways.
+
+Everything travels that cloudpickle or multiprocessing can send: lambdas, closures and the classes
+of a notebook or script by value, locks and shared tensors by their handles. Arrays travel beside
+the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
+"""
+
+import io
+import mmap
+import os
+import pickle
+from collections import ChainMap
+from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import torch
+
+from feedax.errors import WorkerError
+
+ALIGNMENT = 64
+"""Bytes; what XLA wants of memory that it is to use as it lies."""
+
+OUT_OF_BAND = 2**14
+"""Arrays of at least so many bytes travel beside the pickle: below, a copy costs less."""
+
+
+_MULTIPROCESSINGS: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+"""How multiprocessing, and torch for it, send locks, connections, tensors."""
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle's pickler with multiprocessing's reducers, and tensors' memory as arrays."""
+
+    def __init__(
+        self, file: Any, reducers: dict[type, Any], buffer_callback: Any, known: Sequence[Any]
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self.dispatch_table: Any = ChainMap(reducers, _MULTIPROCESSINGS, super().dispatch_table)
+        self._known = {id(value): place for place, value in enumerate(known)}
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._known.get(id(value))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, known: Sequence[Any]) -> None:
+        super().__init__(file)
+        self._known = known
+
+    def persistent_load(self, place: int) -> Any:
+        return self._known[place]
+
+
+def dumps(
+    value: Any,
+    large: list[pickle.PickleBuffer] | None = None,
+    *,
+    maps_files: bool = False,
+    known: Sequence[Any] = (),
+) -> bytes:
+    """Pickle a value.
+
+    Args:
+        value: what is to travel.
+        large: gets the arrays of `OUT_OF_BAND` bytes or more; if None, the pickle has them all.
+        maps_files: whether a memory map travels by the name of its file, not by its values.
+        known: objects that the other side has already; they travel as their place in this list.
+    """
+
+    def within(buffer: pickle.PickleBuffer) -> bool:
+        if large is None or buffer.raw().nbytes < OUT_OF_BAND:
+            return True
+        large.append(buffer)
+        return False
+
+    reducers: dict[type, Any] = {torch.UntypedStorage: _reduce_storage}
+    if maps_files:
+        reducers[np.memmap] = _reduce_memmap
+    file = io.BytesIO()
+    _Pickler(file, reducers, within, known).dump(value)
+    return file.getvalue()
+
+
+def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) -> Any:
+    """The value of a pickle made by `dumps`, with the buffers and the known objects put back."""
+    if known:
+        return _Unpickler(io.BytesIO(pickled), known).load()
+    return pickle.loads(pickled, buffers=buffers)
+
+
+def address(buffer: Any) -> int:
+    """Where a buffer's bytes begin."""
+    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+
+
+def aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+class Cargo(NamedTuple):
+    """Pickled objects in anonymous memory that every worker maps, each its own copy on write.
+
+    Attributes:
+        fd: the memory's file descriptor.
+        pickled: where the pickle lies, (start, stop) in bytes.
+        buffers: where the arrays beside it lie.
+    """
+
+    fd: int
+    pickled: tuple[int, int]
+    buffers: tuple[tuple[int, int, bool], ...]
+
+    @classmethod
+    def pack(cls, value: Any) -> "Cargo":
+        """Write a value to memory, whole or not at all."""
+        large: list[pickle.PickleBuffer] = []
+        pickled = dumps(value, large, maps_files=True)
+        fd = os.memfd_create("feedax-dataset")
+        try:
+            places: dict[tuple[int, int], tuple[int, int, bool]] = {}
+            buffers = []
+            end = _write(fd, pickled, 0)
+            for buffer in large:
+                raw = buffer.raw()
+                where = (address(raw), raw.nbytes)
+                if where not in places:  # two names for one array stay one piece of memory
+                    start = aligned(end)
+                    end = _write(fd, raw, start)
+                    places[where] = (start, end, raw.readonly)
+                buffers.append(places[where])
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, (0, len(pickled)), tuple(buffers))
+
+    def unpack(self) -> Any:
+        """The value again, in a worker; its arrays can be written to, unseen by anyone else."""
+        size = os.fstat(self.fd).st_size
+        memory = memoryview(mmap.mmap(self.fd, size, access=mmap.ACCESS_COPY))
+        os.close(self.fd)
+        buffers = [
+            memory[start:stop].toreadonly() if readonly else memory[start:stop]
+            for start, stop, readonly in self.buffers
+        ]
+        return loads(memory[slice(*self.pickled)], buffers=buffers)
+
+
+def _write(fd: int, data: Any, start: int) -> int:
+    """Write all bytes at a position; return where they end."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, start)  # Linux writes 2 GB at most
+        left = left[written:]
+        start += written
+    return start
+
+
+def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
+    """The error that names the part of a value which cannot travel."""
+    where, part = _culprit(value, name, set())
+    return WorkerError(
+        f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
+        f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
+        "worker_init_fn, leave it out in __getstate__, or use num_workers=0"
+    )
+
+
+def _culprit(value: Any, name: str, seen: set[int]) -> tuple[str, Any]:
+    """The innermost part that fails to pickle by itself, and its name."""
+    seen.add(id(value))
+    if isinstance(value, dict):
+        parts = [(f"{name}[{key!r}]", part) for key, part in value.items()]
+    elif isinstance(value, list | tuple | set):
+        parts = [(f"{name}[{i}]", part) for i, part in enumerate(value)]
+    elif isinstance(getattr(value, "__closure__", None), tuple):
+        cells = zip(value.__code__.co_freevars, value.__closure__, strict=True)
+        parts = [(f"{key} of {name}", cell.cell_contents) for key, cell in cells]
+    else:
+        parts = [(f"{name}.{key}", part) for key, part in getattr(value, "__dict__", {}).items()]
+    for part_name, part in parts:
+        if id(part) not in seen and not can_travel(part):
+            return _culprit(part, part_name, seen)
+    return name, value
+
+
+def can_travel(value: Any) -> bool:
+    try:
+        dumps(value, [], maps_files=True)
+    except Exception:
+        return False
+    return True
+
+
+def _reduce_storage(storage: torch.UntypedStorage) -> Any:
+    """A tensor's memory as an array beside the pickle, unless it is shared on purpose."""
+    if storage.device.type != "cpu" or storage.is_shared() or storage.nbytes() == 0:
+        return _MULTIPROCESSINGS[torch.UntypedStorage](storage)
+    return _storage, (torch.tensor([], dtype=torch.uint8).set_(storage).numpy(),)
+
+
+def _storage(data: np.ndarray) -> torch.UntypedStorage:
+    return torch.from_numpy(data).untyped_storage()
+
+
+def _reduce_memmap(array: np.memmap) -> Any:
+    """A memory map by its file, where that is still the file that was mapped."""
+    # Changes to a map of mode "c" are nowhere but in this process.
+    mapped = _mapped_file(array) if array.mode != "c" and array.flags.c_contiguous else None
+    if mapped is None:
+        return array.view(np.ndarray).__reduce_ex__(5)
+    path, offset = mapped
+    mode = "r+" if array.flags.writeable else "r"
+    return np.memmap, (path, array.dtype, mode, offset, array.shape)
+
+
+def _mapped_file(array: np.ndarray) -> tuple[str, int] | None:
+    """The file that an array maps, and where in it the array begins, as the system knows them."""
+    start = array.__array_interface__["data"][0]
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            span, _, offset, _, inode, *path = line.rstrip("\n").split(maxsplit=5)
+            low, high = (int(end, 16) for end in span.split("-"))
+            if low <= start < high:
+                break
+        else:
+            return None
+    try:
+        same = os.stat(path[0]).st_ino == int(inode)
+    except (OSError, IndexError):
+        return None  # deleted, or no file at all
+    return (path[0], int(offset, 16) + start - low) if same else None
