@@ -1,6 +1,7 @@
 """Training, evaluating and predicting from the command line, in real processes."""
 
 import json
+import logging
 import os
 import pty
 import re
@@ -409,6 +410,33 @@ def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
     for line in (r"Epoch 0 in \d+\.\d\d sec", r"Epoch 1 in \d+\.\d\d sec"):
         assert re.search(rf"\r{line}\r\n", text)
     assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")  # the cursor comes back
+
+
+def test_waiting_for_data_is_shown_and_said_once(feedax, tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text(
+        "import time, numpy as np\n"
+        "class Slow:\n"
+        "    targets = np.arange(6) % 2\n"
+        "    def __len__(self): return 6\n"
+        "    def __getitem__(self, i):\n"
+        "        time.sleep(0.2)\n"
+        "        return np.ones(4, np.float32), i % 2\n"
+        "def make(): return Slow()\n"
+    )
+    flags = ("--dataset", "slow:make", "--batch-size", 2, "--epochs", 2, "--hidden", 4)
+    done = feedax("train", *flags, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    epochs = [line for line in done.stdout.splitlines() if line.startswith("Epoch")]
+    for epoch, line in enumerate(epochs):
+        shown = rf"Epoch {epoch} in 1\.\d\d sec, 1\.\d\d of them waiting for data"
+        assert re.fullmatch(shown, line), line
+    (advice,) = [line for line in done.stderr.splitlines() if "wait for data" in line]
+    assert advice.startswith("feedax train: fit: training should wait for data less than 20% of ")
+    assert "; give the loader num_workers=2 or more, or cache=True" in advice
+    row = RunFolder.open("run").rows()[1]
+    assert {"wait_seconds", "load_seconds", "transfer_seconds", "start_seconds"} < set(row)
+    log = logging.getLogger("feedax")
+    assert (log.handlers, log.propagate, log.level) == ([], True, logging.NOTSET)
 
 
 def test_the_configuration_is_json_for_everyone(trained):

@@ -1,6 +1,11 @@
 """`fit`: what it trains, how often it compiles, and that it leaves alone what is the user's."""
 
+import contextlib
 import logging
+import re
+import threading
+import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ import pytest
 import feedax
 from feedax.data import ArrayDataset
 from feedax.train import loop
+from feedax.train.waiting import Advice
 
 
 def linear(w, x):
@@ -432,8 +438,8 @@ def test_rows_are_plain_and_in_order():
         linear, jnp.zeros((3, 8)), batches(x, y, 16), epochs=2, evaluate={"test": [(x, y)]}
     )
     assert list(history[1]) == [
-        "epoch", "seconds", "compile_seconds", "examples_per_second", "loss",
-        "test_loss", "test_accuracy",
+        "epoch", "seconds", "compile_seconds", "wait_seconds", "load_seconds", "transfer_seconds",
+        "start_seconds", "examples_per_second", "loss", "test_loss", "test_accuracy",
     ]  # fmt: skip
     assert {type(value) for row in history for value in row.values()} == {int, float}
     assert [row["epoch"] for row in history] == [0, 1]
@@ -488,3 +494,197 @@ def test_no_epochs_change_nothing():
     w = jnp.ones((3, 8))
     fitted, history = feedax.fit(linear, w, batches(x, y, 16), epochs=0)
     assert (bits(fitted), history) == (bits(w), [])
+
+
+class Told:
+    """Batches from a source that says how it loads, and how far training is when it is asked."""
+
+    def __init__(self, batches, num_workers, steps_done):
+        self.batches = batches
+        self.num_workers = num_workers
+        self.steps_done = steps_done
+        self.asked, self.threads, self.left = [], [], False
+
+    def __iter__(self):
+        try:
+            for batch in self.batches:
+                self.asked.append(self.steps_done())
+                self.threads.append(transfer_threads())
+                yield batch
+        finally:
+            self.left = True
+
+    def stats(self):
+        return SimpleNamespace(loading=0.25 * len(self.asked), starting=2.0 * bool(self.asked))
+
+
+def transfer_threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("feedax")]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # tell of every step
+    x, y = digits(60)
+    done = 0
+
+    def count(event):
+        nonlocal done
+        done += isinstance(event, feedax.Stepped)
+
+    source = Told(batches(x, y, 10), num_workers, lambda: done)
+    fitted, history = feedax.fit(linear, jnp.zeros((3, 8)), source, callbacks=[count], epochs=2)
+    ahead = 1 if num_workers else 0
+    assert source.asked == [max(0, i - ahead) + 6 * epoch for epoch in (0, 1) for i in range(6)]
+    assert any(source.threads) == (num_workers > 0)
+    assert transfer_threads() == []
+    plain, _ = feedax.fit(linear, jnp.zeros((3, 8)), batches(x, y, 10), epochs=2)
+    assert bits(fitted) == bits(plain)
+    # What it says of itself, by epoch.
+    assert [row["load_seconds"] for row in history] == [1.5, 1.5]
+    assert [row["start_seconds"] for row in history] == [2.0, 0.0]
+    assert all(0 < row["transfer_seconds"] < row["seconds"] for row in history)
+    assert all(0 < row["wait_seconds"] < row["seconds"] for row in history)
+
+
+@pytest.mark.parametrize("raised", [feedax.StopTraining, ZeroDivisionError])
+def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    x, y = digits(60)
+    source = Told(batches(x, y, 10), 2, lambda: 0)
+
+    def stop(event):
+        if isinstance(event, feedax.Stepped):
+            assert len(transfer_threads()) == 1
+            raise raised
+
+    with contextlib.suppress(ZeroDivisionError):
+        feedax.fit(linear, jnp.zeros((3, 8)), source, callbacks=[stop])
+    assert source.left
+    assert transfer_threads() == []
+
+
+def test_loading_while_the_device_computes_is_not_waiting(monkeypatch):
+    """Steps take longer than batches: of an epoch, only the first one is waited for."""
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1000.0)  # no events
+    x, y = digits(8)
+
+    def predict(w, x):
+        start = jax.lax.stop_gradient(jnp.full((300, 300), x[0]))
+        end = jax.lax.fori_loop(0, 12, lambda _, m: jnp.tanh(m @ m), start)
+        return w @ x + end[0, 0]
+
+    class Slow:
+        def __iter__(self):
+            for _ in range(8):
+                time.sleep(0.01)
+                yield x, y
+
+    _, (_, row) = feedax.fit(predict, jnp.zeros((3, 8)), Slow(), epochs=2)
+    assert row["load_seconds"] >= 0.08
+    assert 0.01 <= row["wait_seconds"] < row["load_seconds"] / 2
+    assert row["seconds"] > row["load_seconds"]
+
+
+def test_a_run_that_waits_for_data_is_told_once(caplog):
+    x, y = digits(6)
+
+    class Slow:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            time.sleep(0.25)
+            return x[i], y[i]
+
+    loader = feedax.NumpyLoader(Slow(), 2, plan="streamed")
+    _, history = feedax.fit(linear, jnp.zeros((3, 8)), loader, epochs=2)
+    for row in history:
+        assert row["load_seconds"] >= 1.5
+        assert row["seconds"] >= row["wait_seconds"] >= 0.2 * row["seconds"]
+    (record,) = [record for record in caplog.records if record.name == "feedax"]
+    assert record.levelname == "WARNING"
+    said = re.fullmatch(
+        r"fit: training should wait for data less than 20% of its time, and in epoch 0 it waited "
+        r"(\d+)%, (.*) of (.*) seconds; give the loader num_workers=2 or more, or cache=True if an "
+        r"example is the same every time, or use a transform that feedax knows",
+        record.getMessage(),
+    )
+    seconds, waited = history[0]["seconds"], history[0]["wait_seconds"]
+    assert said.groups() == (f"{100 * waited / seconds:.0f}", f"{waited:.1f}", f"{seconds:.1f}")
+
+
+def loader_of(plan, num_workers=0):
+    x, y = digits(20)
+    return feedax.NumpyLoader(ArrayDataset(x, y), 4, plan=plan, num_workers=num_workers)
+
+
+WAITED = "fit: training should wait for data less than 20% of its time, and in epoch 1 it waited "
+
+
+@pytest.mark.parametrize(
+    ("source", "start", "remedy"),
+    [
+        (lambda: [1], 0, "give a NumpyLoader with num_workers=2 or more"),
+        (lambda: loader_of("streamed", 2), 0, "give the loader num_workers above 2, or cache=True "
+         "if an example is the same every time, or use a transform that feedax knows"),
+        (lambda: loader_of("streamed", 2), 2, "keep the workers from epoch to epoch with "
+         "persistent_workers=True"),
+        (lambda: loader_of("vectorised", 2), 0, "raise the loader's memory_budget if the device "
+         "has room for all examples"),
+        (lambda: loader_of("resident"), 0, "give the loader a sampler that draws faster"),
+    ],
+)  # fmt: skip
+def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
+    advice = Advice(source())
+    row = {"epoch": 1, "seconds": 4.0, "start_seconds": start}
+    advice.after(row | {"wait_seconds": 0.8}, 0.0)  # a fifth, and no more
+    advice.after({"epoch": 1, "seconds": 1.0, "start_seconds": start, "wait_seconds": 0.9}, 0.0)
+    assert caplog.records == []
+    advice.after(row | {"wait_seconds": 3.0}, 2.5)
+    advice.after(row | {"wait_seconds": 3.0}, 2.5)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{WAITED}75%, 3.0 of 4.0 seconds; {remedy}"
+    ]
+
+
+def test_workers_that_start_once_are_nothing_to_change(caplog):
+    advice = Advice(loader_of("streamed", 2))
+    row = {"epoch": 0, "seconds": 4.0, "wait_seconds": 2.8, "start_seconds": 2.5}
+    advice.after(row, 2.5)
+    assert caplog.records == []
+    advice.after(row | {"epoch": 1}, 2.5)
+    assert len(caplog.records) == 1
+
+
+def test_text_in_batches_stays_on_the_host(caplog):
+    x, y = digits(20)
+    named = [
+        ({"x": x[i : i + 8], "name": ["a"] * len(x[i : i + 8])}, y[i : i + 8])
+        for i in range(0, 20, 8)
+    ]
+    with caplog.at_level(logging.INFO, logger="feedax"):
+        fitted, _ = feedax.fit(
+            lambda w, e: w @ e["x"], jnp.zeros((3, 8)), named, epochs=2, evaluate={"same": named}
+        )
+    plain, _ = feedax.fit(linear, jnp.zeros((3, 8)), batches(x, y, 8), epochs=2)
+    assert bits(fitted) == bits(plain)
+    assert [record.getMessage() for record in caplog.records if record.name == "feedax"] == [
+        "fit: text stays on the host, and the model gets no inputs['name']"
+    ]
+
+
+def test_evaluation_may_meet_arrays_that_are_used_again():
+    x, y = digits(64)
+
+    def reusing():
+        a, b = np.empty((16, 8), np.float32), np.empty(16, np.int64)
+        for i in range(0, 64, 16):
+            a[:], b[:] = x[i : i + 16], y[i : i + 16]
+            yield a, b
+
+    w = jax.random.normal(jax.random.key(0), (3, 8))
+    for batched in (False, True):
+        predict = (lambda w, xs: xs @ w.T) if batched else linear
+        reused = feedax.evaluate(predict, w, reusing(), batched=batched)
+        assert reused == feedax.evaluate(predict, w, batches(x, y, 16), batched=batched)

@@ -176,6 +176,14 @@ def test_a_model_that_does_not_fit_the_data():
     assert "\n" not in said
 
 
+def test_a_model_that_wants_what_stays_on_the_host():
+    batch = ({"x": X, "name": ["a"] * 6}, Y)
+    assert message(ModelError, [batch], lambda w, e: w @ e["x"] + len(e["name"])) == (
+        "fit: predict must take one example of the data, and it fails on inputs of float32[8]: "
+        "there is no 'name'"
+    )
+
+
 def test_a_network_that_does_not_fit_the_data():
     params = feedax.init_network_params([7, 3], feedax.train.loop.jax.random.key(0))
     assert message(ModelError, [(X, Y)], feedax.predict, params) == (

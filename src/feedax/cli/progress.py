@@ -1,5 +1,6 @@
 """What a person sees while a network trains."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from feedax.cli.stop import StopRequest
 from feedax.train.events import EpochEnded, Event, Started, Stepped
 
 TITLES = {"train": "Training", "test": "Test"}
+SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
+"""Waiting for data is shown from this share of an epoch on, and from so many seconds."""
 
 
 def accuracy_lines(row: Mapping[str, float]) -> list[str]:
@@ -20,6 +23,26 @@ def accuracy_lines(row: Mapping[str, float]) -> list[str]:
         for name, title in TITLES.items()
         if f"{name}_accuracy" in row
     ]
+
+
+def epoch_line(row: Mapping[str, float]) -> str:
+    """The tutorial's line for one row, with the waiting for data where it matters."""
+    line = f"Epoch {row['epoch']} in {row['seconds']:.2f} sec"
+    waited = row["wait_seconds"]
+    if waited < SHOWN_SECONDS or waited <= SHOWN_SHARE * row["seconds"]:
+        return line
+    return f"{line}, {waited:.2f} of them waiting for data"
+
+
+class _Notes(logging.Handler):
+    """Says in a line what feedax has to say."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())
 
 
 class Progress:
@@ -37,11 +60,21 @@ class Progress:
         self._stop = stop
         self._bar: Any = None
         self._task: Any = None
+        self._notes = _Notes(note)
+        self._log = logging.getLogger("feedax")
+        self._log_before = self._log.level, self._log.propagate
 
     def __enter__(self) -> "Progress":
+        self._log_before = self._log.level, self._log.propagate
+        self._log.addHandler(self._notes)
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False  # what is said here is not said again by others
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self._notes)
+        self._log.setLevel(self._log_before[0])
+        self._log.propagate = self._log_before[1]
         if self._bar is not None:
             self._bar.stop()
 
@@ -58,7 +91,7 @@ class Progress:
                     said=f"{event.examples_per_second:,.0f} examples/s  loss {event.loss:.4f}",
                 )
             case EpochEnded(epoch=epoch, row=row):
-                for line in (f"Epoch {epoch} in {row['seconds']:.2f} sec", *accuracy_lines(row)):
+                for line in (epoch_line(row), *accuracy_lines(row)):
                     self._print(line)
                 if self._bar is not None:
                     self._bar.reset(self._task, description=f"Epoch {epoch + 1}", said="")

@@ -100,7 +100,7 @@ class ModelCheck:
             )
         except FeedaxError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             of = "a batch" if self._model.batched else "one example"
             raise ModelError(
                 f"fit: predict must take {of} of the data, and it fails on inputs of "
@@ -164,4 +164,5 @@ def _spoken(tree: Any, skip: bool = True) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    line = str(error).strip().split("\n")[0]
+    return f"there is no {line}" if isinstance(error, KeyError) else line

@@ -1,7 +1,9 @@
 """The loss and the metrics of a model on a set of examples."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,9 +15,8 @@ from feedax.feed import (
     ArrayLoader,
     Batch,
     Residents,
-    blocks,
+    device_blocks,
     is_resident,
-    pair,
     pick,
     refuse_no_batches,
 )
@@ -23,6 +24,7 @@ from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.losses import cross_entropy
 from feedax.train.step import Model, each, partition
+from feedax.train.steps import IN_FLIGHT
 
 BLOCK_EXAMPLES = 1024
 BLOCK_BYTES = 2**26
@@ -99,9 +101,20 @@ class Evaluation:
     def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
         """The mean of each score over all examples."""
         values: dict[str, list[np.ndarray]] = {}
-        for block, count in self._blocks(batches):
-            for score, each_value in self._score(block, params, state).items():
+        under_way: deque[tuple[Any, int]] = deque()
+
+        def keep() -> None:
+            scores, count = under_way.popleft()
+            for score, each_value in scores.items():
                 values.setdefault(score, []).append(np.asarray(each_value)[:count])
+
+        with contextlib.closing(self._blocks(batches)) as blocks:
+            for block, count in blocks:
+                under_way.append((self._score(block, params, state), count))
+                if len(under_way) > IN_FLIGHT:
+                    keep()
+        while under_way:
+            keep()
         if not values:
             raise BatchError(
                 f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
@@ -117,34 +130,23 @@ class Evaluation:
         scores = self._check.scores.items()
         return {name: each(score, predictions, batch.targets) for name, score in scores}
 
-    def _blocks(self, batches: Any) -> Iterable[tuple[Batch, int]]:
+    def _blocks(self, batches: Any) -> Any:
         source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
         if not self._model.of_one_example:
-            return blocks(source, None, self._check)
+            return device_blocks(source, None, self._check)
         # A loader that is its own sequential form has a sampler that picks: its batches count.
         if is_resident(batches) and source is not batches:
             return self._resident_blocks(batches)
-        return self._even_blocks(source)
+        # Blocks of one size whatever the batch size: the same products, so the same bits.
+        return device_blocks(source, _block_size, self._check)
 
-    def _resident_blocks(self, loader: ArrayLoader) -> Iterable[tuple[Batch, int]]:
+    def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.examples(loader, self._check)
         leaves = jax.tree.leaves(examples)
         count, size = len(leaves[0]), _block_size(leaves)
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
             yield self._pick(examples, rows, np.int32(size)), min(size, count - start)
-
-    def _even_blocks(self, source: Iterable[Any]) -> Iterable[tuple[Batch, int]]:
-        # Blocks of one size whatever the batch size: the same products, so the same bits.
-        iterator = iter(source)
-        for first in iterator:
-            size = _block_size(jax.tree.leaves(pair(first)))
-            yield from blocks(_chain(first, iterator), size, self._check)
-
-
-def _chain(first: Any, rest: Iterable[Any]) -> Iterable[Any]:
-    yield first
-    yield from rest
 
 
 def _block_size(leaves: list[Any]) -> int:

@@ -1,5 +1,6 @@
 """`fit`: many epochs."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from feedax.train.events import EpochEnded, Event, Row, Started, Stepped, StopTr
 from feedax.train.losses import cross_entropy
 from feedax.train.step import Model, TrainState, combine, init_state, partition
 from feedax.train.steps import CHUNK_SECONDS, Steps
+from feedax.train.waiting import Advice, Waiting, tell_of_text
 
 
 def fit(
@@ -44,7 +46,8 @@ def fit(
         params: the model's parameters, any PyTree. Its inexact arrays are trained; they are
             copied, so yours stay as they are.
         train: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets), iterated once
-            an epoch. A short batch is filled up with copies that do not count.
+            an epoch. A short batch is filled up with copies that do not count. Text in it stays
+            on the host: in a dict its key is left out, elsewhere None stands in its place.
         loss: a function of one example's prediction and target that returns a scalar. The
             gradient is that of its mean over a batch.
         optimizer: an optax transformation; ``optax.adam(1e-3)`` if None.
@@ -62,8 +65,11 @@ def fit(
     Returns:
         The trained parameters (with ``state=``, the pair of parameters and state), and the
         history: a row an epoch with ``epoch``, ``seconds`` (training only), ``compile_seconds``,
-        ``examples_per_second``, ``loss`` (mean over the epoch, as it went) and
-        ``<set>_loss``, ``<set>_<metric>`` for each evaluation set.
+        ``wait_seconds`` (of them: the next batch was not there), ``load_seconds`` (of loading, in
+        all workers together, where the source tells), ``transfer_seconds``, ``start_seconds`` (of
+        workers), ``examples_per_second``, ``loss`` (mean over the epoch, as it went) and
+        ``<set>_loss``, ``<set>_<metric>`` for each evaluation set. Where waiting takes more than a
+        fifth of an epoch, the logger "feedax" says once what to change.
 
     Raises:
         BatchError: there is no batch, or one is not a pair of arrays.
@@ -90,6 +96,7 @@ def fit(
     evaluation = Evaluation(model, check, residents)
     now = _initial(trained, optimizer, key, state)
     history: list[Row] = []
+    advice = Advice(train)
 
     def result(params: Any, model_state: Any) -> Any:
         whole = combine(params, static)
@@ -108,16 +115,20 @@ def fit(
             start = _copied((now.params, now.model_state))
             now = now._replace(loss_sum=now.loss_sum * 0, seen=now.seen * 0)
             progress = _Progress(epoch, int(now.step), steps)
+            waiting = Waiting(train, steps)
             # Opened every epoch: the dataset may be another one than before.
             feed = open_feed(train, not model.of_one_example, residents, check)
-            while (piece := feed.take(steps.chunk_length)) is not None:
-                now = steps.run(now, piece)
-                if progress.is_due():
-                    event = progress.after(now, result(now.params, now.model_state))
-                    _refuse_not_a_number(now, progress, result(*start), history)
-                    tell(event)
-            jax.block_until_ready(now)
-            row = progress.row(now)
+            with contextlib.closing(feed):
+                while (piece := waiting.take(feed)) is not None:
+                    now = waiting.run(now, piece)
+                    if progress.is_due():
+                        event = progress.after(now, result(now.params, now.model_state))
+                        _refuse_not_a_number(now, progress, result(*start), history)
+                        tell(event)
+                jax.block_until_ready(now)
+                row = progress.row(now, waiting.columns(feed))
+            if epoch == 0:
+                tell_of_text(feed)
             now = _with_bad_params(now)
             _refuse_not_a_number(now, progress, result(*start), history)
             compiled = evaluation.compile_seconds
@@ -127,6 +138,7 @@ def fit(
             row["compile_seconds"] += evaluation.compile_seconds - compiled
             history.append(row)
             tell(EpochEnded(epoch, row, result(now.params, now.model_state)))
+            advice.after(row, waiting.first_seconds)
     except StopTraining:
         pass
     return result(now.params, now.model_state), history
@@ -152,7 +164,7 @@ class _Progress:
         step = int(state.step) - self.first_step
         return Stepped(self.epoch, step, row["loss"], row["examples_per_second"], params)
 
-    def row(self, state: TrainState) -> Row:
+    def row(self, state: TrainState, columns: Mapping[str, float] | None = None) -> Row:
         compile_seconds = self._steps.compile_seconds - self._compiled_before
         seconds = time.perf_counter() - self._started - compile_seconds
         seen = int(state.seen)
@@ -166,6 +178,7 @@ class _Progress:
             "epoch": self.epoch,
             "seconds": seconds,
             "compile_seconds": compile_seconds,
+            **(columns or {}),
             "examples_per_second": seen / seconds,
             "loss": float(state.loss_sum) / seen,
         }

@@ -66,6 +66,10 @@ class Steps:
         self.chunk_length = max(1, min(fitting, 2 * self.chunk_length, CHUNK_STEPS))
         return state
 
+    def are_under_way(self) -> bool:
+        """Whether the device still has steps to do."""
+        return bool(self._waiting) and not self._waiting[-1].is_ready()  # type: ignore[attr-defined]
+
     def _run_chunk(self, state: TrainState, chunk: Chunk) -> TrainState:
         if self._stepwise is None:
             self._stepwise = self._is_slow_in_a_loop(state, chunk)

@@ -1,0 +1,147 @@
+"""Arrays of the host onto devices, and when JAX must be given a copy."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from feedax.errors import BatchError
+from feedax.feed.batch import Masked, PyTree
+
+Place = Any
+"""A device, a sharding, or None for the default device."""
+ALIGNMENT = 64
+"""Bytes: from such an address on, JAX takes the host's memory for its own on the CPU."""
+WHO = "prefetch_to_device"
+
+
+class Placement:
+    """Where the leaves of batches go.
+
+    Args:
+        sharding: a device, a sharding, None for the default device, or a PyTree of these that is
+            a prefix of every batch.
+        foreign: whether somebody may write to a batch's memory later.
+
+    Raises:
+        BatchError: the sharding is something else.
+    """
+
+    def __init__(self, sharding: PyTree = None, foreign: bool = True) -> None:
+        self._sharding = sharding
+        self._foreign = foreign
+        for place in self._places():
+            if not isinstance(place, jax.Device | Sharding | None):
+                raise BatchError(
+                    f"{WHO}: sharding must be a device, a sharding or a PyTree of these, and it "
+                    f"holds {place!r}; give a jax.sharding.NamedSharding"
+                )
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether some array has parts on other hosts' devices."""
+        return any(map(_spans_hosts, self._places()))
+
+    def processes(self) -> set[int]:
+        """The hosts whose devices hold parts of the arrays."""
+        shardings: list[Any] = [p for p in self._places() if isinstance(p, Sharding)]
+        return {device.process_index for place in shardings for device in place.device_set}
+
+    def put(self, batch: PyTree, wait: bool) -> PyTree:
+        """A batch on its devices.
+
+        Args:
+            batch: PyTree of arrays.
+            wait: stay until the host's memory is not read any more.
+
+        Raises:
+            BatchError: the batch does not fit its sharding.
+        """
+        leaves, structure = jax.tree.flatten(batch)
+        places = self._for_leaves(batch)
+        if self._foreign:
+            leaves = list(map(_own, leaves, places))
+        try:
+            if self.spans_hosts:
+                arrays = list(map(_put_one, leaves, places))
+            elif any(place is not None for place in places):
+                arrays = jax.device_put(leaves, places)
+            else:
+                arrays = jax.device_put(leaves)
+        except ValueError as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise BatchError(
+                f"{WHO}: a batch must divide among the devices of its sharding, and one does not "
+                f"({first_line}); leave short batches out with last='drop', or fill them up with "
+                "last='pad' or 'wrap'"
+            ) from error
+        return jax.tree.unflatten(structure, jax.block_until_ready(arrays) if wait else arrays)
+
+    def _places(self) -> list[Any]:
+        return jax.tree.leaves(self._sharding, is_leaf=lambda place: place is None)
+
+    def _for_leaves(self, batch: PyTree) -> list[Place]:
+        if isinstance(batch, Masked):
+            inner = self._for_leaves(batch.batch)
+            return [*inner, _of_the_mask(inner[0])]
+        places: list[Place] = []
+        try:
+            jax.tree.map(
+                lambda place, part: places.extend([place] * len(jax.tree.leaves(part))),
+                self._sharding,
+                batch,
+                is_leaf=lambda place: place is None,
+            )
+        except ValueError as error:
+            raise BatchError(
+                f"{WHO}: sharding must have the structure of a batch or of its upper part, and it "
+                f"is {jax.tree.structure(self._sharding)} for {jax.tree.structure(batch)}; give "
+                "one sharding for all, or one for each part of a batch that is no text"
+            ) from error
+        return places
+
+
+def _put_one(leaf: Any, place: Place) -> jax.Array:
+    if _spans_hosts(place):
+        assert isinstance(place, Sharding)
+        return jax.make_array_from_process_local_data(place, np.asarray(leaf))
+    return jax.device_put(leaf, place)
+
+
+def _spans_hosts(place: Place) -> bool:
+    return isinstance(place, Sharding) and not place.is_fully_addressable
+
+
+def _of_the_mask(place: Place) -> Place:
+    """The mask is cut as the first dimension of the batch's first array."""
+    if not isinstance(place, NamedSharding):
+        return place
+    return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]), memory_kind=place.memory_kind)
+
+
+def _own(leaf: Any, place: Place) -> Any:
+    """The leaf, or a copy of it where JAX would share its memory."""
+    if isinstance(leaf, jax.Array) or not _shares_memory(place):
+        return leaf
+    if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        return leaf  # converted on its way, and so copied
+    # Aligned, so that JAX takes this copy as it is and makes no second one.
+    memory = np.empty(leaf.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+    np.copyto(copy, leaf)
+    return copy
+
+
+def _shares_memory(place: Place) -> bool:
+    """Whether arrays there may be the host's own memory (jax-ml/jax#37830)."""
+    devices: Any
+    if isinstance(place, Sharding):
+        devices, kind = place.addressable_devices, place.memory_kind
+    else:
+        device = place or jax.config.jax_default_device or jax.local_devices()[0]  # type: ignore[attr-defined]
+        if isinstance(device, str):
+            return device == "cpu"
+        devices, kind = {device}, None
+    return kind not in (None, "device") or any(device.platform == "cpu" for device in devices)

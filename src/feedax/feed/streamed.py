@@ -1,0 +1,160 @@
+"""Batches from the host, one by one or cut anew into blocks for evaluation."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from feedax.feed.batch import Batch, PyTree, filled, is_text, length, pair, rows
+from feedax.feed.pipeline import Pipeline
+from feedax.feed.place import Placement
+from feedax.feed.prefetch import is_foreign
+from feedax.feed.resident import Check, ResidentFeed, Residents, is_resident
+
+
+class StreamedFeed:
+    """One epoch in batches from the host, put on the device one by one.
+
+    Args:
+        batches: an iterable of NumPy batches `(inputs, targets)`.
+        exact: hand out batches of their true size, for models that see the whole batch.
+        check: called with every batch.
+
+    Attributes:
+        load_seconds: time spent on loading in this thread; 0 where worker processes load.
+        text: where the first batch holds text, which stays on the host.
+    """
+
+    def __init__(self, batches: Iterable[Any], exact: bool, check: Check) -> None:
+        self.load_seconds = 0.0
+        self.text: list[str] = []
+        self._exact = exact
+        self._check = check
+        self._loads_here = getattr(batches, "num_workers", 0) == 0
+        self._pipeline = _pipeline(batches, self._whole(batches), lambda put, batch: put(batch))
+
+    @property
+    def transfer_seconds(self) -> float:
+        return self._pipeline.transfer_seconds
+
+    def take(self, steps: int) -> Batch | None:
+        """The next batch of the epoch; None at its end."""
+        del steps  # one at a time: the next one may not be loaded yet
+        return next(self._pipeline, None)
+
+    def close(self) -> None:
+        """Let go of the batches that are still to come."""
+        self._pipeline.close()
+
+    def _whole(self, batches: Iterable[Any]) -> Iterator[Batch]:
+        size = 0
+        iterator = None
+        while True:
+            started = time.perf_counter()
+            iterator = iter(batches) if iterator is None else iterator
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            if self._loads_here:
+                self.load_seconds += time.perf_counter() - started
+            inputs, targets = pair(batch)
+            if size == 0:
+                self.text = _text_fields(batch)
+            del batch
+            self._check(inputs, targets, "a batch")
+            count = length((inputs, targets))
+            size = count if self._exact else max(size, count)
+            yield filled(inputs, targets, size)
+
+
+Feed = ResidentFeed | StreamedFeed
+
+
+def open_feed(source: Any, exact: bool, residents: Residents, check: Check) -> Feed:
+    """The feed of one epoch of a loader, or of any iterable of NumPy batches."""
+    if is_resident(source):
+        return ResidentFeed(source, exact, residents, check)
+    return StreamedFeed(source, exact, check)
+
+
+def how(source: Any) -> str:
+    """In words, how batches reach the device."""
+    plan = getattr(source, "plan", None)
+    return f"{plan()}" if callable(plan) else "batches of an iterable, one by one"
+
+
+def device_blocks(
+    batches: Iterable[Any], size_of: Callable[[list[Any]], int] | None, check: Check
+) -> Pipeline:
+    """Batches cut anew into blocks of one size, or as they are if size_of is None.
+
+    Args:
+        batches: an iterable of NumPy batches `(inputs, targets)`.
+        size_of: the examples of a block, from the leaves of the first batch.
+        check: called with every batch.
+
+    Returns:
+        Iterates each block on the device, its last one filled up, and how many examples it holds.
+    """
+    blocks = _blocks(batches, size_of, check)
+    return _pipeline(batches, blocks, lambda put, block: (put(block[0]), block[1]))
+
+
+def _blocks(
+    batches: Iterable[Any], size_of: Callable[[list[Any]], int] | None, check: Check
+) -> Iterator[tuple[Batch, int]]:
+    waiting: list[tuple[PyTree, PyTree]] = []
+    count = size = 0
+    for batch in batches:
+        inputs, targets = pair(batch)
+        del batch
+        check(inputs, targets, "a batch")
+        if size_of is None:
+            count = length((inputs, targets))
+            yield filled(inputs, targets, count), count
+            continue
+        size = size or size_of(jax.tree.leaves((inputs, targets)))
+        # Copies: a source may use its arrays again for the next batch, before these are cut.
+        waiting.append(jax.tree.map(np.array, (inputs, targets)))
+        count += length((inputs, targets))
+        if count < size:
+            continue
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
+        for start in range(0, count - size + 1, size):
+            yield filled(*rows(together, start, start + size), size), size
+        waiting = [rows(together, count - count % size, count)] if count % size else []
+        count %= size
+    if waiting:
+        inputs, targets = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
+        yield filled(inputs, targets, size), count
+
+
+def _pipeline(
+    source: Any, items: Iterator[Any], put_item: Callable[[Callable[[Any], Any], Any], Any]
+) -> Pipeline:
+    foreign = is_foreign(source)
+    # Two under way where worker processes load. Where this process does, that would gain nothing,
+    # as JAX computes while it loads; and a sampler may look at how training goes.
+    size = 2 if _has_workers(source) else 1
+    put = partial(Placement(None, foreign).put, wait=foreign or size > 1)
+    return Pipeline(items, partial(put_item, put), size, foreign)
+
+
+def _has_workers(source: Any) -> bool:
+    plan = getattr(source, "plan", None)
+    streams = not callable(plan) or plan().name == "streamed"
+    return streams and getattr(source, "num_workers", 0) > 0
+
+
+def _text_fields(batch: Any) -> list[str]:
+    found = jax.tree_util.tree_leaves_with_path(tuple(batch), is_leaf=is_text)
+    parts = ("inputs", "targets")
+    return [
+        f"{parts[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+        for path, leaf in found
+        if is_text(leaf)
+    ]

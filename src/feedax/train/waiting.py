@@ -1,0 +1,139 @@
+"""How long training stands and waits for data, and what would help."""
+
+import logging
+import time
+from typing import Any
+
+import jax
+
+from feedax.feed import Batch, Chunk, Feed
+from feedax.train.steps import Steps
+
+LOGGER = logging.getLogger("feedax")
+SHARE = 0.2
+"""Waiting for more than this share of an epoch is worth a sentence."""
+LONG_ENOUGH = 1.0
+"""Seconds of an epoch: in a shorter one, nobody waits."""
+
+
+class Waiting:
+    """The time of one epoch in which training stood, since the next piece of work was not there.
+
+    While a batch is loaded the device goes on with the steps before it. That is not waiting; where
+    the device runs out of steps meanwhile, only what loading takes longer than a step is.
+
+    Args:
+        source: where the batches come from.
+        steps: runs the pieces.
+    """
+
+    def __init__(self, source: Any, steps: Steps) -> None:
+        self.seconds = self.first_seconds = 0.0
+        self._source = source
+        self._steps = steps
+        self._before = _told(source)
+        self._shortages = 0
+        self._step_seconds = 0.0
+        self._measure = False
+
+    def take(self, feed: Feed) -> Batch | Chunk | None:
+        """The feed's next piece."""
+        # After a step that was measured the device is idle, but only for that.
+        was_busy = self._steps.are_under_way() or self._measure
+        started = time.perf_counter()
+        piece = feed.take(self._steps.chunk_length)
+        seconds = time.perf_counter() - started
+        was_measured, self._measure = self._measure, False
+        if not self._steps.are_under_way():
+            self.seconds += max(0.0, seconds - self._step_seconds) if was_busy else seconds
+            self.first_seconds = self.first_seconds or seconds
+            self._shortages += not was_measured
+            # Seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
+            self._measure = not was_measured and self._shortages.bit_count() == 1
+        return piece
+
+    def run(self, state: Any, piece: Batch | Chunk) -> Any:
+        """The piece's steps; from time to time, how long one takes."""
+        started = time.perf_counter() - self._steps.compile_seconds
+        state = self._steps.run(state, piece)
+        if self._measure and isinstance(piece, Batch):
+            jax.block_until_ready(state)
+            self._step_seconds = time.perf_counter() - self._steps.compile_seconds - started
+        return state
+
+    def columns(self, feed: Feed) -> dict[str, float]:
+        """The times of an epoch that has been trained, by the names of its row."""
+        loading, starting = _told(self._source)
+        told = callable(getattr(self._source, "stats", None))
+        return {
+            "wait_seconds": self.seconds,
+            "load_seconds": loading - self._before[0] if told else feed.load_seconds,
+            "transfer_seconds": feed.transfer_seconds,
+            "start_seconds": starting - self._before[1],
+        }
+
+
+def _told(source: Any) -> tuple[float, float]:
+    """What a loader says of itself so far: seconds spent on loading, and on starting workers."""
+    stats = getattr(source, "stats", None)
+    if not callable(stats):
+        return 0.0, 0.0
+    told = stats()
+    return float(told.loading), float(told.starting)
+
+
+class Advice:
+    """One sentence in a run, the first time that an epoch waits for data too long.
+
+    Args:
+        source: where the batches come from.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._given = False
+
+    def after(self, row: dict[str, float], first_wait: float) -> None:
+        """Look at an epoch's row, and at how long its first batch took."""
+        seconds, waited = row["seconds"], row["wait_seconds"]
+        if row["epoch"] == 0 and _workers(self._source):
+            # Workers start once in any case; it counts where every epoch starts them again.
+            seconds, waited = seconds - first_wait, waited - first_wait
+        if self._given or seconds <= LONG_ENOUGH or waited <= SHARE * seconds:
+            return
+        self._given = True
+        LOGGER.warning(
+            f"fit: training should wait for data less than {SHARE:.0%} of its time, and in epoch "
+            f"{row['epoch']:.0f} it waited {waited / seconds:.0%}, {waited:.1f} of {seconds:.1f} "
+            f"seconds; {_remedy(self._source, row)}"
+        )
+
+
+def _workers(source: Any) -> int:
+    count = getattr(source, "num_workers", 0)
+    return count if isinstance(count, int) else 0
+
+
+def _remedy(source: Any, row: dict[str, float]) -> str:
+    plan = getattr(source, "plan", None)
+    name = plan().name if callable(plan) else None
+    workers = _workers(source)
+    if name == "vectorised":
+        return "raise the loader's memory_budget if the device has room for all examples"
+    if name == "resident":
+        return "give the loader a sampler that draws faster"
+    if workers and row["start_seconds"] > row["wait_seconds"] / 2:
+        return "keep the workers from epoch to epoch with persistent_workers=True"
+    more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
+    if name is None and not hasattr(source, "num_workers"):
+        return f"give a NumpyLoader with {more}"
+    return (
+        f"give the loader {more}, or cache=True if an example is the same every time, or use a "
+        "transform that feedax knows"
+    )
+
+
+def tell_of_text(feed: Feed) -> None:
+    """Say once what stays behind on the host."""
+    if fields := getattr(feed, "text", None):
+        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(fields)}")
