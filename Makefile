@@ -18,9 +18,10 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## Time an epoch beside the tutorial's own loop.
-bench: .venv/installed-test
+## Time an epoch beside the tutorial's own loop, and the loader beside others.
+bench: .venv/installed-bench
 	$(BIN)/python benchmarks/tutorial_epoch.py
+	$(BIN)/python benchmarks/loader.py
 
 clean:
 	rm -rf .venv runs
@@ -36,4 +37,9 @@ clean:
 .venv/installed-test: .venv/installed
 	@echo "Installing the tools of the tests into .venv (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	@echo "Installing the loaders to compare with into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

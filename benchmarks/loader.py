@@ -1,0 +1,226 @@
+"""`NumpyLoader` beside torch's DataLoader, jax-dataloader and Grain: examples a second.
+
+    python benchmarks/loader.py [--only NAME] [--repetitions 9] [--seconds 2] [--quick]
+    python benchmarks/loader.py --memory
+
+Every contender has a process of its own, so that none inherits another's threads, memory or
+imports. Before anything is timed, each reads one epoch, and all must have seen the same examples,
+bit for bit (where they are drawn at random, the same labels). Then they take turns: in each round
+every contender reads whole epochs for at least so many seconds, its workers already running, and
+the order moves on by one from round to round. The consumer reads every value of every batch.
+
+A rate is the median of the rounds. A ratio is that of two medians, its 95 % interval from 10,000
+bootstrap resamples of the rounds: a round's repetitions stay together. A limit is missed when the
+interval lies wholly below it. Against several contenders, the best median of them counts. The row
+"again" is torch against itself and shows the noise.
+
+``--memory`` measures instead how much memory a long run takes in the end: see `loader_memory`.
+
+Progress goes to standard error, tables in Markdown to standard output.
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import loader_memory
+import machine
+import numpy as np
+from loader_scenarios import SCENARIOS, Limit, Scenario
+
+RESAMPLES = 10_000
+AGAIN = ", again"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=SCENARIOS, help="this scenario and no other")
+    parser.add_argument("--repetitions", type=int, default=9, help="rounds")
+    parser.add_argument("--seconds", type=float, default=2.0, help="the least for a repetition")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s: to try it out")
+    parser.add_argument("--memory", action="store_true", help="the memory of a long run, instead")
+    options = parser.parse_args()
+    rounds, seconds = (3, 0.3) if options.quick else (options.repetitions, options.seconds)
+
+    print(f"{machine.describe()}\n{_peers()}\n", flush=True)
+    if options.memory:
+        print(loader_memory.table(quick=options.quick))
+        return
+    print(f"{rounds} rounds, repetitions of at least {seconds:g} s, medians\n", flush=True)
+    verdicts = []
+    for name in [options.only] if options.only else SCENARIOS:
+        results = measure(SCENARIOS[name], rounds, seconds)
+        print(results.table(), flush=True)
+        verdicts += results.verdicts()
+    print("| scenario | ratio | measured | 95 % | limit | |\n|---|---|---|---|---|---|")
+    print("\n".join(verdicts))
+
+
+def _peers() -> str:
+    def found(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"no {name}"
+
+    return ", ".join(map(found, ("grain", "jax-dataloader", "pillow")))
+
+
+@dataclass
+class Results:
+    """What one scenario gave.
+
+    Attributes:
+        rates: by contender, units a second, one number a round.
+        skipped: by contender, why it did not take part.
+        examples: how many an epoch has.
+    """
+
+    scenario: Scenario
+    rates: dict[str, np.ndarray] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    examples: int = 0
+
+    def table(self) -> str:
+        """A row for every contender."""
+        what = "labels" if self.scenario.random else "examples"
+        lines = [
+            f"### {self.scenario.title}\n",
+            f"All yielded the same {self.examples:,} {what} an epoch, bit for bit.\n",
+            f"| {self.scenario.name} | {self.scenario.unit} | least | most | feedax / it | 95 % |",
+            "|---|---:|---:|---:|---:|---|",
+        ]
+        for name in (contender.name for contender in self.scenario.contenders):
+            if name in self.skipped:
+                lines.append(f"| {name} | skipped: {self.skipped[name]} | | | | |")
+                continue
+            rates = self.rates[name]
+            three = (_number(f(rates)) for f in (np.median, np.min, np.max))
+            ratio = _shown(*self.ratio("feedax", (name,))) if name != "feedax" else " | "
+            lines.append(f"| {name} | {' | '.join(three)} | {ratio} |")
+        return "\n".join([*lines, ""])
+
+    def verdicts(self) -> list[str]:
+        """A row for every limit, and the A/A row."""
+        rows = []
+        for limit in self.scenario.limits:
+            against = tuple(name for name in limit.against if name in self.rates)
+            start = f"| {self.scenario.name} | {limit.contender} / {self._best(limit)} | "
+            if limit.contender not in self.rates or not against:
+                reasons = (self.skipped.get(n) for n in (limit.contender, *limit.against))
+                rows.append(f"{start}skipped: {next(filter(None, reasons))} | | | |")
+                continue
+            ratio = self.ratio(limit.contender, against)
+            rows.append(f"{start}{_shown(*ratio)} | {_verdict(limit, *ratio)} |")
+        for name in self.rates:
+            if name.endswith(AGAIN):
+                first = name.removesuffix(AGAIN)
+                ratio = _shown(*self.ratio(name, (first,)))
+                rows.append(f"| {self.scenario.name} | A/A: {first} / itself | {ratio} | noise | |")
+        return rows
+
+    def _best(self, limit: Limit) -> str:
+        there = [name for name in limit.against if name in self.rates] or limit.against
+        if len(there) == 1 or there is limit.against:
+            return there[0]
+        best = max(there, key=lambda name: np.median(self.rates[name]))
+        return f"best of {len(there)}: {best}"
+
+    def ratio(self, contender: str, against: tuple[str, ...]) -> tuple[float, float, float]:
+        """The ratio of medians (of the best of those against), and its 95 % interval."""
+        ours = self.rates[contender]
+        theirs = np.stack([self.rates[name] for name in against])
+        rounds = len(ours)
+        draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
+        resampled = np.median(ours[draws], -1) / np.median(theirs[:, draws], -1).max(0)
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return float(np.median(ours) / np.median(theirs, -1).max()), float(low), float(high)
+
+
+def _shown(ratio: float, low: float, high: float) -> str:
+    return f"{ratio:.2f} | {low:.2f} to {high:.2f}"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _verdict(limit: Limit, ratio: float, low: float, high: float) -> str:
+    if limit.at_least is None:
+        return "none | "
+    wanted = f"at least {limit.at_least:g}"
+    if high < limit.at_least:
+        return f"{wanted} | **missed**{': ' * bool(limit.reason)}{limit.reason}"
+    return f"{wanted} | {'kept' if low >= limit.at_least else 'within the interval: not missed'}"
+
+
+def measure(scenario: Scenario, rounds: int, seconds: float) -> Results:
+    """Let a scenario's contenders take turns."""
+    results = Results(scenario)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        scenario.prepare(Path(folder))
+        running, fingerprints = {}, {}
+        for contender in scenario.contenders:
+            _progress(f"{scenario.name}: {contender.name} starts")
+            process = stack.enter_context(_started(scenario, contender.name, folder))
+            first = _answer(process, contender.name)
+            if "skipped" in first:
+                results.skipped[contender.name] = first["skipped"]
+                continue
+            running[contender.name] = process
+            fingerprints[contender.name] = first["examples"], first["fingerprint"]
+        if len(set(fingerprints.values())) != 1:
+            raise SystemExit(f"{scenario.name}: not everyone yields the same: {fingerprints}")
+        [(results.examples, _)] = set(fingerprints.values())
+        rates: dict[str, list[float]] = {name: [] for name in running}
+        for turn in range(rounds):
+            order = list(running)
+            order = order[turn % len(order) :] + order[: turn % len(order)]
+            for name in order:
+                print(seconds, file=running[name].stdin, flush=True)
+                said = _answer(running[name], name)
+                rates[name].append(said["examples"] / said["seconds"])
+            shown = ", ".join(f"{name} {_number(r[-1])}" for name, r in rates.items())
+            _progress(f"{scenario.name}: round {turn + 1} of {rounds}: {shown}")
+    results.rates = {name: np.array(values) for name, values in rates.items()}
+    return results
+
+
+@contextlib.contextmanager
+def _started(scenario: Scenario, contender: str, folder: str) -> Iterator[subprocess.Popen[str]]:
+    """The contender's process; it ends when its input does."""
+    script = Path(__file__).with_name("loader_contender.py")
+    command = [sys.executable, str(script), scenario.name, contender, folder]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _answer(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{name} ended with exit code {process.wait()}; its error stands above")
+    return json.loads(line)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
