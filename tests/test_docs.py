@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DESIGN = ROOT / "docs" / "design.md"
-PAGES = [README, DESIGN]
+LOADER = ROOT / "docs" / "loader.md"
+PAGES = [README, DESIGN, LOADER]
 
 
 def code(page: Path) -> list[str]:
@@ -19,10 +20,11 @@ def code(page: Path) -> list[str]:
 
 
 def run(page: Path, folder: Path) -> str:
-    """Run the first block of a page as a script; what it prints."""
-    (block,) = code(page)
+    """Run a page's code as a script; what it prints."""
+    script = folder / "page.py"
+    script.write_text("\n".join(code(page)))
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
+        [sys.executable, "-W", "error", str(script)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -40,6 +42,12 @@ def test_the_readmes_fifteen_lines_learn(tmp_path):
 
 def test_the_design_pages_example_runs(tmp_path):
     assert run(DESIGN, tmp_path).startswith("resident: all 1,000 examples of TensorDataset")
+
+
+def test_the_loader_pages_example_runs(tmp_path):
+    plan, last = run(LOADER, tmp_path).splitlines()
+    assert plan.startswith("resident: all 50 examples of Mine")
+    assert last == "10 examples in the last batch"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

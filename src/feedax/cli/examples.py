@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, Subset
 
 from feedax import datasets
@@ -135,6 +134,7 @@ class Examples:
             shuffle=shuffle or None,
             drop_last=drop_last,
             num_workers=self.flags.num_workers,
-            generator=torch.Generator().manual_seed(self.flags.seed) if shuffle else None,
+            seed=self.flags.seed,
+            cache=self.flags.cache,
             plan=self.flags.plan,
         )

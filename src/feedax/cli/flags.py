@@ -36,10 +36,12 @@ class DataFlags:
     """Leave out the last batch of an epoch where it is short."""
     num_workers: int = 0
     """Processes that load examples, where a Python call is needed for each."""
+    cache: bool = False
+    """Keep loaded examples in memory; the dataset must yield the same ones each time."""
     plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto"
     """How batches are made; auto takes the fastest way that gives the same batches."""
     seed: int = 0
-    """Of the initial parameters and of the order."""
+    """Of the initial parameters, of the order and of each example's random numbers."""
 
     def __post_init__(self) -> None:
         _at_least("--batch-size", self.batch_size, 1)

@@ -132,7 +132,6 @@ class NumpyLoader(DataLoader[Any]):
         if pin_memory:
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
         self.seed = seed
-        self.in_order = in_order  # torch before 2.6 does not keep it
         self.collates_itself = collate_fn in (None, numpy_collate)
         self.user_collate_fn = collate_fn
         if collate_fn is None:
@@ -157,7 +156,7 @@ class NumpyLoader(DataLoader[Any]):
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device,
-            **({} if in_order else {"in_order": False}),  # torch before 2.6 has no such argument
+            in_order=in_order,
         )
         self._wanted_plan = plan
         self._memory_budget = memory_budget

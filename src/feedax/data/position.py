@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -51,6 +52,7 @@ class Progress:
         self.sampler: Any = resume.get("sampler") if resume else None
         self.streams: dict[str, Any] = dict(resume.get("streams", {})) if resume else {}
         self.next_worker: int = resume.get("next_worker", 0) if resume else 0
+        self.workers: int = resume.get("workers", 1) if resume else 1  # that share the streams
         self.is_over = False
 
     def hand_over(self, task: Task) -> None:
@@ -65,8 +67,9 @@ class Progress:
         assert loaded.stream is not None
         self.batches += 1
         self.examples += loaded.stream[0] - self.streams.get(str(worker), (0,))[0]
-        self.streams[str(worker)] = loaded.stream
-        self.next_worker = (worker + 1) % max(workers, 1)
+        self.streams[str(worker)] = list(loaded.stream)
+        self.workers = max(workers, 1)
+        self.next_worker = (worker + 1) % self.workers
 
     def state(self) -> dict[str, Any]:
         saved: dict[str, Any] = {
@@ -82,6 +85,7 @@ class Progress:
             saved["sampler"] = self.sampler
         if self.streams:
             saved |= {"streams": self.streams, "next_worker": self.next_worker}
+            saved["workers"] = self.workers
         return saved
 
 
@@ -99,6 +103,8 @@ class Tasks:
         self.generator = order_generator(loader)
         self.seed = loader.seed
         self.progress = progress
+        if progress.streams:
+            _check_workers(loader, progress.workers)
 
     def __iter__(self) -> "EpochTasks":
         return EpochTasks(self)
@@ -109,7 +115,8 @@ class Tasks:
 
 def order_generator(loader: Any) -> torch.Generator | None:
     """The generator that the loader's order is drawn from, if it is not the global one."""
-    return getattr(_inner(loader._index_sampler), "generator", None) or loader.generator
+    own = getattr(_inner(loader._index_sampler), "generator", None)
+    return own if isinstance(own, torch.Generator) else loader.generator
 
 
 def stateful_sampler(sampler: Any) -> Any:
@@ -163,7 +170,7 @@ class EpochTasks(Iterator[Task]):
             row = list(row)
         task = Task(row, self._progress.epoch, self._start)
         task.number = self._number
-        task.numbers = _numbers(row)
+        task.numbers = _numbers(row, self._tasks.batches)
         self._checksum = task.checksum = _checksum(row, task.numbers, self._checksum)
         task.is_batch = self._tasks.batches
         task.count = len(row) if task.is_batch else 1
@@ -178,15 +185,14 @@ class EpochTasks(Iterator[Task]):
         """Skip what was handed over before, and draw; from the random state of that time."""
         generator = self._tasks.generator
         saved = (self._progress.resume or {}).get("random", {})
-        if self._tasks.seed is not None:
-            self._progress.random = {}
-            with self._drawing():
-                return self._skip()
         drawn_from = self._progress.random = {}
         if generator is not None:
             if "generator" in saved:
                 generator.set_state(randomness.tensor_from_json(saved["generator"]))
             drawn_from["generator"] = randomness.tensor_to_json(generator.get_state())
+        if self._tasks.seed is not None:
+            with self._drawing():
+                return self._skip()
         if self._kind in _RANDOM_ONCE and generator is None:
             before = torch.get_rng_state()
             if "torch" in saved:
@@ -224,10 +230,26 @@ class EpochTasks(Iterator[Task]):
         return next(self._rows)
 
 
-def _numbers(row: Any) -> np.ndarray | None:
+def _check_workers(loader: Any, workers: int) -> None:
+    if not isinstance(loader.dataset, IterableDataset):
+        raise PositionError(
+            "NumpyLoader: a position in a stream belongs to an IterableDataset, and this loader's "
+            f"is a {type(loader.dataset).__name__}; give the loader the same dataset"
+        )
+    if max(loader.num_workers, 1) != workers:
+        raise PositionError(
+            "NumpyLoader: each worker goes on with its own share of an IterableDataset, and the "
+            f"position was saved with {workers} of them but this loader has "
+            f"num_workers={loader.num_workers}; make the loader with the same number"
+        )
+
+
+def _numbers(row: Any, of_batch: bool) -> np.ndarray | None:
     """Indices as int64 `(examples,)`, or None if they are no integers."""
     try:
         numbers = np.asarray(row)
+        if of_batch and numbers.ndim == 0:  # a set of indices, say
+            numbers = np.asarray(list(row))
     except Exception:
         return None
     if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
@@ -250,8 +272,27 @@ def _checksum_of_all(rows: list[Any], of_batches: bool) -> int:
         pass
     checksum = 0
     for row in rows:
-        checksum = _checksum(row, _numbers(row), checksum)
+        checksum = _checksum(row, _numbers(row, of_batches), checksum)
     return checksum
+
+
+def _is_sound(state: Any) -> bool:
+    """Whether a saved position can be read."""
+    if not isinstance(state, dict):
+        return False
+    numbers = ("epoch", "batches", "examples", "checksum")
+    if not all(type(state.get(name)) is int and state[name] >= 0 for name in numbers):
+        return False
+    random = state.get("random", {})
+    try:
+        for name in random:
+            if name == "global":
+                randomness.states_from_json(random[name])
+            else:
+                randomness.tensor_from_json(random[name])
+    except (TypeError, ValueError, LookupError):
+        return False
+    return True
 
 
 def check_state(state: Any, seed: int | None) -> dict[str, Any]:
@@ -260,8 +301,7 @@ def check_state(state: Any, seed: int | None) -> dict[str, Any]:
     Raises:
         PositionError: it does not, or it is no position at all.
     """
-    numbers = ("epoch", "batches", "examples", "checksum")
-    if not isinstance(state, dict) or not all(type(state.get(n)) is int for n in numbers):
+    if not _is_sound(state):
         raise PositionError(
             "NumpyLoader: load_state_dict must get what state_dict returned, and it got "
             f"{str(state)[:60]!r}; save the whole dict, as JSON for example"

@@ -90,7 +90,8 @@ class Channel:
         self._may_end = False
         ours, theirs = socket.socketpair()
         self._connection = connection.Connection(ours.detach())
-        self._theirs = theirs
+        self._theirs = connection.Connection(theirs.detach())
+        self._owner = os.getpid()
 
     def worker_fds(self) -> list[int]:
         return [self._theirs.fileno(), self.ring.fd]
@@ -107,13 +108,19 @@ class Channel:
         if isinstance(message, tuple):
             self.tasks[message[0]] = message[1]
         self._may_end = self._may_end or message is None
+        freed = self.ring.freed()
         try:
-            data = dumps((self.ring.freed(), message))
+            data = dumps((freed, message))
         except Exception as error:
+            self.ring.keep(freed)
+            if isinstance(message, tuple):
+                del self.tasks[message[0]]
             raise refuse(message, "what the sampler yields", error) from error
         self.send(data)
 
     def send(self, data: bytes) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked copy of the trainer goes; the workers are not its own
         with contextlib.suppress(OSError):  # a worker that is gone; its answers are missed soon
             self._connection.send_bytes(data)
 

@@ -6,6 +6,7 @@ that say which example, and workers that are ours.
 
 import contextlib
 import copy
+import os
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from torch.utils.data.dataloader import (
 
 from feedax.data.position import Tasks
 from feedax.data.randomness import OwnStates, random_states_restored
-from feedax.data.workers.loading import NOTE, Loading, Task
+from feedax.data.workers.loading import ALL, NOTE, Loading, Task
 from feedax.errors import FeedaxError, WorkerError
 
 HAS_OWN_WORKERS = sys.platform.startswith("linux")
@@ -134,6 +135,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         self._account = loader._account
         self._is_stream = isinstance(loader.dataset, IterableDataset)
         self._is_starting = True
+        self._owner = os.getpid()
         with warnings.catch_warnings():
             # torch warns of what WorkerError says better.
             warnings.filterwarnings("ignore", "Got pickle error when attempting to start a worker")
@@ -187,6 +189,10 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             for note in notes:
                 again.add_note(NOTE + note)
             raise again from error
+
+    def _shutdown_workers(self) -> None:
+        if os.getpid() == self._owner:  # a forked copy of the trainer goes without a word
+            super()._shutdown_workers()
 
     def _account_for_start(self) -> None:
         if self._is_starting and self._context is not None:
@@ -256,4 +262,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         if self._is_stream:
             return " loading from its stream"
         indices = list(task.indices) if task.is_batch else [task.indices]
-        return f" loading example {indices[min(channel.ring.position(), len(indices) - 1)]!r}"
+        place = channel.ring.position()
+        if place == ALL:
+            return f" loading examples {indices!r}"
+        return f" loading example {indices[min(place, len(indices) - 1)]!r}"

@@ -99,6 +99,7 @@ class Loading:
         self.resume = resume
         self.began: float | None = None
         self.stream: _Stream | None = None
+        self.ring: Any = None
         of_iterable = isinstance(dataset, IterableDataset)
         self.dataset: Dataset[Any] = Streamed(self) if of_iterable else Indexed(self)
 
@@ -119,8 +120,7 @@ class Loading:
             return numpy_convert(self.user_collate_fn(examples))
         if self.converts:
             return convert_example(examples)
-        ring = _ring()
-        return collate_into(examples, ring.empty) if ring else collate_into(examples)
+        return collate_into(examples, self.ring.empty) if self.ring else collate_into(examples)
 
     def init_worker(self, worker_id: int) -> None:
         """The first thing in a worker: the user's worker_init_fn, with torch's info as documented.
@@ -128,6 +128,9 @@ class Loading:
         Ctrl-C reaches a whole process group; the trainer decides what becomes of its workers.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The ring is this loader's; one that the dataset iterates keeps its batches for itself.
+        worker = sys.modules.get("feedax.data.workers.worker")
+        self.ring = worker.ring if worker is not None else None
         # The info is frozen, and its dataset must be the user's own.
         object.__setattr__(torch_worker._worker_info, "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
@@ -159,8 +162,8 @@ class Indexed(Dataset[Any]):
 
     def _example(self, task: Task, place: int, index: Any) -> Any:
         loading = self._loading
-        if (ring := _ring()) is not None:
-            ring.at(place)
+        if loading.ring is not None:
+            loading.ring.at(place)
         if loading.seed is not None:
             seed_random(loading.seed, task.epoch, task.start + place, index)
         try:
@@ -173,6 +176,8 @@ class Indexed(Dataset[Any]):
         """All examples by one call of the dataset's: they share one random state."""
         loading = self._loading
         indices = task.indices
+        if loading.ring is not None:
+            loading.ring.at(ALL)
         if loading.seed is not None:
             seed_random(loading.seed, task.epoch, task.start, next(iter(indices), 0))
         try:
@@ -186,6 +191,10 @@ class Indexed(Dataset[Any]):
         return Examples(examples, indices) if known else examples
 
 
+_STREAM = 2**63
+"""Added to a worker's number: where a map-style dataset's seed has an index."""
+
+
 class Streamed(IterableDataset[Any]):
     """An iterable dataset: each `iter()` is an epoch of this process's own share."""
 
@@ -196,24 +205,35 @@ class Streamed(IterableDataset[Any]):
         loading = self._loading
         info = get_worker_info()
         worker = info.id if info else 0
-        if loading.seed is not None:
-            seed_random(loading.seed, loading.epoch, worker, "stream")
-        loading.epoch += 1
+        epoch, loading.epoch = loading.epoch, loading.epoch + 1
         resume, loading.resume = loading.resume, None
-        loading.stream = _Stream(loading, (resume or {}).get(str(worker)))
+        loading.stream = _Stream(loading, epoch, worker, (resume or {}).get(str(worker)))
         return loading.stream
 
 
 class _Stream(Iterator[Any]):
-    """One epoch of an iterable dataset in one process, from where it had come to."""
+    """One epoch of an iterable dataset in one process, from where it had come to.
 
-    def __init__(self, loading: Loading, resume: tuple[int, Any] | None) -> None:
+    With a seed, what is drawn for an example depends on its place in the stream, not on what was
+    drawn before: a resumed stream goes on with the same random numbers.
+    """
+
+    def __init__(
+        self, loading: Loading, epoch: int, worker: int, resume: tuple[int, Any] | None
+    ) -> None:
         self._loading = loading
+        self._epoch = epoch
+        self._worker = _STREAM + worker
         self._count = 0
+        if loading.seed is not None:
+            seed_random(loading.seed, epoch, worker, "stream")
         dataset: Any = loading.user_dataset
         count, state = resume or (0, None)
         keeps_state = hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
         if keeps_state and state is not None:
+            if type(dataset).__module__.partition(".")[0] == "datasets":
+                # Hugging Face's goes back to a loaded state in every epoch: a copy has only this.
+                dataset = copy.copy(dataset)
             dataset.load_state_dict(state)
             self._count = count
         self._iterator = iter(dataset)
@@ -222,7 +242,10 @@ class _Stream(Iterator[Any]):
             next(self)
 
     def __next__(self) -> Any:
-        self._loading.begin()
+        loading = self._loading
+        loading.begin()
+        if loading.seed is not None:
+            seed_random(loading.seed, self._epoch, self._count, self._worker)
         try:
             example = next(self._iterator)
         except StopIteration:
@@ -239,6 +262,9 @@ class _Stream(Iterator[Any]):
         return self._count, copy.deepcopy(self._stateful.state_dict())
 
 
+ALL = -1
+"""The place of all examples of a batch, where a dataset loads them together."""
+
 NOTE = "while loading "
 """How a note on an error begins that says which example it came from."""
 
@@ -246,9 +272,3 @@ NOTE = "while loading "
 def _while_loading(what: str) -> str:
     info = get_worker_info()
     return f"{NOTE}{what}" + (f" in worker {info.id}" if info else "")
-
-
-def _ring() -> Any:
-    """The ring of this process, if it is a worker with one."""
-    worker = sys.modules.get("feedax.data.workers.worker")
-    return worker.ring if worker is not None else None

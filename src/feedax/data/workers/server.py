@@ -19,7 +19,7 @@ from multiprocessing.popen_forkserver import Popen
 from typing import Any
 
 from feedax.data.workers.channel import Channel, Done, Results
-from feedax.data.workers.travel import Cargo, can_travel, dumps, refuse
+from feedax.data.workers.travel import Cargo, can_travel, classes_by_value, dumps, refuse
 from feedax.data.workers.worker import run
 from feedax.errors import WorkerError
 
@@ -118,6 +118,7 @@ class WorkerContext:
             except Exception as error:
                 raise self._cannot_travel(error) from error
             weakref.finalize(self, os.close, self._cargo.fd)
+            self._classes = classes_by_value()
             self._inherited = [*popen._fds, self._cargo.fd]
         popen._fds = list(self._inherited)
         # The worker has its own ends of the queues.

@@ -5,13 +5,16 @@ of a notebook or script by value, locks and shared tensors by their handles. Arr
 the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
 """
 
+import inspect
 import io
 import mmap
 import os
 import pickle
 from collections import ChainMap
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -31,15 +34,60 @@ _MULTIPROCESSINGS: dict[type, Any] = ForkingPickler._extra_reducers  # type: ign
 """How multiprocessing, and torch for it, send locks, connections, tensors."""
 
 
+_CLASS_NAMES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
+_CLASSES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+"""The classes that cloudpickle has sent or received by value, and the names they go by."""
+
+_received: set[str] = set()
+"""In a worker: the classes that came from the trainer. They go back by name: by value they would
+overwrite the trainer's own methods with copies."""
+
+
+def receive_classes() -> None:
+    """Say in a worker that the classes it has got so far are the trainer's."""
+    _received.update(_CLASSES)
+
+
+def classes_by_value() -> list[type]:
+    """The classes that have travelled by value; whoever holds them can be sent their names."""
+    return list(_CLASSES.values())
+
+
+def _class_named(name: str) -> type:
+    return _CLASSES[name]
+
+
+def _reduce_unbuffered(array: np.ndarray) -> Any:
+    """An array whose dtype (bfloat16, datetime64) has no buffers, as its bytes."""
+    if array.dtype.hasobject or not array.flags.c_contiguous or not array.nbytes:
+        return NotImplemented
+    raw = array.reshape(-1).view(np.uint8)
+    return _from_bytes, (raw, array.dtype, array.shape)
+
+
+def _from_bytes(raw: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return raw.view(dtype).reshape(shape)
+
+
 class _Pickler(cloudpickle.Pickler):
     """cloudpickle's pickler with multiprocessing's reducers, and tensors' memory as arrays."""
 
     def __init__(
         self, file: Any, reducers: dict[type, Any], buffer_callback: Any, known: Sequence[Any]
     ) -> None:
-        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        # The C pickler looks for its table once, as it is made.
         self.dispatch_table: Any = ChainMap(reducers, _MULTIPROCESSINGS, super().dispatch_table)
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self._known = {id(value): place for place, value in enumerate(known)}
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type):
+            name = _CLASS_NAMES.get(value)
+            if name in _received:
+                return _class_named, (name,)
+        if type(value) is np.ndarray and value.dtype.kind in "VMm" and value.dtype.names is None:
+            return _reduce_unbuffered(value)
+        return super().reducer_override(value)
 
     def persistent_id(self, value: Any) -> int | None:
         return self._known.get(id(value))
@@ -175,15 +223,37 @@ def _culprit(value: Any, name: str, seen: set[int]) -> tuple[str, Any]:
         parts = [(f"{name}[{key!r}]", part) for key, part in value.items()]
     elif isinstance(value, list | tuple | set):
         parts = [(f"{name}[{i}]", part) for i, part in enumerate(value)]
-    elif isinstance(getattr(value, "__closure__", None), tuple):
-        cells = zip(value.__code__.co_freevars, value.__closure__, strict=True)
-        parts = [(f"{key} of {name}", cell.cell_contents) for key, cell in cells]
+    elif isinstance(value, FunctionType):
+        parts = [(f"{key} of {name}", part) for key, part in _closure(value).items()]
+    elif isinstance(value, MethodType):
+        parts = [(f"{name}.__self__", value.__self__), (name, value.__func__)]
+    elif isinstance(value, partial):
+        parts = [(f"{name}.{key}", getattr(value, key)) for key in ("func", "args", "keywords")]
     else:
-        parts = [(f"{name}.{key}", part) for key, part in getattr(value, "__dict__", {}).items()]
+        parts = [(f"{name}.{key}", part) for key, part in _state(value).items()]
     for part_name, part in parts:
         if id(part) not in seen and not can_travel(part):
             return _culprit(part, part_name, seen)
     return name, value
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    """The variables of others that a function uses."""
+    try:
+        found = inspect.getclosurevars(function)
+    except ValueError:  # one has no value yet
+        return {}
+    return {**found.globals, **found.nonlocals}
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """The attributes that pickle would take along."""
+    try:
+        state = value.__getstate__()
+    except Exception:
+        return {}
+    dicts = [part for part in (state if isinstance(state, tuple) else (state,)) if part]
+    return {k: v for part in dicts if isinstance(part, dict) for k, v in part.items()}
 
 
 def can_travel(value: Any) -> bool:

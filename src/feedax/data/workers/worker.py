@@ -12,7 +12,7 @@ from torch._utils import ExceptionWrapper
 
 from feedax.data.workers.channel import DONE, Answer, Ready, framed
 from feedax.data.workers.ring import WorkerRing
-from feedax.data.workers.travel import Cargo, dumps, loads, refuse
+from feedax.data.workers.travel import Cargo, dumps, loads, receive_classes, refuse
 
 _imported_by = os.getpid()
 ring: WorkerRing | None = None
@@ -33,6 +33,7 @@ def run(cargo: Cargo, own: bytes, fds: list[int], environment: dict[str, str]) -
     try:
         heavy = cargo._replace(fd=inherited[cargo.fd]).unpack()
         target, args = loads(own, known=[*heavy, end, end, end])
+        receive_classes()
     except Exception:
         failure = ExceptionWrapper(where="where a worker unpickles the dataset")
         target, args = _answer_all, (end, failure)
@@ -94,7 +95,11 @@ class _End:
         return Answer(number, None, []), dumps(batch) if large else pickled
 
     def send(self, header: Any, rest: bytes = b"") -> None:
-        self._connection.send_bytes(framed(header, rest))
+        message = framed(header, rest)
+        try:
+            self._connection.send_bytes(message)
+        except OSError:
+            os._exit(1)  # the trainer is no more; see _take_in
 
     def is_set(self) -> bool:
         return self._is_done
