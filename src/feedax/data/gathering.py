@@ -1,7 +1,6 @@
 """Batches that are gathered from arrays, many examples at once."""
 
 import collections
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from feedax.data.collate import refuse_empty
 from feedax.data.position import Tasks
+from feedax.data.workers.iterators import changed_view
 from feedax.data.workers.loading import Task
 
 
@@ -26,11 +26,9 @@ class GatheringIter(_BaseDataLoaderIter):
     _shutdown = False
 
     def __init__(self, loader: Any) -> None:
-        view = copy.copy(loader)
         self._progress = loader._progress
         self._account = loader._account
-        # torch forbids to assign a loader's sampler: this one is seen by this iterator only.
-        view.__dict__.update(batch_sampler=Tasks(loader, self._progress), pin_memory=False)
+        view = changed_view(loader, batch_sampler=Tasks(loader, self._progress))
         super().__init__(view)
         self._form = loader._form()
         self._ahead: collections.deque[Task] = collections.deque()

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    IterDataPipe,
+    MapDataPipe,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -128,10 +131,11 @@ class NumpyLoader(DataLoader[Any]):
                 "leave one of them out"
             )
         if cache:
-            _refuse_cache(dataset, batch_size, batch_sampler, collate_fn, plan)
+            alone = batch_size is None and batch_sampler is None
+            _refuse_cache(dataset, alone, collate_fn, in_order, plan)
         if pin_memory:
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
-        self.seed = seed
+        self.seed = None if seed is None else operator.index(seed)
         self.collates_itself = collate_fn in (None, numpy_collate)
         self.user_collate_fn = collate_fn
         if collate_fn is None:
@@ -211,8 +215,10 @@ class NumpyLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next `iter` this epoch, counted from 0; a loader with a seed depends on it."""
+        epoch = operator.index(epoch)
+        if epoch != self._next_epoch:
+            self._resume = None  # a position in another epoch
         self._next_epoch = epoch
-        self._resume = None
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the last batch handed over, as plain JSON; see `load_state_dict`.
@@ -224,6 +230,11 @@ class NumpyLoader(DataLoader[Any]):
             raise PositionError(
                 "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
                 "in_order=False; leave it out"
+            )
+        if isinstance(self.dataset, IterDataPipe | MapDataPipe):
+            raise PositionError(
+                "NumpyLoader: a position is that of a Dataset, and this loader has a "
+                f"{type(self.dataset).__name__}; save the data pipe's own state"
             )
         saved: dict[str, Any] = {"version": VERSION}
         if self.seed is not None:
@@ -318,7 +329,7 @@ class NumpyLoader(DataLoader[Any]):
                 persistent_workers=False,
                 _iterator=None,
                 _progress=None,
-                _account=Account(None),
+                _account=Account(self._account.cache),
             )
             self._sequential = loader
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
@@ -359,16 +370,16 @@ class NumpyLoader(DataLoader[Any]):
         return choice.form
 
 
-def _refuse_cache(
-    dataset: Any, batch_size: Any, batch_sampler: Any, collate_fn: Any, plan: str
-) -> None:
+def _refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
     reason = None
     if isinstance(dataset, IterableDataset):
         reason = "an IterableDataset has none"
-    elif batch_size is None and batch_sampler is None:
+    elif alone:
         reason = "batch_size=None makes no batches"
     elif collate_fn not in (None, numpy_collate):
         reason = "a collate_fn of your own hides them"
+    elif not in_order:
+        reason = "in_order=False loses them"
     elif plan == "streamed":
         reason = "plan='streamed' asks to load them every time"
     if reason:

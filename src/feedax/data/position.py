@@ -219,9 +219,20 @@ class EpochTasks(Iterator[Task]):
         if self._stateful is not None:
             self._checksum = resume["checksum"]
             return next(self._rows)
-        rows = list(islice(self._rows, count))
-        self._checksum = _checksum_of_all(rows, self._tasks.batches)
-        if len(rows) != count or self._checksum != resume["checksum"]:
+        sampler = self._tasks.sampler
+        size = sampler.batch_size if type(sampler) is BatchSampler else None
+        if size is not None and self._start == count * size:
+            # Whole batches need not be made one by one.
+            each = iter(sampler.sampler)
+            skipped = list(islice(each, self._start))
+            is_whole = len(skipped) == self._start
+            self._checksum = _checksum_of_whole(skipped, size)
+            self._rows = iter(BatchSampler(each, size, sampler.drop_last))
+        else:
+            rows = list(islice(self._rows, count))
+            is_whole = len(rows) == count
+            self._checksum = _checksum_of_all(rows, self._tasks.batches)
+        if not is_whole or self._checksum != resume["checksum"]:
             raise PositionError(
                 "NumpyLoader: to go on from a saved position the sampler must yield the indices "
                 f"that it yielded then, and its first {count} batches are others; give the loader "
@@ -274,6 +285,14 @@ def _checksum_of_all(rows: list[Any], of_batches: bool) -> int:
     for row in rows:
         checksum = _checksum(row, _numbers(row, of_batches), checksum)
     return checksum
+
+
+def _checksum_of_whole(indices: list[Any], size: int) -> int:
+    """`_checksum_of_all` of batches of one size, given as one list."""
+    if (numbers := _numbers(indices, False)) is not None:
+        return _checksum(None, numbers, 0)
+    rows = [indices[i : i + size] for i in range(0, len(indices), size)]
+    return _checksum_of_all(rows, True)
 
 
 def _is_sound(state: Any) -> bool:

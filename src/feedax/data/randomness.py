@@ -23,13 +23,22 @@ def seed_random(seed: int, epoch: int, position: int, index: Any) -> None:
         position: of the example among those of its epoch.
         index: of the example in the dataset, or another key of it.
     """
-    number = index if type(index) is int else _number(index)
-    packed = _FOUR.pack(seed & _MASK, epoch & _MASK, position & _MASK, number & _MASK)
-    digest = hashlib.blake2b(packed, digest_size=16).digest()
-    for_python, for_numpy, for_torch = struct.unpack("<QLL", digest)
+    for_python, for_numpy, for_torch = _seeds(seed, epoch, position, index)
     random.seed(for_python)
     np.random.seed(for_numpy)
     torch.default_generator.manual_seed(for_torch)
+
+
+def seeded_generator(seed: int, epoch: int) -> torch.Generator:
+    """A generator for what belongs to a whole epoch."""
+    return torch.Generator().manual_seed(_seeds(seed, epoch, 0, "epoch")[2])
+
+
+def _seeds(seed: int, epoch: int, position: int, index: Any) -> tuple[int, int, int]:
+    number = index if type(index) is int else _number(index)
+    packed = _FOUR.pack(seed & _MASK, epoch & _MASK, position & _MASK, number & _MASK)
+    digest = hashlib.blake2b(packed, digest_size=16).digest()
+    return struct.unpack("<QLL", digest)
 
 
 def _number(index: Any) -> int:

@@ -24,7 +24,7 @@ from torch.utils.data.dataloader import (
 )
 
 from feedax.data.position import Tasks
-from feedax.data.randomness import OwnStates, random_states_restored
+from feedax.data.randomness import OwnStates, random_states_restored, seeded_generator
 from feedax.data.workers.loading import ALL, NOTE, Loading, Task
 from feedax.errors import FeedaxError, WorkerError
 
@@ -49,35 +49,41 @@ def has_own_workers(loader: Any) -> bool:
 
 def loaded_iterator(loader: Any) -> Any:
     """An iterator over batches that torch loads example by example."""
-    view = copy.copy(loader)
     progress = loader._progress
-    changed: dict[str, Any] = {"pin_memory": False}
-    loading: Loading | None = None
-    # A data pipe is torch's to take apart: it goes to the workers as it is.
-    if not isinstance(loader.dataset, IterDataPipe | MapDataPipe):
-        loading = Loading(
-            loader.dataset,
-            None if loader.collates_itself else loader.user_collate_fn,
-            loader.worker_init_fn,
-            converts=loader.batch_sampler is None,
-            seed=loader.seed,
-            epoch=progress.epoch,
-            resume=(progress.resume or {}).get("streams"),
-        )
-        changed |= {"dataset": loading.dataset, "collate_fn": loading.collate}
-        changed |= {"worker_init_fn": loading.init_worker}
     tasks = Tasks(loader, progress)
-    changed["sampler" if loader.batch_sampler is None else "batch_sampler"] = tasks
-    # torch forbids to assign a loader's dataset and sampler: this one is seen by an iterator only.
-    view.__dict__.update(changed)
+    loading = Loading(
+        loader.dataset,
+        None if loader.collates_itself else loader.user_collate_fn,
+        loader.worker_init_fn,
+        converts=loader.batch_sampler is None,
+        seed=loader.seed,
+        epoch=progress.epoch,
+        resume=(progress.resume or {}).get("streams"),
+    )
+    changed: dict[str, Any] = {"collate_fn": loading.collate}
+    if not isinstance(loader.dataset, IterDataPipe | MapDataPipe):  # torch's to take apart
+        changed["sampler" if loader.batch_sampler is None else "batch_sampler"] = tasks
+        changed |= {"dataset": loading.dataset, "worker_init_fn": loading.init_worker}
+    view = changed_view(loader, **changed)
     if loader.num_workers == 0:
         return LocalIter(view, loader)
-    if not has_own_workers(loader):
-        return WorkersIter(view, loader, None)
-    heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
-    context = WorkerContext(heavy, _named(loader))
-    view.__dict__["_DataLoader__multiprocessing_context"] = context
-    return WorkersIter(view, loader, context)
+    context = None
+    if has_own_workers(loader):
+        heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
+        context = WorkerContext(heavy, _named(loader))
+        view.__dict__["_DataLoader__multiprocessing_context"] = context
+    return WorkersIter(view, loader, tasks, context)
+
+
+def changed_view(loader: Any, **changed: Any) -> Any:
+    """A loader as torch's iterators are to see it; they alone do."""
+    view = copy.copy(loader)
+    changed["pin_memory"] = False
+    if loader.seed is not None:
+        # What torch draws for its workers comes from the seed, not from the caller's state.
+        changed["generator"] = seeded_generator(loader.seed, loader._progress.epoch)
+    view.__dict__.update(changed)  # torch forbids to assign some of these
+    return view
 
 
 def _named(loader: Any) -> dict[str, Any]:
@@ -126,11 +132,14 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
     Args:
         view: the loader as torch is to see it.
         loader: the user's.
+        tasks: its sampler as torch sees it.
         context: where our workers come from, or None for torch's way.
     """
 
-    def __init__(self, view: Any, loader: Any, context: "WorkerContext | None") -> None:
-        self._tasks = view._index_sampler
+    def __init__(
+        self, view: Any, loader: Any, tasks: Tasks, context: "WorkerContext | None"
+    ) -> None:
+        self._tasks = tasks
         self._context = context
         self._account = loader._account
         self._is_stream = isinstance(loader.dataset, IterableDataset)

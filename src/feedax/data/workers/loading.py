@@ -58,13 +58,13 @@ class Loaded(NamedTuple):
     Attributes:
         batch: what the loader yields.
         seconds: how long loading took.
-        stream: of an iterable dataset: how many examples it has yielded in this process, and its
-            own state if it has one.
+        stream: of an iterable dataset: how many examples it has yielded in this process, its own
+            state if it has one, and whether it has ended.
     """
 
     batch: Any
     seconds: float
-    stream: tuple[int, Any] | None
+    stream: tuple[int, Any, bool] | None
 
 
 class Loading:
@@ -219,7 +219,7 @@ class _Stream(Iterator[Any]):
     """
 
     def __init__(
-        self, loading: Loading, epoch: int, worker: int, resume: tuple[int, Any] | None
+        self, loading: Loading, epoch: int, worker: int, resume: tuple[int, Any, bool] | None
     ) -> None:
         self._loading = loading
         self._epoch = epoch
@@ -228,15 +228,18 @@ class _Stream(Iterator[Any]):
         if loading.seed is not None:
             seed_random(loading.seed, epoch, worker, "stream")
         dataset: Any = loading.user_dataset
-        count, state = resume or (0, None)
+        count, state, self._has_ended = resume or (0, None, False)
         keeps_state = hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
         if keeps_state and state is not None:
             if type(dataset).__module__.partition(".")[0] == "datasets":
-                # Hugging Face's goes back to a loaded state in every epoch: a copy has only this.
-                dataset = copy.copy(dataset)
+                # Hugging Face's goes back to a loaded state in every epoch: a twin has only this.
+                twin = object.__new__(type(dataset))  # copy.copy would share its attributes
+                vars(twin).update(vars(dataset))
+                dataset = twin
             dataset.load_state_dict(state)
             self._count = count
-        self._iterator = iter(dataset)
+        # At its end a dataset may have gone back to its beginning, for the next epoch.
+        self._iterator = iter(()) if self._has_ended and keeps_state else iter(dataset)
         self._stateful = dataset if keeps_state else None
         while self._count < count:  # no state to go back to: the examples are loaded again
             next(self)
@@ -249,6 +252,7 @@ class _Stream(Iterator[Any]):
         try:
             example = next(self._iterator)
         except StopIteration:
+            self._has_ended = True
             raise
         except Exception as error:
             error.add_note(_while_loading(f"example {self._count} of the stream"))
@@ -256,10 +260,9 @@ class _Stream(Iterator[Any]):
         self._count += 1
         return example
 
-    def position(self) -> tuple[int, Any]:
-        if self._stateful is None:
-            return self._count, None
-        return self._count, copy.deepcopy(self._stateful.state_dict())
+    def position(self) -> tuple[int, Any, bool]:
+        state = None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
+        return self._count, state, self._has_ended
 
 
 ALL = -1

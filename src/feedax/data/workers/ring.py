@@ -7,6 +7,7 @@ slot goes back to the worker. Nothing here has a name in a file system: when bot
 gone, so has the memory.
 """
 
+import ctypes
 import mmap
 import os
 import struct
@@ -154,6 +155,24 @@ class WorkerRing:
         return start if 0 <= start <= self._open.size - buffer.nbytes else None
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def _mapped(fd: int, slot: Slot) -> Any:
+    """A slot's memory. Python's own mmap would keep a file descriptor for as long as it lives."""
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    start = _libc.mmap(None, slot.size, access, mmap.MAP_SHARED, fd, slot.start)
+    if start == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    memory = (ctypes.c_ubyte * slot.size).from_address(start)
+    weakref.finalize(memory, _libc.munmap, start, slot.size).atexit = False
+    return memory
+
+
 class _Lease(np.ndarray):
     """The bytes of a slot while the trainer has them; a class, to be told from arrays over it."""
 
@@ -165,7 +184,7 @@ class TrainerRing:
         self.fd = os.memfd_create("feedax-ring")
         os.ftruncate(self.fd, _HEADER)
         self._header = mmap.mmap(self.fd, _HEADER)
-        self._memory: dict[Slot, mmap.mmap] = {}
+        self._memory: dict[Slot, Any] = {}
         self._leases: dict[Slot, Any] = {}
         self._freed: deque[Slot] = deque()
         weakref.finalize(self, os.close, self.fd)
@@ -179,7 +198,7 @@ class TrainerRing:
         if slot not in self._memory:
             # The worker asks for larger slots only when its smaller ones are of no use any more.
             self._memory = {s: m for s, m in self._memory.items() if s.size >= slot.size}
-            self._memory[slot] = mmap.mmap(self.fd, slot.size, offset=slot.start)
+            self._memory[slot] = _mapped(self.fd, slot)
         # Made in one go: a view would have NumPy look through it, at the mapping itself.
         lease = _Lease((slot.size,), np.uint8, self._memory[slot])
         freed = self._freed
