@@ -1,5 +1,6 @@
 """What every test shares: a cache folder of its own, and real MNIST from the shipped bytes."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -7,6 +8,10 @@ import numpy as np
 import pytest
 
 import feedax
+
+if "forkserver" in multiprocessing.get_all_start_methods():
+    # torch's own workers, where tests compare with them, need not import it each time.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "feedax.data"])
 
 
 @pytest.fixture(scope="session", autouse=True)

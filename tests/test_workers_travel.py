@@ -348,12 +348,12 @@ def test_the_server_has_imported_what_workers_need():
     assert next(epoch) == "torchvision"
     [channel] = epoch._context.channels
     assert channel.ready.preloaded
-    assert not channel.ready.has_jax
+    assert not channel.has_jax
 
 
 def test_a_server_that_could_not_import_it_is_no_secret():
     channel = Channel(0)
-    channel._theirs.send_bytes(framed(Ready(0.0, preloaded=False, has_jax=False), b""))
+    channel._theirs.send_bytes(framed(Ready(0.0, preloaded=False), b""))
     with pytest.warns(RuntimeWarning, match="must import feedax.data, and it could not"):
         assert channel.receive() is None
     channel.started()

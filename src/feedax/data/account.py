@@ -53,22 +53,23 @@ class Account:
         self.stats.examples += task.count
 
     def loaded(
-        self, progress: Progress, loaded: Any, task: Task | None, worker: int = 0, workers: int = 1
+        self, progress: Progress, loaded: Any, task: Any, worker: int = 0, workers: int = 1
     ) -> Any:
         """A batch that was loaded is handed over: this one, which is returned."""
         if not isinstance(loaded, Loaded):
             return loaded  # a data pipe's
+        is_known = isinstance(task, Task)  # a data pipe's is torch's own
         before = progress.examples
         if loaded.stream is not None:
             progress.hand_over_stream(loaded, worker, workers)
-        elif task is not None:
+        elif is_known:
             progress.hand_over(task)
         self.stats.batches += 1
         self.stats.examples += progress.examples - before
         self.stats.loading += loaded.seconds
         if self.notes is None:
             self.notes = batch_notes(loaded.batch)
-        if self.cache is not None and task is not None:
+        if self.cache is not None and is_known:
             self.cache.keep(task, loaded.batch)
         return loaded.batch
 

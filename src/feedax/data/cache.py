@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from feedax.errors import ExampleError, PlanError
 LOADED_AGAIN = 4
 """How many examples are loaded again in each epoch that comes from memory, and compared."""
 
-FILL = 1024
+FILL = 256
 """At the end of an epoch so many examples at most are loaded here, if all others are known."""
 
 
@@ -42,7 +43,11 @@ class Cache:
 
     @property
     def is_complete(self) -> bool:
-        return bool(self._known.all())
+        return len(self._dataset) == len(self._known) and bool(self._known.all())
+
+    def known(self) -> tuple[int, int]:
+        """How many examples are kept, and of how many."""
+        return int(self._known.sum()), len(self._known)
 
     def keep(self, task: Task, batch: Any) -> None:
         """Keep a batch's examples.
@@ -55,11 +60,13 @@ class Cache:
                 "NumpyLoader: cache=True keeps examples by their numbers, and the sampler yields "
                 f"{task.indices}; leave it out"
             )
-        leaves = tree_leaves(batch)
+        if len(self._dataset) != len(self._known):
+            self.forget()  # it has grown or shrunk
         if not self._arrays:
-            self._begin(leaves)
+            self._begin(tree_leaves(batch))
             self._template = collated(batch, itertools.repeat(None))
         rows = task.numbers
+        leaves = _leaves_like(self._template, batch, rows[0])
         for array, leaf in zip(self._arrays, leaves, strict=True):
             if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
                 raise ExampleError(
@@ -86,7 +93,7 @@ class Cache:
             name=name_of(self._dataset),
             identity=(self, self._known),
             structure=lambda leaves: collated(template, iter(leaves)),
-            arrays=self._arrays,
+            arrays=[_readonly(array) for array in self._arrays],
         )
 
     def check(self, epoch: int) -> None:
@@ -97,7 +104,7 @@ class Cache:
         """
         count = len(self._known)
         for index in random.Random(epoch).sample(range(count), min(LOADED_AGAIN, count)):
-            leaves = tree_leaves(self._load(index))
+            leaves = _leaves_like(self._template, self._load(index), index)
             kept = [array[index : index + 1] for array in self._arrays]
             equal = len(leaves) == len(kept) and all(
                 a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
@@ -125,6 +132,30 @@ class Cache:
                 )
         count = len(self._known)
         self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+
+
+def _leaves_like(template: Any, batch: Any, index: Any) -> list[Any]:
+    """A batch's leaves in the order of a template; dicts may have their keys in another one."""
+    if isinstance(template, Mapping):
+        if isinstance(batch, Mapping) and set(batch) == set(template):
+            pairs = [(template[key], batch[key]) for key in template]
+            return [leaf for a, b in pairs for leaf in _leaves_like(a, b, index)]
+    elif isinstance(template, list | tuple):
+        if isinstance(batch, list | tuple) and len(batch) == len(template):
+            both = zip(template, batch, strict=True)
+            return [leaf for a, b in both for leaf in _leaves_like(a, b, index)]
+    else:
+        return [batch]
+    raise ExampleError(
+        "NumpyLoader: cache=True needs examples of one structure, and that of example "
+        f"{index} is another one; leave it out, or make the examples equal"
+    )
+
+
+def _readonly(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ class NumpyLoader(DataLoader[Any]):
         seed: fixes the order and, for each example, the random states of Python, NumPy and torch,
             from (seed, epoch, position in the epoch, index): any number of workers and any plan
             give the same bytes. The epoch counts the calls of `iter`, or is set by `set_epoch`. An
-            iterable dataset is seeded from (seed, epoch, worker). None for torch's randomness.
+            iterable dataset is seeded from (seed, epoch, worker), one with `__getitems__` once a
+            batch. A sampler with a `set_epoch` is told the epoch; one with a generator of its own
+            keeps that. None for torch's randomness.
         cache: whether to keep the examples when they are loaded first, and not to load them again
             but for a few that are compared. You say so that the dataset is deterministic.
         plan: ``"resident"``, ``"vectorised"``, ``"streamed"``, or ``"auto"`` for the fastest one
@@ -291,6 +293,7 @@ class NumpyLoader(DataLoader[Any]):
         """Look at the dataset again: NumPy arrays were edited in place, which nobody can see."""
         self._choice = None
         self._iterator = None
+        self._sequential = None
         if self._account.cache is not None:
             self._account.cache.forget()
 
@@ -374,6 +377,8 @@ def _refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, pl
     reason = None
     if isinstance(dataset, IterableDataset):
         reason = "an IterableDataset has none"
+    elif not hasattr(dataset, "__len__") or isinstance(dataset, MapDataPipe):
+        reason = f"a {type(dataset).__name__} does not say how many it has"
     elif alone:
         reason = "batch_size=None makes no batches"
     elif collate_fn not in (None, numpy_collate):

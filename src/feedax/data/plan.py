@@ -143,7 +143,10 @@ def _streamed_notes(loader: Any) -> tuple[str, ...]:
         how = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
         notes = [f"Examples are loaded by {loader.num_workers} worker processes (started by {how})"]
     if loader._account.cache is not None:
-        notes.append("They are kept, and later epochs come from memory")
+        known, count = loader._account.cache.known()
+        notes.append(
+            f"They are kept, {known:,} of {count:,} so far; once all are, epochs come from memory"
+        )
     if isinstance(loader.dataset, IterableDataset):
         if loader.seed is not None:
             notes.append("Its randomness comes from (seed, epoch, worker): more workers, other one")

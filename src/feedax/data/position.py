@@ -7,6 +7,7 @@ however many were drawn ahead, and another process can go on from there.
 
 import contextlib
 import copy
+import operator
 import zlib
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -23,13 +24,16 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 from torch.utils.data.dataloader import _InfiniteConstantSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from feedax.data import randomness
 from feedax.data.workers.loading import Loaded, Task
 from feedax.errors import PositionError
 
 VERSION = 1
-_NOT_RANDOM = (SequentialSampler, _InfiniteConstantSampler)
+_NOT_RANDOM = (SequentialSampler, DistributedSampler, _InfiniteConstantSampler)
+"""torch's samplers that draw from no random state but their own."""
+
 _RANDOM_ONCE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """torch's samplers that draw from a random state once, before their first index."""
 
@@ -115,8 +119,11 @@ class Tasks:
 
 def order_generator(loader: Any) -> torch.Generator | None:
     """The generator that the loader's order is drawn from, if it is not the global one."""
-    own = getattr(_inner(loader._index_sampler), "generator", None)
-    return own if isinstance(own, torch.Generator) else loader.generator
+    sampler = _inner(loader._index_sampler)
+    own = getattr(sampler, "generator", None)
+    if isinstance(own, torch.Generator):
+        return own
+    return None if type(sampler) in _RANDOM_ONCE else loader.generator
 
 
 def stateful_sampler(sampler: Any) -> Any:
@@ -146,19 +153,31 @@ class EpochTasks(Iterator[Task]):
             self._drawing = own.in_use
         self._has_begun = False
         self._number = self._start = self._checksum = 0
+        self._saved = (self._progress.resume or {}).get("random", {})
         resume = self._progress.resume
         if self._stateful is not None and resume and "sampler" in resume:
             self._stateful.load_state_dict(copy.deepcopy(resume["sampler"]))
+        if tasks.seed is None and "global" in self._saved:
+            # The sampler goes on from its own time; what the caller draws now stays as it is.
+            states = randomness.states_from_json(self._saved["global"])
+            self._drawing = randomness.OwnStates(states=states).in_use
         with self._drawing():
-            if tasks.seed is not None and hasattr(_inner(tasks.sampler), "set_epoch"):
-                _inner(tasks.sampler).set_epoch(self._progress.epoch)
+            self._set_epoch(_inner(tasks.sampler))
             self._rows = iter(tasks.sampler)
+
+    def _set_epoch(self, sampler: Any) -> None:
+        """Tell a sampler that counts epochs itself, as DistributedSampler does."""
+        if hasattr(sampler, "set_epoch"):
+            if self._tasks.seed is not None:
+                sampler.set_epoch(self._progress.epoch)
+            elif "epoch" in self._saved:
+                sampler.set_epoch(self._saved["epoch"])
 
     def __next__(self) -> Task:
         if not self._has_begun:
             self._has_begun = True
             row = self._first_row()
-        elif self._tasks.seed is None or self._kind in (*_NOT_RANDOM, *_RANDOM_ONCE):
+        elif self._kind in (*_NOT_RANDOM, *_RANDOM_ONCE):
             row = next(self._rows)
         else:
             with self._drawing():
@@ -184,8 +203,13 @@ class EpochTasks(Iterator[Task]):
     def _first_row(self) -> Any:
         """Skip what was handed over before, and draw; from the random state of that time."""
         generator = self._tasks.generator
-        saved = (self._progress.resume or {}).get("random", {})
-        drawn_from = self._progress.random = {}
+        saved = self._saved
+        drawn_from: dict[str, Any] = {}
+        self._progress.random = drawn_from
+        sampler = _inner(self._tasks.sampler)
+        if self._tasks.seed is None and hasattr(sampler, "set_epoch"):
+            epoch = getattr(sampler, "epoch", None)
+            drawn_from |= {"epoch": epoch} if type(epoch) is int else {}
         if generator is not None:
             if "generator" in saved:
                 generator.set_state(randomness.tensor_from_json(saved["generator"]))
@@ -204,9 +228,9 @@ class EpochTasks(Iterator[Task]):
                 if "torch" in saved:  # the caller's examples may draw from it: they go on
                     torch.set_rng_state(before)
         if self._kind not in (*_NOT_RANDOM, *_RANDOM_ONCE) and self._stateful is None:
-            if "global" in saved:
-                randomness.set_random_states(randomness.states_from_json(saved["global"]))
-            drawn_from["global"] = randomness.states_to_json(randomness.random_states())
+            with self._drawing():
+                drawn_from["global"] = randomness.states_to_json(randomness.random_states())
+                return self._skip()
         return self._skip()
 
     def _skip(self) -> Any:
@@ -305,7 +329,9 @@ def _is_sound(state: Any) -> bool:
     random = state.get("random", {})
     try:
         for name in random:
-            if name == "global":
+            if name == "epoch":
+                operator.index(random[name])
+            elif name == "global":
                 randomness.states_from_json(random[name])
             else:
                 randomness.tensor_from_json(random[name])

@@ -85,11 +85,12 @@ class OwnStates:
 
     Args:
         seeds: as of `seed_random`; what they begin with.
+        states: what they begin with, if there are no seeds.
     """
 
-    def __init__(self, *seeds: Any) -> None:
+    def __init__(self, *seeds: Any, states: RandomStates | None = None) -> None:
         self._seeds = seeds
-        self._states: RandomStates | None = None
+        self._states = states
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

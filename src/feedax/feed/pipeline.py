@@ -21,6 +21,12 @@ class _Entry(NamedTuple):
     state: Any
 
 
+class Unknown(NamedTuple):
+    """Where a source stands it does not say."""
+
+    error: Exception
+
+
 class Pipeline(Iterator[Any]):
     """Pulls batches in the consumer's thread, transfers them in another, hands them over in order.
 
@@ -97,11 +103,18 @@ class Pipeline(Iterator[Any]):
 
     def state(self) -> Any:
         """Where the source stood once the batch last handed over had been pulled."""
-        return self._state if self._has_begun else self._asked()
+        state = self._state if self._has_begun else self._asked()
+        if isinstance(state, Unknown):
+            raise state.error
+        return state
 
     def _asked(self) -> Any:
-        # A copy: what a source says may be what it goes on changing.
-        return copy.deepcopy(self.ask_state()) if self.ask_state else None
+        if self.ask_state is None:
+            return None
+        try:
+            return copy.deepcopy(self.ask_state())  # it may go on changing what it says
+        except Exception as error:
+            return Unknown(error)  # raised where someone asks
 
     def _pull(self) -> None:
         if self._foreign and self._ahead and self._ahead[-1].transfer is not None:

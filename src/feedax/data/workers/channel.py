@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 import warnings
+import weakref
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
@@ -33,12 +34,10 @@ class Ready(NamedTuple):
     Attributes:
         since: when it could begin, by `time.monotonic`, in seconds.
         preloaded: whether the server had imported feedax for it.
-        has_jax: whether its dataset brought JAX along.
     """
 
     since: float
     preloaded: bool
-    has_jax: bool
 
 
 class Answer(NamedTuple):
@@ -48,11 +47,13 @@ class Answer(NamedTuple):
         number: the batch's.
         slot: where the large arrays lie, if not in the pickle.
         places: of each of them in the slot, (start, stop) in bytes.
+        has_jax: whether the dataset has brought JAX along.
     """
 
     number: Any
     slot: Slot | None
     places: list[tuple[int, int]]
+    has_jax: bool = False
 
 
 def framed(header: NamedTuple, rest: bytes) -> bytes:
@@ -79,6 +80,7 @@ class Channel:
         tasks: what the worker was given and has not answered, oldest first, by batch number.
         ready: its first word, once it has spoken.
         is_open: whether more can come from it.
+        has_jax: whether its dataset has brought JAX along.
     """
 
     def __init__(self, worker_id: int) -> None:
@@ -86,12 +88,14 @@ class Channel:
         self.tasks: dict[int, Any] = {}
         self.ready: Ready | None = None
         self.is_open = True
+        self.has_jax = False
         self.ring = TrainerRing()
         self._may_end = False
         ours, theirs = socket.socketpair()
         self._connection = connection.Connection(ours.detach())
         self._theirs = connection.Connection(theirs.detach())
         self._owner = os.getpid()
+        _channels.add(self)
 
     def worker_fds(self) -> list[int]:
         return [self._theirs.fileno(), self.ring.fd]
@@ -143,6 +147,7 @@ class Channel:
                 warnings.warn(_NOT_PRELOADED, RuntimeWarning, stacklevel=2)
             return None
         self.tasks.pop(header.number, None)
+        self.has_jax = header.has_jax
         buffers = self.ring.views(header.slot, header.places) if header.slot else ()
         try:
             return header.number, loads(rest, buffers)
@@ -157,6 +162,18 @@ class Channel:
     def close(self) -> None:
         self.is_open = False
         self._connection.close()
+
+
+_channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a forked copy of the trainer: let go of its workers, or its end would go unnoticed."""
+    for channel in list(_channels):
+        channel.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Results:
@@ -204,6 +221,3 @@ class Done:
 
     def is_set(self) -> bool:
         return self._is_set
-
-
-assert os.name == "posix"

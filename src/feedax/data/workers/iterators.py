@@ -148,7 +148,27 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         with warnings.catch_warnings():
             # torch warns of what WorkerError says better.
             warnings.filterwarnings("ignore", "Got pickle error when attempting to start a worker")
-            super().__init__(view)
+            try:
+                super().__init__(view)
+            except (OSError, EOFError) as error:
+                if hasattr(self, "_workers_status"):
+                    raise  # from the sampler
+                self._abandon()
+                raise WorkerError(
+                    f"NumpyLoader: {view.num_workers} worker processes must be started, and the "
+                    f"system refused ({type(error).__name__}: {error}); use fewer, or raise the "
+                    "limits on open files and processes"
+                ) from error
+            except BaseException:
+                if not hasattr(self, "_workers_status"):
+                    self._abandon()
+                raise
+
+    def _abandon(self) -> None:
+        """Let the workers end that were started before one could not be."""
+        self._shutdown = True
+        for channel in self._context.channels if self._context else []:
+            channel.close()
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
         self._progress = self._tasks.progress = loader._progress
@@ -185,6 +205,8 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
 
     def _process_data(self, data: Any, worker_idx: int) -> Any:
         self._worker = worker_idx
+        if self._context is not None and self._context.channels[worker_idx].has_jax:
+            self._account.brings_jax = True
         self._task = self._drawn.popleft() if self._drawn else None
         kind = getattr(data, "exc_type", None)
         if not (isinstance(kind, type) and issubclass(kind, FeedaxError)):
@@ -207,7 +229,6 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         if self._is_starting and self._context is not None:
             self._is_starting = False
             words = [channel.ready for channel in self._context.channels if channel.ready]
-            self._account.brings_jax = any(word.has_jax for word in words)
             since = max(word.since for word in words)
             self._account.stats.starting += since - self._context.launched
 
@@ -217,12 +238,19 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise
-            worker = self._task_info[self._rcvd_idx][0]
+            worker = self._awaited_worker()
             raise WorkerError(
                 f"NumpyLoader: a batch must come within timeout={self._timeout} seconds, and "
                 f"worker {worker} is still{self._at_work_on(worker)}; see what keeps it, or raise "
                 "the timeout"
             ) from error
+
+    def _awaited_worker(self) -> int:
+        """The worker that is to make the next batch, or that is to begin a new epoch."""
+        if self._rcvd_idx in self._task_info:
+            return int(self._task_info[self._rcvd_idx][0])
+        channels = self._context.channels if self._context else []
+        return next((channel.worker_id for channel in channels if channel.tasks), 0)
 
     def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> Any:
         try:
@@ -243,8 +271,9 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
 
     def _lost_worker(self, error: Exception) -> int | None:
         """Which worker has ended too early, if that is what an error tells."""
-        if self._context is not None and isinstance(error, Gone):
-            return int(error.args[0])
+        if self._context is not None:
+            gone = error if isinstance(error, Gone) else error.__cause__
+            return int(gone.args[0]) if isinstance(gone, Gone) else None
         if "exited unexpectedly" in str(error):
             dead = [i for i, worker in enumerate(self._workers) if not worker.is_alive()]
             return dead[0] if dead else None

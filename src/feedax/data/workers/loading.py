@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
 from feedax.data.collate import Examples, collate_into, convert_example, numpy_convert
 from feedax.data.randomness import seed_random
+from feedax.errors import PositionError
 
 
 class Task:
@@ -152,7 +153,7 @@ class Indexed(Dataset[Any]):
         loading = self._loading
         loading.began = None  # a batch before may have failed
         loading.begin()
-        whole_batch = getattr(loading.user_dataset, "__getitems__", None)
+        whole_batch = _whole_batch(loading.user_dataset)
         if whole_batch:
             return self._whole(task, whole_batch)
         indices = list(task.indices)
@@ -168,6 +169,9 @@ class Indexed(Dataset[Any]):
             seed_random(loading.seed, task.epoch, task.start + place, index)
         try:
             return loading.user_dataset[index]
+        except StopIteration as error:  # torch would take it for the end of the epoch
+            what = _while_loading(f"example {index!r}")
+            raise RuntimeError(f"the dataset raised StopIteration {what}") from error
         except Exception as error:
             error.add_note(_while_loading(f"example {index!r}"))
             raise
@@ -193,6 +197,14 @@ class Indexed(Dataset[Any]):
 
 _STREAM = 2**63
 """Added to a worker's number: where a map-style dataset's seed has an index."""
+
+
+def _whole_batch(dataset: Any) -> Callable[[Any], Any] | None:
+    """A dataset's own way to load a batch. A Subset has one only if what it is of has one."""
+    inner = dataset
+    while type(inner) is Subset:
+        inner = inner.dataset
+    return getattr(inner, "__getitems__", None) and getattr(dataset, "__getitems__", None)
 
 
 class Streamed(IterableDataset[Any]):
@@ -242,7 +254,14 @@ class _Stream(Iterator[Any]):
         self._iterator = iter(()) if self._has_ended and keeps_state else iter(dataset)
         self._stateful = dataset if keeps_state else None
         while self._count < count:  # no state to go back to: the examples are loaded again
-            next(self)
+            try:
+                next(self)
+            except StopIteration:
+                raise PositionError(
+                    "NumpyLoader: to go on from a saved position the dataset must yield what it "
+                    f"yielded then, and it ends after {self._count} of {count} examples; give the "
+                    "loader the same dataset"
+                ) from None
 
     def __next__(self) -> Any:
         loading = self._loading

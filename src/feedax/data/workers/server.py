@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from io import BytesIO
-from multiprocessing import reduction, spawn, util
+from multiprocessing import reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from multiprocessing.forkserver import ForkServer, read_signed
 from multiprocessing.popen_forkserver import Popen
@@ -45,6 +45,7 @@ class _Server:
 
         It finds modules where this process does, though it runs none of this process's code.
         """
+        resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         python_path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

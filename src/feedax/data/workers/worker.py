@@ -37,7 +37,7 @@ def run(cargo: Cargo, own: bytes, fds: list[int], environment: dict[str, str]) -
     except Exception:
         failure = ExceptionWrapper(where="where a worker unpickles the dataset")
         target, args = _answer_all, (end, failure)
-    end.send(Ready(time.monotonic(), _imported_by != os.getpid(), "jax" in sys.modules))
+    end.send(Ready(time.monotonic(), _imported_by != os.getpid()))
     target(*args)
 
 
@@ -87,12 +87,13 @@ class _End:
 
     def _packed(self, number: Any, batch: Any) -> tuple[Answer, bytes]:
         large: list[Any] = []
+        has_jax = "jax" in sys.modules
         pickled = dumps(batch, large)
         placed = self._ring.place([buffer.raw() for buffer in large]) if large else None
         if placed is not None:
-            return Answer(number, *placed), pickled
+            return Answer(number, *placed, has_jax), pickled
         self._ring.clear()
-        return Answer(number, None, []), dumps(batch) if large else pickled
+        return Answer(number, None, [], has_jax), dumps(batch) if large else pickled
 
     def send(self, header: Any, rest: bytes = b"") -> None:
         message = framed(header, rest)
