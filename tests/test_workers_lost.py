@@ -184,6 +184,14 @@ def session(leader):
     return found
 
 
+def left_over(leader):
+    """What is still there of a session a while after its leader's end."""
+    deadline = time.monotonic() + 10
+    while session(leader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return session(leader)
+
+
 def test_nothing_survives_a_trainer_that_is_killed(tmp_path):
     shared = set(os.listdir("/dev/shm"))
     trainer = start_script(tmp_path, "waits")
@@ -192,10 +200,7 @@ def test_nothing_survives_a_trainer_that_is_killed(tmp_path):
     assert len(session(trainer.pid)) == 5
     trainer.kill()
     output, errors = trainer.communicate(timeout=30)  # when nobody has its pipes any more
-    deadline = time.monotonic() + 10
-    while session(trainer.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert session(trainer.pid) == []
+    assert left_over(trainer.pid) == []
     assert (output, errors) == ("", "")
     assert set(os.listdir("/dev/shm")) <= shared
 
@@ -204,4 +209,4 @@ def test_a_forked_child_of_the_trainer_has_workers_of_its_own(tmp_path):
     trainer = start_script(tmp_path, "forks")
     output, errors = trainer.communicate(timeout=60)
     assert (output, errors) == ("[[0, 1], [2, 3]]\n0\n5 6\n", "")
-    assert session(trainer.pid) == []
+    assert left_over(trainer.pid) == []

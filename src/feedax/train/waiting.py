@@ -122,7 +122,8 @@ def _remedy(source: Any, row: dict[str, float]) -> str:
         return "raise the loader's memory_budget if the device has room for all examples"
     if name == "resident":
         return "give the loader a sampler that draws faster"
-    if workers and row["start_seconds"] > row["wait_seconds"] / 2:
+    kept = getattr(source, "persistent_workers", False)
+    if workers and not kept and row["start_seconds"] > row["wait_seconds"] / 2:
         return "keep the workers from epoch to epoch with persistent_workers=True"
     more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
     if name is None and not hasattr(source, "num_workers"):
