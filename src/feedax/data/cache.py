@@ -10,6 +10,7 @@ import numpy as np
 
 from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
 from feedax.data.collate import numpy_collate
+from feedax.data.plan import examples_of, same_bits
 from feedax.data.randomness import random_states_restored
 from feedax.data.workers.loading import Task
 from feedax.errors import ExampleError, PlanError
@@ -106,11 +107,7 @@ class Cache:
         for index in random.Random(epoch).sample(range(count), min(LOADED_AGAIN, count)):
             leaves = _leaves_like(self._template, self._load(index), index)
             kept = [array[index : index + 1] for array in self._arrays]
-            equal = len(leaves) == len(kept) and all(
-                a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-                for a, b in zip(map(np.asarray, leaves), kept, strict=True)
-            )
-            if not equal:
+            if not same_bits(leaves, kept):
                 raise ExampleError(
                     "NumpyLoader: with cache=True an example must be the same each time it is "
                     f"loaded, and example {index} of {name_of(self._dataset)} has changed; leave "
@@ -118,9 +115,8 @@ class Cache:
                 )
 
     def _load(self, index: int) -> Any:
-        whole_batch = getattr(self._dataset, "__getitems__", None)
         with random_states_restored():
-            return numpy_collate(whole_batch([index]) if whole_batch else [self._dataset[index]])
+            return numpy_collate(examples_of(self._dataset, [index]))
 
     def _begin(self, leaves: list[Any]) -> None:
         for leaf in leaves:

@@ -139,7 +139,7 @@ class NumpyLoader(DataLoader[Any]):
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
         self.seed = None if seed is None else operator.index(seed)
         self.collates_itself = collate_fn in (None, numpy_collate)
-        self.user_collate_fn = collate_fn
+        self.user_collate_fn = None if self.collates_itself else collate_fn
         if collate_fn is None:
             alone = batch_size is None and batch_sampler is None
             collate_fn = convert_example if alone else numpy_collate

@@ -175,7 +175,7 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
     indices = sorted({0, *some, len(form) - 1})
     with random_states_restored() as before:
         try:
-            expected = numpy_collate(_examples(dataset, indices))
+            expected = numpy_collate(examples_of(dataset, indices))
         except Exception as error:
             raise NoArrayForm(f"{name_of(dataset)} fails to load an example ({error})") from error
         drew = not equal_states(before, random_states())
@@ -185,19 +185,19 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
         leaves = form.leaves(np.asarray(indices))
     except IndexError:
         raise NoArrayForm(f"the arrays of {name_of(dataset)} are not of one length") from None
-    if not _same_bits(form.structure(leaves), expected):
+    if not same_bits(form.structure(leaves), expected):
         raise NoArrayForm(f"{name_of(dataset)} yields other examples than its arrays hold")
     size = sum(leaf.nbytes // len(indices) * len(form) for leaf in leaves)
     return size, {leaf.dtype for leaf in leaves}
 
 
-def _examples(dataset: Any, indices: list[int]) -> list[Any]:
+def examples_of(dataset: Any, indices: list[int]) -> list[Any]:
     """The examples as torch's loader asks for them."""
     whole_batch = getattr(dataset, "__getitems__", None)
     return whole_batch(indices) if whole_batch else [dataset[i] for i in indices]
 
 
-def _same_bits(batch: Any, expected: Any) -> bool:
+def same_bits(batch: Any, expected: Any) -> bool:
     """Whether two batches have the same structure, and the same arrays to the bit."""
     if type(batch) is not type(expected):
         return False
@@ -210,10 +210,10 @@ def _same_bits(batch: Any, expected: Any) -> bool:
     if isinstance(batch, Mapping):
         pairs = zip(batch.items(), expected.items(), strict=False)
         same_keys = list(batch) == list(expected)
-        return same_keys and all(_same_bits(a, b) for (_, a), (_, b) in pairs)
+        return same_keys and all(same_bits(a, b) for (_, a), (_, b) in pairs)
     if isinstance(batch, list | tuple):
         both = zip(batch, expected, strict=False)
-        return len(batch) == len(expected) and all(_same_bits(a, b) for a, b in both)
+        return len(batch) == len(expected) and all(same_bits(a, b) for a, b in both)
     return False
 
 

@@ -53,7 +53,7 @@ def loaded_iterator(loader: Any) -> Any:
     tasks = Tasks(loader, progress)
     loading = Loading(
         loader.dataset,
-        None if loader.collates_itself else loader.user_collate_fn,
+        loader.user_collate_fn,
         loader.worker_init_fn,
         converts=loader.batch_sampler is None,
         seed=loader.seed,
@@ -90,7 +90,7 @@ def _named(loader: Any) -> dict[str, Any]:
     """What a worker needs of the user's, for messages."""
     return {
         "dataset": loader.dataset,
-        "collate_fn": None if loader.collates_itself else loader.user_collate_fn,
+        "collate_fn": loader.user_collate_fn,
         "worker_init_fn": loader.worker_init_fn,
     }
 

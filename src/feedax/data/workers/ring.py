@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feedax.data.workers.travel import ALIGNMENT, OUT_OF_BAND, aligned
+from feedax.data.workers.travel import ALIGNMENT, OUT_OF_BAND, address, aligned
 
 SLOTS = 16
 SLOT_BYTES = 2**30
@@ -151,7 +151,7 @@ class WorkerRing:
         if self._open is None:
             return None
         memory = self._memory[self._open]
-        start = np.frombuffer(buffer, np.uint8).ctypes.data - memory.ctypes.data
+        start = address(buffer) - memory.ctypes.data
         return start if 0 <= start <= self._open.size - buffer.nbytes else None
 
 
