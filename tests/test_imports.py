@@ -10,7 +10,7 @@ import pytest
 import feedax
 
 SOURCE = Path(feedax.__file__).parent
-ORDER = ["errors", "data", "datasets", "feed", "train", "report", "cli"]
+ORDER = ["errors", "data", "datasets", "storage", "feed", "train", "report", "cli"]
 """Each may import those before it, and itself."""
 
 
@@ -57,6 +57,7 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
         "errors": {"jax", "torch", "torchvision", "numpy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},
+        "storage": {"torch", "torchvision"},
         "feed": {"torch", "torchvision"},
         "train": {"torch", "torchvision"},
     }.get(world(path), set())

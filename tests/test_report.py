@@ -14,8 +14,8 @@ from PIL import Image
 
 from feedax.errors import RunFolderError
 from feedax.report.curves import curves_png
-from feedax.report.params_file import load_params, save_params
 from feedax.report.run_folder import RunFolder
+from feedax.storage.params_file import load_params, save_params
 
 PARAMS = [(np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([7, 8])), {"scale": np.float16(0.5)}]
 ROWS = [

@@ -1,7 +1,6 @@
 """What a run leaves for a person, and what `feedax predict` makes of a person's image.
 
 - `feedax.report.run_folder`: the folder of one run.
-- `feedax.report.params_file`: parameters as one file without code in it.
 - `feedax.report.curves`: loss and accuracy by epoch, drawn.
 - `feedax.report.image`: an image file, prepared as the training examples were.
 - `feedax.report.environment`: the versions and the machine that a run is written down with.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feedax.errors import RunFolderError
-from feedax.report.replace_file import not_written, replace_file
+from feedax.storage.replace_file import not_written, replace_file
 
 if TYPE_CHECKING:
     from feedax.train.events import Row
@@ -165,14 +165,14 @@ class RunFolder:
             ) from error
 
     def save_params(self, params: Any) -> None:
-        """Write the parameters; see `feedax.report.params_file.save_params`."""
-        from feedax.report.params_file import save_params
+        """Write the parameters; see `feedax.storage.params_file.save_params`."""
+        from feedax.storage.params_file import save_params
 
         save_params(self.params_path, params)
 
     def load_params(self, like: Any) -> Any:
-        """Read the parameters; see `feedax.report.params_file.load_params`."""
-        from feedax.report.params_file import load_params
+        """Read the parameters; see `feedax.storage.params_file.load_params`."""
+        from feedax.storage.params_file import load_params
 
         return load_params(self.params_path, like)
 

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from feedax.errors import RunFolderError
-from feedax.report.replace_file import replace_file
+from feedax.storage.replace_file import replace_file
 
 Params = TypeVar("Params")
 
