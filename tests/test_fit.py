@@ -15,7 +15,7 @@ import pytest
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.train import loop
+from feedax.train import clock
 from feedax.train.waiting import Advice
 
 
@@ -70,7 +70,7 @@ def test_fit_is_gradient_descent_by_hand():
 
 @pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
 def test_one_compilation_for_a_short_last_batch_and_unequal_chunks(plan, compilations, monkeypatch):
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # tell of every piece
+    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every piece
     x, y = digits(1000)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 16, plan=plan)  # 62 batches of 16, one of 8
     lengths, last = [], 0
@@ -367,7 +367,7 @@ def test_train_step_is_pure_and_can_be_donated_to():
         linear, jnp.zeros((3, 8)), [(x, y)] * 3, optimizer=optimizer, key=jax.random.key(0)
     )
     np.testing.assert_allclose(state.params, fitted, rtol=1e-5, atol=1e-6)
-    assert (int(state.step), int(state.seen)) == (3, 48)
+    assert (int(state.step), int(state.metrics["loss"].count)) == (3, 48)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -439,7 +439,7 @@ def test_rows_are_plain_and_in_order():
     )
     assert list(history[1]) == [
         "epoch", "seconds", "compile_seconds", "wait_seconds", "load_seconds", "transfer_seconds",
-        "start_seconds", "examples_per_second", "loss", "test_loss", "test_accuracy",
+        "start_seconds", "examples_per_second", "loss", "accuracy", "test_loss", "test_accuracy",
     ]  # fmt: skip
     assert {type(value) for row in history for value in row.values()} == {int, float}
     assert [row["epoch"] for row in history] == [0, 1]
@@ -483,7 +483,9 @@ def test_callbacks_hear_of_the_start():
     x, y = digits(64)
     events = []
     feedax.fit(linear, jnp.zeros((3, 8)), batches(x, y, 16), epochs=2, callbacks=[events.append])
-    assert events[0] == feedax.Started(2, 4, "batches of an iterable, one by one")
+    assert events[0] == feedax.Started(
+        2, 4, "batches of an iterable, one by one", history=[], checkpoint=None, step=0
+    )
     assert [type(e) for e in events if not isinstance(e, feedax.Stepped)] == [
         feedax.Started, feedax.EpochEnded, feedax.EpochEnded,
     ]  # fmt: skip
@@ -524,7 +526,7 @@ def transfer_threads():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypatch):
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # tell of every step
+    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every step
     x, y = digits(60)
     done = 0
 
@@ -549,7 +551,7 @@ def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypa
 
 @pytest.mark.parametrize("raised", [feedax.StopTraining, ZeroDivisionError])
 def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)
     x, y = digits(60)
     source = Told(batches(x, y, 10), 2, lambda: 0)
 
@@ -566,7 +568,7 @@ def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
 
 def test_loading_while_the_device_computes_is_not_waiting(monkeypatch):
     """Steps take longer than batches: of an epoch, only the first one is waited for."""
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1000.0)  # no events
+    monkeypatch.setattr(clock, "CHUNK_SECONDS", 1000.0)  # no events
     x, y = digits(8)
 
     def predict(w, x):

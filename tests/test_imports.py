@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import feedax
 
 SOURCE = Path(feedax.__file__).parent
-ORDER = ["errors", "data", "datasets", "storage", "feed", "train", "report", "cli"]
+ORDER = ["errors", "cache_folder", "data", "datasets", "storage", "feed", "train", "report", "cli"]
 """Each may import those before it, and itself."""
 
 
@@ -55,6 +56,7 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_each_world_imports_its_own_framework(path: Path) -> None:
     forbidden = {
         "errors": {"jax", "torch", "torchvision", "numpy"},
+        "cache_folder": {"jax", "torch", "torchvision", "numpy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},
         "storage": {"torch", "torchvision"},
@@ -119,3 +121,33 @@ def test_version_is_the_projects() -> None:
 def test_every_public_function_is_documented() -> None:
     undocumented = [name for name in feedax.__all__ if not getattr(feedax, name).__doc__]
     assert undocumented in ([], ["__version__"])
+
+
+def loaded_by(command: list[str]) -> set[str]:
+    """Which of the heavy packages a command has loaded when it is done."""
+    heavy = {"jax", "optax", "torch", "torchvision", "matplotlib", "rich"}
+    code = f"""
+import sys
+from feedax.cli import main
+assert main({command!r}) == 0
+print(*sorted({heavy!r} & set(sys.modules)))
+"""
+    return set(run(code).splitlines()[-1].split())
+
+
+def test_plan_does_without_jax() -> None:
+    assert loaded_by(["plan"]) == {"torch", "torchvision"}
+
+
+def test_predict_does_without_torch(tmp_path: Path) -> None:
+    from feedax.cli.network import initial_params
+    from feedax.report.run_folder import RunFolder
+
+    layers = (784, 10)
+    settings = {"dataset": "mnist", "layers": layers, "image_shape": (28, 28), "class_names": None}
+    RunFolder.create(settings, path=tmp_path / "run", name="mnist").save_params(
+        initial_params(layers, 0)
+    )
+    image = tmp_path / "image.png"
+    Image.linear_gradient("L").resize((28, 28)).save(image)
+    assert loaded_by(["predict", str(tmp_path / "run"), str(image)]) == {"jax", "optax"}

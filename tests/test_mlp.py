@@ -81,7 +81,7 @@ def test_train_step_on_a_short_batch_is_pytorchs_step_on_it(dtype, bound, filled
             optimizer=optimizer,
         )
         assert relative_error(state.params, updated) < bound
-        assert int(state.seen) == 96
+        assert int(state.metrics["loss"].count) == 96
         assert int(state.step) == 1
 
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from feedax.data import register_arrays as register_arrays
     from feedax.feed import prefetch_to_device as prefetch_to_device
     from feedax.train import Batch as Batch
+    from feedax.train import Checkpoints as Checkpoints
     from feedax.train import EpochEnded as EpochEnded
+    from feedax.train import Metric as Metric
     from feedax.train import Model as Model
+    from feedax.train import Saved as Saved
     from feedax.train import Started as Started
     from feedax.train import Stepped as Stepped
     from feedax.train import StopTraining as StopTraining
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from feedax.train import cross_entropy as cross_entropy
     from feedax.train import evaluate as evaluate
     from feedax.train import fit as fit
+    from feedax.train import from_linen as from_linen
+    from feedax.train import from_nnx as from_nnx
     from feedax.train import init_network_params as init_network_params
     from feedax.train import init_state as init_state
     from feedax.train import loss as loss
@@ -59,8 +64,11 @@ _HOMES = {
     "feedax.feed": ("prefetch_to_device",),
     "feedax.train": (
         "Batch",
+        "Checkpoints",
         "EpochEnded",
+        "Metric",
         "Model",
+        "Saved",
         "Started",
         "Stepped",
         "StopTraining",
@@ -70,6 +78,8 @@ _HOMES = {
         "cross_entropy",
         "evaluate",
         "fit",
+        "from_linen",
+        "from_nnx",
         "init_network_params",
         "init_state",
         "loss",

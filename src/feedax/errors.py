@@ -11,9 +11,12 @@
       + PositionError     a saved position that does not fit the loader
       + BatchError        batches that `fit` cannot train on
       + ModelError        a model or loss that does not fit the data
+      + OptimizerError    an optimizer or schedule that does not exist or cannot be had so
       + LabelError        a class label outside the model's classes
       + NotANumberError   a training loss that is not a number
+      + ProcessError      processes that cannot join, or lose one of them
       + RunFolderError    a run folder that cannot be written or read
+          + CheckpointError        a checkpoint that is damaged, or does not fit the state
       + ImageError        an image file that `feedax predict` cannot use
 
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
@@ -59,6 +62,10 @@ class ModelError(FeedaxError):
     """A model, a loss or a metric does not fit the data."""
 
 
+class OptimizerError(FeedaxError):
+    """An optimizer or a learning rate schedule is unknown, or one of its numbers out of range."""
+
+
 class LabelError(FeedaxError):
     """A class label lies outside the classes of the model."""
 
@@ -79,8 +86,16 @@ class NotANumberError(FeedaxError):
     history: list[dict[str, float]]
 
 
+class ProcessError(FeedaxError):
+    """Several processes cannot join to train one model, or lose one of them."""
+
+
 class RunFolderError(FeedaxError):
     """A run folder cannot be written or read."""
+
+
+class CheckpointError(RunFolderError):
+    """A checkpoint is missing, damaged or of a later feedax, or does not fit the state."""
 
 
 class ImageError(FeedaxError):

@@ -24,12 +24,14 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
     flags = parse(EvaluateFlags, arguments, "evaluate", DESCRIPTION)
 
-    from feedax.cli.examples import Examples
+    from feedax.cli.compilation_cache import use_compilation_cache
+    from feedax.cli.examples import TITLES, Examples
     from feedax.cli.network import LOSSES, check_layers, load_params, predict
-    from feedax.cli.progress import TITLES, accuracy_lines
+    from feedax.cli.progress import accuracy_lines
     from feedax.report.run_folder import RunFolder
     from feedax.train import evaluate
 
+    use_compilation_cache()
     folder = RunFolder.open(flags.run)
     layers = folder.setting("layers")
     params = load_params(folder, layers)

@@ -13,6 +13,8 @@ from feedax.cli.flags import DataFlags
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader
 from feedax.errors import DatasetError, ModelError
 
+TITLES = {"train": "Training", "test": "Test"}
+
 
 @dataclass(frozen=True)
 class Examples:

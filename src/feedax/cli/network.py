@@ -1,18 +1,20 @@
 """The network of the command line: the tutorial's MLP on examples of any shape."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from feedax.cli.examples import Examples
 from feedax.cli.flags import ModelFlags
 from feedax.errors import ModelError
 from feedax.report.run_folder import RunFolder
 from feedax.train import cross_entropy, init_network_params, tutorial_loss
 from feedax.train import predict as predict_flat
+
+if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
+    from feedax.cli.examples import Examples
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "tutorial": tutorial_loss,
@@ -35,7 +37,7 @@ def predict(params: Any, example: Any) -> jax.Array:
 
 
 def resolve_layers(
-    flags: ModelFlags, examples: Examples, other: RunFolder | None
+    flags: ModelFlags, examples: "Examples", other: RunFolder | None
 ) -> tuple[int, ...]:
     """The sizes of all layers, checked against the examples.
 
@@ -58,7 +60,7 @@ def resolve_layers(
     return layers
 
 
-def check_layers(layers: Sequence[int], examples: Examples) -> None:
+def check_layers(layers: Sequence[int], examples: "Examples") -> None:
     """Refuse layers whose ends do not fit the examples.
 
     Raises:

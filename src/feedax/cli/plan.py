@@ -18,8 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     """Print the plan, and return the exit code."""
     flags = parse(PlanFlags, arguments, "plan", DESCRIPTION)
 
-    from feedax.cli.examples import Examples
-    from feedax.cli.progress import TITLES
+    from feedax.cli.examples import TITLES, Examples
 
     for name, loader in Examples.open(flags.data).loaders().items():
         try:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from feedax.cli import forget_stdout
+from feedax.cli.examples import TITLES
 from feedax.cli.stop import StopRequest
 from feedax.train.events import EpochEnded, Event, Started, Stepped
 
-TITLES = {"train": "Training", "test": "Test"}
 SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
 

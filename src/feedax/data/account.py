@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedax.data.cache import Cache
+from feedax.data.columns import WHOLE, Columns
 from feedax.data.notes import batch_notes
 from feedax.data.position import Progress
 from feedax.data.workers.loading import Loaded, Task
@@ -33,45 +34,57 @@ class Account:
 
     Args:
         cache: keeps the examples, if there is one.
+        columns: the part of each batch that is handed over.
 
     Attributes:
         stats: where time went.
         notes: what the first batch told about the way to a device; None before it.
         brings_jax: whether the dataset made a worker import JAX.
+        gave_part: whether the batch handed over last was a part of one.
     """
 
-    def __init__(self, cache: Cache | None) -> None:
+    def __init__(self, cache: Cache | None, columns: Columns) -> None:
         self.cache = cache
+        self.columns = columns
+        self.gave_part = False
         self.stats = LoaderStats()
         self.notes: tuple[str, ...] | None = None
         self.brings_jax = False
 
-    def gathered(self, progress: Progress, task: Task) -> None:
-        """A batch of arrays is handed over."""
+    def gathered(self, progress: Progress, task: Task, count: int) -> None:
+        """So many examples of a batch of arrays are handed over."""
         progress.hand_over(task)
         self.stats.batches += 1
-        self.stats.examples += task.count
+        self.stats.examples += count
+        self.gave_part = count < task.count
 
     def loaded(
         self, progress: Progress, loaded: Any, task: Any, worker: int = 0, workers: int = 1
     ) -> Any:
         """A batch that was loaded is handed over: this one, which is returned."""
-        if not isinstance(loaded, Loaded):
-            return loaded  # a data pipe's
+        if not isinstance(loaded, Loaded):  # a data pipe's
+            return self._cut(loaded)
         is_known = isinstance(task, Task)  # a data pipe's is torch's own
         before = progress.examples
         if loaded.stream is not None:
             progress.hand_over_stream(loaded, worker, workers)
         elif is_known:
             progress.hand_over(task)
-        self.stats.batches += 1
-        self.stats.examples += progress.examples - before
-        self.stats.loading += loaded.seconds
         if self.notes is None:
             self.notes = batch_notes(loaded.batch)
         if self.cache is not None and is_known:
             self.cache.keep(task, loaded.batch)
-        return loaded.batch
+        self.gave_part = is_known and task.columns != WHOLE
+        batch = loaded.batch if self.gave_part else self._cut(loaded.batch)
+        parts = self.columns.parts if self.gave_part else 1
+        self.stats.batches += 1
+        self.stats.examples += -(-(progress.examples - before) // parts)
+        self.stats.loading += loaded.seconds
+        return batch
+
+    def _cut(self, batch: Any) -> Any:
+        batch, self.gave_part = self.columns.cut(batch)
+        return batch
 
     def epoch_ended(self, progress: Progress) -> None:
         progress.is_over = True

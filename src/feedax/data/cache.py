@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch.utils.data import IterableDataset, MapDataPipe
 
 from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
 from feedax.data.collate import numpy_collate
@@ -165,3 +166,32 @@ class KeptForm(ArrayForm):
 
     def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
         return [array[indices] for array in self.arrays]
+
+
+def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
+    """See that a loader with these arguments has examples to keep.
+
+    Args:
+        alone: whether it makes no batches of them.
+        dataset, collate_fn, in_order, plan: as of `NumpyLoader`.
+
+    Raises:
+        PlanError: it has none.
+    """
+    reason = None
+    if isinstance(dataset, IterableDataset):
+        reason = "an IterableDataset has none"
+    elif not hasattr(dataset, "__len__") or isinstance(dataset, MapDataPipe):
+        reason = f"a {type(dataset).__name__} does not say how many it has"
+    elif alone:
+        reason = "batch_size=None makes no batches"
+    elif collate_fn not in (None, numpy_collate):
+        reason = "a collate_fn of your own hides them"
+    elif not in_order:
+        reason = "in_order=False loses them"
+    elif plan == "streamed":
+        reason = "plan='streamed' asks to load them every time"
+    if reason:
+        raise PlanError(
+            f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
+        )

@@ -221,7 +221,7 @@ def numpy_convert(tree: Any) -> Any:
     >>> numpy_convert({"x": torch.arange(2), "name": ("a", 1)})
     {'x': array([0, 1]), 'name': ('a', 1)}
     """
-    return _convert(tree, _like)
+    return map_leaves(tree, _converted, _is_array_object)
 
 
 def convert_example(tree: Any) -> Any:
@@ -232,24 +232,21 @@ def convert_example(tree: Any) -> Any:
     >>> convert_example((torch.arange(2), ("a", 1)))
     [array([0, 1]), ['a', 1]]
     """
-    return _convert(tree, lambda old, items: items if type(old) is tuple else _like(old, items))
+    return map_leaves(
+        tree,
+        _converted,
+        _is_array_object,
+        lambda old, items: items if type(old) is tuple else _like(old, items),
+    )
 
 
-def _convert(tree: Any, like: Callable[[Any, Any], Any]) -> Any:
-    if isinstance(tree, torch.Tensor | Image.Image):
-        return to_numpy(tree)
-    if isinstance(tree, Mapping):
-        return _like(tree, {key: _convert(value, like) for key, value in tree.items()})
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_convert(value, like) for value in tree))
-    if isinstance(tree, list | tuple):
-        return like(tree, [_convert(value, like) for value in tree])
-    if _is_other_array(tree):
-        return to_numpy(tree)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        names = [f.name for f in dataclasses.fields(tree)]
-        return _with_fields(tree, {n: _convert(getattr(tree, n), like) for n in names})
-    return tree
+def _is_array_object(value: Any) -> bool:
+    return _is_other_array(value) and not isinstance(value, Mapping | list | tuple)
+
+
+def _converted(leaf: Any) -> Any:
+    is_array = isinstance(leaf, torch.Tensor | Image.Image) or _is_other_array(leaf)
+    return to_numpy(leaf) if is_array else leaf
 
 
 def _like(container: Any, items: Any) -> Any:
@@ -257,6 +254,38 @@ def _like(container: Any, items: Any) -> Any:
         return type(container)(items)
     except TypeError:  # a container with a constructor of its own
         return items
+
+
+def map_leaves(
+    tree: Any,
+    change: Callable[[Any], Any],
+    is_leaf: Callable[[Any], bool],
+    like: Callable[[Any, Any], Any] = _like,
+) -> Any:
+    """A tree of dicts, tuples, lists and dataclasses with each of its leaves changed.
+
+    Args:
+        tree: it may be a leaf itself.
+        change: from a leaf to what takes its place.
+        is_leaf: whether something is not to be taken apart.
+        like: from a list or tuple and its changed items to what takes its place.
+    """
+
+    def again(value: Any) -> Any:
+        return map_leaves(value, change, is_leaf, like)
+
+    if is_leaf(tree):
+        return change(tree)
+    if isinstance(tree, Mapping):
+        return _like(tree, {key: again(value) for key, value in tree.items()})
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(again, tree))
+    if isinstance(tree, list | tuple):
+        return like(tree, [again(value) for value in tree])
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = dataclasses.fields(tree)
+        return _with_fields(tree, {f.name: again(getattr(tree, f.name)) for f in fields})
+    return change(tree)
 
 
 def _with_fields(record: Any, fields: dict[str, Any]) -> Any:

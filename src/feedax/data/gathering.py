@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from feedax.data.collate import refuse_empty
+from feedax.data.columns import Columns
 from feedax.data.position import Tasks
 from feedax.data.workers.iterators import changed_view
 from feedax.data.workers.loading import Task
@@ -28,9 +29,10 @@ class GatheringIter(_BaseDataLoaderIter):
     def __init__(self, loader: Any) -> None:
         self._progress = loader._progress
         self._account = loader._account
-        view = changed_view(loader, batch_sampler=Tasks(loader, self._progress))
+        view = changed_view(loader, batch_sampler=Tasks(loader, self._progress, Columns()))
         super().__init__(view)
         self._form = loader._form()
+        self._columns = loader._columns
         self._ahead: collections.deque[Task] = collections.deque()
         if loader.num_workers > 0:
             self._reset(loader)  # torch's iterator with workers does, and so asks its sampler twice
@@ -58,15 +60,16 @@ class GatheringIter(_BaseDataLoaderIter):
         self._draw_ahead()
         return task
 
-    def _next_indices(self) -> np.ndarray:
-        """The indices of the next batch, which is counted as handed over."""
+    def _next_indices(self, columns: Columns) -> np.ndarray:
+        """Columns of the indices of the next batch, which is counted as handed over."""
         try:
             task = self._next_task()
         except StopIteration:
             self._account.epoch_ended(self._progress)
             raise
-        indices = self._checked(task)
-        self._account.gathered(self._progress, task)
+        mine = columns.of(task.count)
+        indices = self._checked(task)[mine]
+        self._account.gathered(self._progress, task, len(indices))
         return indices
 
     def _checked(self, task: Task) -> np.ndarray:
@@ -86,15 +89,16 @@ class GatheringIter(_BaseDataLoaderIter):
 
     def __next__(self) -> Any:
         began = time.perf_counter()
-        batch = self._form.take(self._next_indices())
+        batch = self._form.take(self._next_indices(self._columns))
         seconds = time.perf_counter() - began
         self._account.stats.waited += seconds
         self._account.stats.loading += seconds
         return batch
 
     def index_batches(self) -> Iterator[np.ndarray]:
+        """Whole ones: who has all examples, on every device, can take its part by itself."""
         while True:
             try:
-                yield self._next_indices()
+                yield self._next_indices(Columns())
             except StopIteration:
                 return

@@ -13,7 +13,6 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    IterDataPipe,
     MapDataPipe,
     RandomSampler,
     Sampler,
@@ -22,20 +21,15 @@ from torch.utils.data import (
 
 from feedax.data.account import Account, LoaderStats
 from feedax.data.array_form import ArrayForm
-from feedax.data.cache import Cache
+from feedax.data.cache import Cache, refuse_cache
 from feedax.data.collate import convert_example, numpy_collate
+from feedax.data.columns import Columns, refuse_columns, why_whole
 from feedax.data.gathering import GatheringIter
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan
-from feedax.data.position import (
-    VERSION,
-    Progress,
-    check_state,
-    order_generator,
-    stateful_sampler,
-)
-from feedax.data.randomness import tensor_to_json
+from feedax.data.position import Progress
+from feedax.data.saved_position import check_state, saved_position
 from feedax.data.workers.iterators import loaded_iterator, start_method
-from feedax.errors import PlanError, PositionError
+from feedax.errors import PlanError
 
 MEMORY_BUDGET = 2**31
 """The most bytes a dataset may take on the device, unless the loader is told otherwise."""
@@ -134,7 +128,7 @@ class NumpyLoader(DataLoader[Any]):
             )
         if cache:
             alone = batch_size is None and batch_sampler is None
-            _refuse_cache(dataset, alone, collate_fn, in_order, plan)
+            refuse_cache(dataset, alone, collate_fn, in_order, plan)
         if pin_memory:
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
         self.seed = None if seed is None else operator.index(seed)
@@ -168,7 +162,8 @@ class NumpyLoader(DataLoader[Any]):
         self._memory_budget = memory_budget
         self._choice: Choice | None = None
         self._sequential: NumpyLoader | None = None
-        self._account = Account(Cache(dataset) if cache else None)
+        self._columns = Columns()
+        self._account = Account(Cache(dataset) if cache else None, self._columns)
         self._next_epoch = 0
         self._resume: dict[str, Any] | None = None
         self._progress: Progress | None = None
@@ -187,6 +182,8 @@ class NumpyLoader(DataLoader[Any]):
     def _learned(self) -> tuple[str, ...]:
         """What the batches so far have told."""
         notes = self._account.notes or ()
+        if self._columns.parts > 1 and (why := why_whole(self)):
+            notes += (f"Whole batches are loaded and cut into {self._columns.parts} parts: {why}",)
         return (*notes, _JAX_IN_WORKERS) if self._account.brings_jax else notes
 
     @property
@@ -228,30 +225,7 @@ class NumpyLoader(DataLoader[Any]):
         Raises:
             PositionError: the loader has ``in_order=False``.
         """
-        if not self.in_order:
-            raise PositionError(
-                "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
-                "in_order=False; leave it out"
-            )
-        if isinstance(self.dataset, IterDataPipe | MapDataPipe):
-            raise PositionError(
-                "NumpyLoader: a position is that of a Dataset, and this loader has a "
-                f"{type(self.dataset).__name__}; save the data pipe's own state"
-            )
-        saved: dict[str, Any] = {"version": VERSION}
-        if self.seed is not None:
-            saved["seed"] = self.seed
-        if self._resume is not None:
-            return copy.deepcopy(self._resume)
-        if self._progress is None or self._progress.is_over:
-            saved |= Progress(self._next_epoch).state()
-            if (sampler := stateful_sampler(self._index_sampler)) is not None:
-                saved["sampler"] = sampler.state_dict()
-        else:
-            saved |= self._progress.state()
-        if "random" not in saved and (generator := order_generator(self)) is not None:
-            saved["random"] = {"generator": tensor_to_json(self._at_first_index(generator))}
-        return copy.deepcopy(saved)
+        return saved_position(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next `iter` go on after the last batch that was handed over.
@@ -268,7 +242,7 @@ class NumpyLoader(DataLoader[Any]):
 
         Raises:
             PositionError: it is damaged or of another loader; or, when batches are wanted, the
-                sampler yields other indices than then.
+                sampler yields other indices than then, or the dataset has another length.
 
         >>> import torch
         >>> from feedax.data import ArrayDataset
@@ -281,7 +255,7 @@ class NumpyLoader(DataLoader[Any]):
         >>> [x.tolist() for x, y in another] == [x.tolist() for x, y in epoch]
         True
         """
-        self._resume = copy.deepcopy(check_state(state_dict, self.seed))
+        self._resume = copy.deepcopy(check_state(self, state_dict))
         self._next_epoch = self._resume["epoch"]
         self._iterator = None  # persistent workers stand elsewhere
 
@@ -297,16 +271,6 @@ class NumpyLoader(DataLoader[Any]):
         if self._account.cache is not None:
             self._account.cache.forget()
 
-    def _at_first_index(self, generator: torch.Generator) -> torch.Tensor:
-        """The state in which the generator will be when the next epoch's first index is drawn."""
-        begun = self._progress is not None and not self._progress.is_over
-        kept = self.persistent_workers and self._iterator is not None
-        ahead = torch.Generator()
-        ahead.set_state(generator.get_state())
-        if generator is self.generator and not begun and not kept:
-            torch.empty((), dtype=torch.int64).random_(generator=ahead)  # the workers' seed
-        return ahead.get_state()
-
     def sequential(self) -> "NumpyLoader":
         """This loader's examples once each, in the dataset's order; for evaluation.
 
@@ -321,30 +285,75 @@ class NumpyLoader(DataLoader[Any]):
         if not whole or self.batch_size is None:
             return self
         if self._sequential is None:
-            loader = copy.copy(self)
             sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
-            # torch forbids to assign these: the copy is not yet anyone's loader.
-            loader.__dict__.update(
+            self._sequential = self._twin(
                 sampler=sampler,
                 batch_sampler=torch.utils.data.BatchSampler(sampler, self.batch_size, False),
                 drop_last=False,
                 generator=torch.Generator(),
-                persistent_workers=False,
-                _iterator=None,
-                _progress=None,
-                _account=Account(self._account.cache),
+                _resume=None,
             )
-            self._sequential = loader
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
         return self._sequential
+
+    def columns(self, part: int, parts: int, *, seed: int | None = None) -> "NumpyLoader":
+        """This process's part of every batch, where several processes train one model.
+
+        Every part draws the same whole batches and loads only its rows of each, part p those from
+        `p * n // parts` to `(p + 1) * n // parts`. Where n is not divisible by parts (the last
+        batch, say) each of them has the whole batch; `has_part` tells which it was. Seeds,
+        positions and `index_batches` are those of the whole batches: a position saved by any part
+        is that of all, and a loader with another number of parts can go on from it.
+
+        Where examples are not loaded one by one (an iterable dataset, a collate_fn of your own,
+        ``batch_size=None``, ``__getitems__``, until a cache is full) the whole batch is loaded and
+        cut: the same bytes, but each process does all the work; an iterable dataset must yield
+        the same in each. The dtypes of a batch's examples must be one.
+
+        Args:
+            part: this process's index, from 0.
+            parts: how many processes there are.
+            seed: for a loader that has none; every process must give the same.
+
+        Returns:
+            A loader that stands where this one would begin. It shares the dataset, the sampler,
+            its generator and the cache with this one.
+
+        Raises:
+            PlanError: nothing makes sure that all parts are of the same batches.
+
+        >>> loader = NumpyLoader(range(9), batch_size=4, seed=0)
+        >>> for part in range(2):
+        ...     print([batch.tolist() for batch in loader.columns(part, 2)])
+        [[0, 1], [4, 5], [8]]
+        [[2, 3], [6, 7], [8]]
+        """
+        columns = Columns(operator.index(part), operator.index(parts))
+        seed = operator.index(seed) if self.seed is None and seed is not None else self.seed
+        refuse_columns(self, columns, seed)
+        return self._twin(seed=seed, _columns=columns, _choice=None)
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the batch handed over last is this process's columns of one, not all of it."""
+        return self._account.gave_part
+
+    def _twin(self, **changed: Any) -> "NumpyLoader":
+        """Another loader of the same examples that has not begun yet."""
+        twin = copy.copy(self)
+        changed |= {"_iterator": None, "_progress": None, "_sequential": None}
+        twin.__dict__.update(changed)  # torch forbids to assign some of these
+        twin._account = Account(self._account.cache, twin._columns)
+        return twin
 
     def __iter__(self) -> Any:
         gathers = self._chosen().form is not None
         kept: Any = self._iterator
         if kept is not None and (gathers != isinstance(kept, GatheringIter) or kept._shutdown):
             self._iterator = None  # of the plan before, or its workers are lost
-        if self._progress is not None and self._next_epoch != self._progress.epoch + 1:
-            self._iterator = None  # an epoch out of turn: kept workers count from one to the next
+        out_of_turn = self._progress is not None and self._next_epoch != self._progress.epoch + 1
+        if out_of_turn and isinstance(self.dataset, IterableDataset | MapDataPipe):
+            self._iterator = None  # kept workers count their streams from one epoch to the next
         cache = self._account.cache
         if cache is not None and self._choice is not None and cache.owns(self._choice.form):
             cache.check(self._next_epoch)
@@ -371,23 +380,3 @@ class NumpyLoader(DataLoader[Any]):
                 f"this one is {choice.plan}"
             )
         return choice.form
-
-
-def _refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
-    reason = None
-    if isinstance(dataset, IterableDataset):
-        reason = "an IterableDataset has none"
-    elif not hasattr(dataset, "__len__") or isinstance(dataset, MapDataPipe):
-        reason = f"a {type(dataset).__name__} does not say how many it has"
-    elif alone:
-        reason = "batch_size=None makes no batches"
-    elif collate_fn not in (None, numpy_collate):
-        reason = "a collate_fn of your own hides them"
-    elif not in_order:
-        reason = "in_order=False loses them"
-    elif plan == "streamed":
-        reason = "plan='streamed' asks to load them every time"
-    if reason:
-        raise PlanError(
-            f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
-        )

@@ -7,7 +7,6 @@ however many were drawn ahead, and another process can go on from there.
 
 import contextlib
 import copy
-import operator
 import zlib
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -18,6 +17,7 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     IterableDataset,
+    MapDataPipe,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -27,10 +27,10 @@ from torch.utils.data.dataloader import _InfiniteConstantSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from feedax.data import randomness
+from feedax.data.columns import Columns
 from feedax.data.workers.loading import Loaded, Task
 from feedax.errors import PositionError
 
-VERSION = 1
 _NOT_RANDOM = (SequentialSampler, DistributedSampler, _InfiniteConstantSampler)
 """torch's samplers that draw from no random state but their own."""
 
@@ -99,12 +99,15 @@ class Tasks:
     Args:
         loader: the `NumpyLoader`.
         progress: of the epoch to draw; the iterator puts another one here for its next epoch.
+        columns: which indices of each batch are to be loaded.
     """
 
-    def __init__(self, loader: Any, progress: Progress) -> None:
+    def __init__(self, loader: Any, progress: Progress, columns: Columns) -> None:
+        self.columns = columns
         self.sampler = loader._index_sampler
         self.batches = loader.batch_sampler is not None
         self.generator = order_generator(loader)
+        self.length = dataset_length(loader)
         self.seed = loader.seed
         self.progress = progress
         if progress.streams:
@@ -115,6 +118,16 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+def dataset_length(loader: Any) -> int | None:
+    """How many examples the loader's dataset has, if it has indices and says so."""
+    if isinstance(loader.dataset, IterableDataset | MapDataPipe):
+        return None
+    try:
+        return len(loader.dataset)
+    except Exception:
+        return None
 
 
 def order_generator(loader: Any) -> torch.Generator | None:
@@ -193,6 +206,7 @@ class EpochTasks(Iterator[Task]):
         self._checksum = task.checksum = _checksum(row, task.numbers, self._checksum)
         task.is_batch = self._tasks.batches
         task.count = len(row) if task.is_batch else 1
+        task.columns = self._tasks.columns.of(task.count)
         task.sampler = None
         if self._stateful is not None:
             task.sampler = copy.deepcopy(self._stateful.state_dict())
@@ -242,6 +256,7 @@ class EpochTasks(Iterator[Task]):
         self._number, self._start = count, resume["examples"]
         if self._stateful is not None:
             self._checksum = resume["checksum"]
+            self._refuse_other_length(resume.get("length"))
             return next(self._rows)
         sampler = self._tasks.sampler
         size = sampler.batch_size if type(sampler) is BatchSampler else None
@@ -262,7 +277,18 @@ class EpochTasks(Iterator[Task]):
                 f"that it yielded then, and its first {count} batches are others; give the loader "
                 "the same dataset and arguments, or the sampler a state_dict of its own"
             )
+        self._refuse_other_length(resume.get("length"))
         return next(self._rows)
+
+    def _refuse_other_length(self, then: int | None) -> None:
+        """A longer dataset begins as the shorter one did, if its order is that of the indices."""
+        now = self._tasks.length
+        if None not in (then, now) and then != now:
+            raise PositionError(
+                "NumpyLoader: to go on within an epoch the dataset must be as long as it was when "
+                f"the position was saved, {then}, and it has {now} examples; give the loader the "
+                "same dataset"
+            )
 
 
 def _check_workers(loader: Any, workers: int) -> None:
@@ -317,48 +343,3 @@ def _checksum_of_whole(indices: list[Any], size: int) -> int:
         return _checksum(None, numbers, 0)
     rows = [indices[i : i + size] for i in range(0, len(indices), size)]
     return _checksum_of_all(rows, True)
-
-
-def _is_sound(state: Any) -> bool:
-    """Whether a saved position can be read."""
-    if not isinstance(state, dict):
-        return False
-    numbers = ("epoch", "batches", "examples", "checksum")
-    if not all(type(state.get(name)) is int and state[name] >= 0 for name in numbers):
-        return False
-    random = state.get("random", {})
-    try:
-        for name in random:
-            if name == "epoch":
-                operator.index(random[name])
-            elif name == "global":
-                randomness.states_from_json(random[name])
-            else:
-                randomness.tensor_from_json(random[name])
-    except (TypeError, ValueError, LookupError):
-        return False
-    return True
-
-
-def check_state(state: Any, seed: int | None) -> dict[str, Any]:
-    """A saved position that fits a loader with this seed.
-
-    Raises:
-        PositionError: it does not, or it is no position at all.
-    """
-    if not _is_sound(state):
-        raise PositionError(
-            "NumpyLoader: load_state_dict must get what state_dict returned, and it got "
-            f"{str(state)[:60]!r}; save the whole dict, as JSON for example"
-        )
-    if state.get("version") != VERSION:
-        raise PositionError(
-            f"NumpyLoader: load_state_dict knows states of version {VERSION}, and this one is of "
-            f"version {state.get('version')!r}; load it with the feedax that saved it"
-        )
-    if state.get("seed") != seed:
-        raise PositionError(
-            f"NumpyLoader: a position belongs to the seed it was saved with, {state.get('seed')!r},"
-            f" and this loader has seed={seed!r}; make the loader with the same one"
-        )
-    return state

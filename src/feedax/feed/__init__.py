@@ -10,6 +10,8 @@ else that can be iterated is taken as an iterable of NumPy batches.
 """
 
 from feedax.feed.batch import Batch, Chunk, Masked, pick, refuse_no_batches
+from feedax.feed.devices import Devices
+from feedax.feed.position import Position, go_on, teller
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
 from feedax.feed.resident import CHUNK_STEPS, ArrayLoader, Residents, is_resident
 from feedax.feed.streamed import Feed, device_blocks, how, open_feed
@@ -20,14 +22,18 @@ __all__ = [
     "Batch",
     "Chunk",
     "DevicePrefetcher",
+    "Devices",
     "Feed",
     "Masked",
+    "Position",
     "Residents",
     "device_blocks",
+    "go_on",
     "how",
     "is_resident",
     "open_feed",
     "pick",
     "prefetch_to_device",
     "refuse_no_batches",
+    "teller",
 ]

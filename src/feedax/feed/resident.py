@@ -1,13 +1,14 @@
 """Examples that live on the device: they go there once, and batches are gathered there."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from feedax.feed.batch import Chunk, PyTree, pair
+from feedax.feed.devices import Devices
+from feedax.feed.position import Position, Tell, position
 
 CHUNK_STEPS = 512
 CHUNK_INDICES = 2**17
@@ -29,9 +30,14 @@ Check = Callable[[PyTree, PyTree, str], None]
 
 
 class Residents:
-    """The examples of resident loaders, put on the device once for as long as they are the same."""
+    """The examples of resident loaders, put on the devices once for as long as they are the same.
 
-    def __init__(self) -> None:
+    Args:
+        devices: each of them gets all examples.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        self.devices = devices
         self._kept: dict[int, tuple[ArrayLoader, Any, tuple[PyTree, PyTree]]] = {}
 
     def examples(self, loader: ArrayLoader, check: Check) -> tuple[PyTree, PyTree]:
@@ -40,8 +46,7 @@ class Residents:
         if id(loader) not in self._kept or self._kept[id(loader)][1] is not plan:
             inputs, targets = pair(loader.arrays())
             check(inputs, targets, "the dataset")
-            # A copy: JAX would share NumPy's memory on the CPU, and that may be the user's own.
-            examples = jax.tree.map(jnp.array, (inputs, targets))
+            examples = self.devices.replicate((inputs, targets))
             self._kept[id(loader)] = (loader, plan, examples)
         return self._kept[id(loader)][2]
 
@@ -59,30 +64,49 @@ class ResidentFeed:
         exact: hand out batches of their true size, for models that see the whole batch.
         residents: where the examples are kept.
         check: called once with all examples.
+        tell: says where the loader stands, if it can.
+        skip: how many batches to leave out first.
     """
 
     def __init__(
-        self, loader: ArrayLoader, exact: bool, residents: Residents, check: Check
+        self,
+        loader: ArrayLoader,
+        exact: bool,
+        residents: Residents,
+        check: Check,
+        tell: Tell | None = None,
+        skip: int = 0,
     ) -> None:
         self._exact = exact
+        self._tell = tell
+        self._batches = skip
+        self._devices = residents.devices
         self._examples = residents.examples(loader, check)
         self._size = 0
-        self._rows = iter(loader.index_batches())
-        self._next = next(self._rows, None)
+        self._rows = islice(loader.index_batches(), skip, None)
+        self._held: np.ndarray | None = None
+        self._before_held: Position | None = None
 
     load_seconds = transfer_seconds = 0.0
 
     def take(self, steps: int) -> Chunk | None:
         """The next steps of the epoch, at most `steps` of them; None at its end."""
-        if self._next is None:
+        first = self._draw()
+        if first is None:
             return None
-        rows: list[np.ndarray] = []
-        size = len(self._next) if self._exact else max(self._size, len(self._next))
+        size = len(first) if self._exact else max(self._size, len(first))
         most = max(1, min(CHUNK_STEPS, CHUNK_INDICES // size))
-        while len(rows) < min(steps, most) and self._next is not None and self._fits(size):
-            rows.append(self._next)
-            # Drawn when it is needed and no sooner: a sampler may look at how training goes.
-            self._next = next(self._rows, None)
+        rows = [first]
+        # Drawn when it is needed and no sooner: a sampler may look at how training goes.
+        while len(rows) < min(steps, most):
+            before = position(self._tell, self._batches)
+            row = self._draw()
+            if row is None:
+                break
+            if len(row) != size and (self._exact or len(row) > size):
+                self._held, self._before_held = row, before
+                break
+            rows.append(row)
         self._size = size
         indices = np.zeros((most, size), np.int32)
         sizes = np.ones(most, np.int32)
@@ -90,11 +114,20 @@ class ResidentFeed:
             indices[i] = row[0]
             indices[i, : len(row)] = row
             sizes[i] = len(row)
-        return Chunk(self._examples, indices, sizes, np.int32(len(rows)))
+        plan = (indices, sizes, np.int32(len(rows)))
+        if self._devices.mesh is not None:
+            plan = self._devices.replicate(plan)
+        return Chunk(self._examples, *plan)
 
-    def _fits(self, size: int) -> bool:
-        assert self._next is not None
-        return len(self._next) == size if self._exact else len(self._next) <= size
+    def position(self) -> Position:
+        """Where the loader stood after the steps that were handed out."""
+        return self._before_held or position(self._tell, self._batches)
+
+    def _draw(self) -> np.ndarray | None:
+        row, self._held, self._before_held = self._held, None, None
+        if row is None and (row := next(self._rows, None)) is not None:
+            self._batches += 1
+        return row
 
     def close(self) -> None:
         """Nothing to give back: the examples stay for the next epoch."""

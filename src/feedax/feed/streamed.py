@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from feedax.feed.batch import Batch, PyTree, filled, is_text, length, pair, rows
+from feedax.feed.devices import Devices
 from feedax.feed.pipeline import Pipeline
 from feedax.feed.place import Placement
+from feedax.feed.position import Position, Tell, position
 from feedax.feed.prefetch import is_foreign
 from feedax.feed.resident import Check, ResidentFeed, Residents, is_resident
 
@@ -22,19 +24,34 @@ class StreamedFeed:
         batches: an iterable of NumPy batches `(inputs, targets)`.
         exact: hand out batches of their true size, for models that see the whole batch.
         check: called with every batch.
+        devices: where the batches go.
+        tell: says where the source stands, if it can.
+        skip: how many batches to leave out first.
 
     Attributes:
         load_seconds: time spent on loading in this thread; 0 where worker processes load.
         text: where the first batch holds text, which stays on the host.
     """
 
-    def __init__(self, batches: Iterable[Any], exact: bool, check: Check) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        exact: bool,
+        check: Check,
+        devices: Devices,
+        tell: Tell | None = None,
+        skip: int = 0,
+    ) -> None:
         self.load_seconds = 0.0
         self.text: list[str] = []
         self._exact = exact
         self._check = check
         self._loads_here = getattr(batches, "num_workers", 0) == 0
-        self._pipeline = _pipeline(batches, self._whole(batches), lambda put, batch: put(batch))
+        self._tell = tell
+        self._skip = self._batches = skip
+        self._pipeline = _pipeline(
+            batches, self._whole(batches), devices, lambda put, batch: put(batch), tell
+        )
 
     @property
     def transfer_seconds(self) -> float:
@@ -43,7 +60,13 @@ class StreamedFeed:
     def take(self, steps: int) -> Batch | None:
         """The next batch of the epoch; None at its end."""
         del steps  # one at a time: the next one may not be loaded yet
-        return next(self._pipeline, None)
+        batch = next(self._pipeline, None)
+        self._batches += batch is not None
+        return batch
+
+    def position(self) -> Position:
+        """Where the source stood after the batches that were handed out."""
+        return position(self._tell and self._pipeline.state, self._batches)
 
     def close(self) -> None:
         """Let go of the batches that are still to come."""
@@ -59,6 +82,9 @@ class StreamedFeed:
                 batch = next(iterator)
             except StopIteration:
                 return
+            if self._skip:
+                self._skip -= 1
+                continue
             if self._loads_here:
                 self.load_seconds += time.perf_counter() - started
             inputs, targets = pair(batch)
@@ -74,11 +100,18 @@ class StreamedFeed:
 Feed = ResidentFeed | StreamedFeed
 
 
-def open_feed(source: Any, exact: bool, residents: Residents, check: Check) -> Feed:
+def open_feed(
+    source: Any,
+    exact: bool,
+    residents: Residents,
+    check: Check,
+    tell: Tell | None = None,
+    skip: int = 0,
+) -> Feed:
     """The feed of one epoch of a loader, or of any iterable of NumPy batches."""
     if is_resident(source):
-        return ResidentFeed(source, exact, residents, check)
-    return StreamedFeed(source, exact, check)
+        return ResidentFeed(source, exact, residents, check, tell, skip)
+    return StreamedFeed(source, exact, check, residents.devices, tell, skip)
 
 
 def how(source: Any) -> str:
@@ -88,7 +121,10 @@ def how(source: Any) -> str:
 
 
 def device_blocks(
-    batches: Iterable[Any], size_of: Callable[[list[Any]], int] | None, check: Check
+    batches: Iterable[Any],
+    size_of: Callable[[list[Any]], int] | None,
+    check: Check,
+    devices: Devices,
 ) -> Pipeline:
     """Batches cut anew into blocks of one size, or as they are if size_of is None.
 
@@ -96,12 +132,13 @@ def device_blocks(
         batches: an iterable of NumPy batches `(inputs, targets)`.
         size_of: the examples of a block, from the leaves of the first batch.
         check: called with every batch.
+        devices: where the blocks go.
 
     Returns:
         Iterates each block on the device, its last one filled up, and how many examples it holds.
     """
     blocks = _blocks(batches, size_of, check)
-    return _pipeline(batches, blocks, lambda put, block: (put(block[0]), block[1]))
+    return _pipeline(batches, blocks, devices, lambda put, block: (put(block[0]), block[1]))
 
 
 def _blocks(
@@ -134,14 +171,23 @@ def _blocks(
 
 
 def _pipeline(
-    source: Any, items: Iterator[Any], put_item: Callable[[Callable[[Any], Any], Any], Any]
+    source: Any,
+    items: Iterator[Any],
+    devices: Devices,
+    put_item: Callable[[Callable[[Any], Any], Any], Any],
+    tell: Tell | None = None,
 ) -> Pipeline:
     foreign = is_foreign(source)
     # Two under way where worker processes load. Where this process does, that would gain nothing,
     # as JAX computes while it loads; and a sampler may look at how training goes.
     size = 2 if _has_workers(source) else 1
-    put = partial(Placement(None, foreign).put, wait=foreign or size > 1)
-    return Pipeline(items, partial(put_item, put), size, foreign)
+
+    def put(batch: Batch) -> Batch:
+        place = Placement(devices.rows(length(batch)), foreign)
+        placed: Batch = place.put(batch, wait=foreign or size > 1)
+        return placed
+
+    return Pipeline(items, partial(put_item, put), size, foreign, tell)
 
 
 def _has_workers(source: Any) -> bool:

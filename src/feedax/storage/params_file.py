@@ -1,7 +1,6 @@
 """Parameters in one safetensors file: names, shapes and numbers, and no code.
 
-An array is named by its path in the tree. In `[(w0, b0), (w1, b1)]` the second layer's bias is
-``1.1``; in `{"dense": {"bias": b}}` it is ``dense.bias``.
+An array is named by its path in the tree; see `feedax.storage.leaf_names`.
 """
 
 from pathlib import Path
@@ -14,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from feedax.errors import RunFolderError
+from feedax.storage.leaf_names import listed, named_leaves
 from feedax.storage.replace_file import replace_file
 
 Params = TypeVar("Params")
@@ -30,15 +30,8 @@ def save_params(path: str | Path, params: Any) -> None:
     Raises:
         RunFolderError: a leaf is not an array, two have one name, or the file cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = _name(key_path)
-        if name in arrays:
-            raise RunFolderError(
-                f"save_params: every array needs a name of its own, and two are named {name!r}; "
-                f"take the dots out of the keys"
-            )
-        arrays[name] = _as_numbers(name, leaf)
+    leaves = named_leaves(params, who="save_params")
+    arrays = {name: _as_numbers(name, leaf) for name, leaf in leaves.items()}
     content = safetensors.numpy.save(arrays, metadata={"format": "feedax params 1"})
     replace_file(Path(path), content)
 
@@ -70,12 +63,11 @@ def load_params(path: str | Path, like: Params) -> Params:
             f"restore it from a copy or train again"
         ) from error
 
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    expected = {_name(key_path): leaf for key_path, leaf in paths}
+    expected = named_leaves(like, who="load_params")
     if arrays.keys() != expected.keys():
         raise RunFolderError(
-            f"load_params: {path} must hold the arrays {_listed(expected)}, and it holds "
-            f"{_listed(arrays)}; load it into the model that it was saved from"
+            f"load_params: {path} must hold the arrays {listed(expected)}, and it holds "
+            f"{listed(arrays)}; load it into the model that it was saved from"
         )
     for name, leaf in expected.items():
         array = arrays[name]
@@ -86,12 +78,7 @@ def load_params(path: str | Path, like: Params) -> Params:
                 f"from"
             )
     leaves = [jnp.asarray(arrays[name]) for name in expected]
-    return jax.tree_util.tree_unflatten(structure, leaves)
-
-
-def _name(key_path: Any) -> str:
-    # A tree that is a single array has the empty path.
-    return jax.tree_util.keystr(key_path, simple=True, separator=".") or "array"
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
 
 
 def _as_numbers(name: str, leaf: Any) -> np.ndarray:
@@ -106,8 +93,3 @@ def _as_numbers(name: str, leaf: Any) -> np.ndarray:
             f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"
         )
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-
-
-def _listed(names: Any) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -4,8 +4,10 @@ Batches come from anything that yields NumPy arrays: a `NumpyLoader`, or a plain
 """
 
 from feedax.feed import Batch
+from feedax.train.adapters import from_linen, from_nnx
+from feedax.train.checkpoints import Checkpoints
 from feedax.train.evaluation import evaluate
-from feedax.train.events import EpochEnded, Started, Stepped, StopTraining
+from feedax.train.events import EpochEnded, Saved, Started, Stepped, StopTraining
 from feedax.train.loop import fit
 from feedax.train.losses import cross_entropy, tutorial_loss
 from feedax.train.mlp import (
@@ -19,12 +21,16 @@ from feedax.train.mlp import (
     relu,
     update,
 )
-from feedax.train.step import Model, TrainState, init_state, train_step
+from feedax.train.model import Model
+from feedax.train.step import Metric, TrainState, init_state, train_step
 
 __all__ = [
     "Batch",
+    "Checkpoints",
     "EpochEnded",
+    "Metric",
     "Model",
+    "Saved",
     "Started",
     "Stepped",
     "StopTraining",
@@ -34,6 +40,8 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "fit",
+    "from_linen",
+    "from_nnx",
     "init_network_params",
     "init_state",
     "loss",

@@ -8,7 +8,7 @@ import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
 from feedax.train.losses import LABEL_LOSSES, is_right
-from feedax.train.step import Model, each
+from feedax.train.model import Model, each
 
 Scores = dict[str, Callable[[Any, Any], Any]]
 
@@ -43,6 +43,11 @@ class ModelCheck:
             )
         self._scores: Scores | None = None
         self._classes: int | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether examples were seen, so that the scores are known."""
+        return self._scores is not None
 
     @property
     def scores(self) -> Scores:

@@ -14,6 +14,7 @@ from feedax.errors import BatchError
 from feedax.feed import (
     ArrayLoader,
     Batch,
+    Devices,
     Residents,
     device_blocks,
     is_resident,
@@ -23,7 +24,7 @@ from feedax.feed import (
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.losses import cross_entropy
-from feedax.train.step import Model, each, partition
+from feedax.train.model import Model, each, partition
 from feedax.train.steps import IN_FLIGHT
 
 BLOCK_EXAMPLES = 1024
@@ -70,7 +71,7 @@ def evaluate(
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static)
     check = ModelCheck(model, trained, state, loss, metrics)
-    return Evaluation(model, check, Residents()).of(trained, state, batches, "batches")
+    return Evaluation(model, check, Residents(Devices(1))).of(trained, state, batches, "batches")
 
 
 class Evaluation:
@@ -86,7 +87,9 @@ class Evaluation:
         self._model = model
         self._check = check
         self._residents = residents
-        self._score = Compiled(self._score_block)
+        # Every process scores examples of its own, on its own devices.
+        self._devices = Devices(residents.devices.count, everywhere=False)
+        self._score = Compiled(self._score_block, out=self._devices.replicated)
         self._pick = Compiled(pick)
 
     @property
@@ -101,6 +104,7 @@ class Evaluation:
     def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
         """The mean of each score over all examples."""
         values: dict[str, list[np.ndarray]] = {}
+        params, state = self._residents.devices.local((params, state))
         under_way: deque[tuple[Any, int]] = deque()
 
         def keep() -> None:
@@ -124,6 +128,7 @@ class Evaluation:
         return {score: _mean(values[score]) for score in self._check.scores}
 
     def _score_block(self, batch: Batch, params: Any, state: Any) -> dict[str, jax.Array]:
+        batch = self._devices.spread(batch)
         predictions, _ = self._model.predictions(
             params, state, batch.inputs, jax.random.key(0), train=False
         )
@@ -133,15 +138,15 @@ class Evaluation:
     def _blocks(self, batches: Any) -> Any:
         source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
         if not self._model.of_one_example:
-            return device_blocks(source, None, self._check)
+            return device_blocks(source, None, self._check, self._devices)
         # A loader that is its own sequential form has a sampler that picks: its batches count.
         if is_resident(batches) and source is not batches:
             return self._resident_blocks(batches)
         # Blocks of one size whatever the batch size: the same products, so the same bits.
-        return device_blocks(source, _block_size, self._check)
+        return device_blocks(source, _block_size, self._check, self._devices)
 
     def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
-        examples = self._residents.examples(loader, self._check)
+        examples = self._residents.devices.local(self._residents.examples(loader, self._check))
         leaves = jax.tree.leaves(examples)
         count, size = len(leaves[0]), _block_size(leaves)
         for start in range(0, count, size):

@@ -11,6 +11,7 @@ A callback that raises `StopTraining` ends the run in good order: `fit` returns 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, float]
@@ -26,14 +27,20 @@ class Started:
     """Training begins.
 
     Attributes:
-        epochs: how many epochs were asked for.
+        epochs: how many epochs were asked for, or None where only steps were.
         steps: steps an epoch has, or None where the batches have no length.
         how: in words, how the batches reach the device and how the steps run.
+        history: the rows of the epochs that were trained before, where a run goes on.
+        checkpoint: what the run goes on from, or None at its first step.
+        step: steps done before, in all.
     """
 
-    epochs: int
+    epochs: int | None
     steps: int | None
     how: str
+    history: list[Row]
+    checkpoint: Path | None
+    step: int
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,28 @@ class EpochEnded:
         row: its row of the history.
         params: the parameters after it. They are handed on to the next step:
             copy what is to be kept.
+        is_best: whether it is the best so far of the column that `fit` was given as `best`.
+        is_last: whether training ends with it.
     """
 
     epoch: int
     row: Row
     params: Any
+    is_best: bool
+    is_last: bool
 
 
-Event = Started | Stepped | EpochEnded
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is being written, or is written.
+
+    Attributes:
+        step: the steps done in all.
+        path: the file.
+    """
+
+    step: int
+    path: Path
+
+
+Event = Started | Stepped | EpochEnded | Saved

@@ -1,24 +1,25 @@
 """`fit`: many epochs."""
 
-import contextlib
-import time
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from feedax.errors import BatchError, NotANumberError
-from feedax.feed import Residents, how, open_feed, refuse_no_batches
-from feedax.train.check import ModelCheck, Scores
-from feedax.train.evaluation import Evaluation
-from feedax.train.events import EpochEnded, Event, Row, Started, Stepped, StopTraining
+from feedax.errors import BatchError, ModelError
+from feedax.feed import Devices, refuse_no_batches
+from feedax.train.best import Best
+from feedax.train.check import Scores
+from feedax.train.checkpoints import Checkpoints
+from feedax.train.events import Event, Row
 from feedax.train.losses import cross_entropy
-from feedax.train.step import Model, TrainState, combine, init_state, partition
-from feedax.train.steps import CHUNK_SECONDS, Steps
-from feedax.train.waiting import Advice, Waiting, tell_of_text
+from feedax.train.model import Model, partition
+from feedax.train.training import Plan, Training
+
+LOGGER = logging.getLogger("feedax")
 
 
 def fit(
@@ -28,13 +29,20 @@ def fit(
     *,
     loss: Callable[[Any, Any], Any] = cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
-    epochs: int = 1,
+    learning_rate: float = 1.0,
+    epochs: int | None = None,
+    steps: int | None = None,
     evaluate: Mapping[str, Iterable[Any]] | None = None,
     metrics: Scores | None = None,
     key: Array | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
     state: Any = None,
     batched: bool = False,
+    best: str | None = None,
+    patience: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    devices: int | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
 ) -> tuple[Any, list[Row]]:
     """Train a model.
 
@@ -84,129 +92,36 @@ def fit(
     >>> [row["epoch"] for row in history], history[-1]["loss"] < history[0]["loss"]
     ([0, 1, 2], True)
     """
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
-    key = jax.random.key(0) if key is None else key
-    refuse_no_batches(train, "fit: train", again=epochs > 1)
-    sets = _sets(evaluate, epochs)
+    if epochs is None and steps is None:
+        epochs = 1
+    refuse_no_batches(train, "fit: train", again=epochs != 1)
+    sets = _sets(evaluate, again=epochs != 1)
+    best_of = Best(best, patience)
+    best_of.check(sets)
     trained, static = partition(params)
-    model = Model(predict, batched, state is not None, static)
-    check = ModelCheck(model, trained, state, loss, metrics)
-    residents = Residents()
-    steps = Steps(model, loss, optimizer)
-    evaluation = Evaluation(model, check, residents)
-    now = _initial(trained, optimizer, key, state)
-    history: list[Row] = []
-    advice = Advice(train)
-
-    def result(params: Any, model_state: Any) -> Any:
-        whole = combine(params, static)
-        return whole if state is None else (whole, model_state)
-
-    def tell(event: Event) -> None:
-        for callback in callbacks:
-            callback(event)
-
-    for batches in (train, *sets.values()):
-        evaluation.prepare(batches)
-    try:
-        tell(Started(epochs, _length(train), how(train)))
-        for epoch in range(epochs):
-            # Every step takes over its state's memory: keep what a failing epoch would lose.
-            start = _copied((now.params, now.model_state))
-            now = now._replace(loss_sum=now.loss_sum * 0, seen=now.seen * 0)
-            progress = _Progress(epoch, int(now.step), steps)
-            waiting = Waiting(train, steps)
-            # Opened every epoch: the dataset may be another one than before.
-            feed = open_feed(train, not model.of_one_example, residents, check)
-            with contextlib.closing(feed):
-                while (piece := waiting.take(feed)) is not None:
-                    now = waiting.run(now, piece)
-                    if progress.is_due():
-                        event = progress.after(now, result(now.params, now.model_state))
-                        _refuse_not_a_number(now, progress, result(*start), history)
-                        tell(event)
-                jax.block_until_ready(now)
-                row = progress.row(now, waiting.columns(feed))
-            if epoch == 0:
-                tell_of_text(feed)
-            now = _with_bad_params(now)
-            _refuse_not_a_number(now, progress, result(*start), history)
-            compiled = evaluation.compile_seconds
-            for name, batches in sets.items():
-                scores = evaluation.of(now.params, now.model_state, batches, f"evaluate[{name!r}]")
-                row |= {f"{name}_{score}": value for score, value in scores.items()}
-            row["compile_seconds"] += evaluation.compile_seconds - compiled
-            history.append(row)
-            tell(EpochEnded(epoch, row, result(now.params, now.model_state)))
-            advice.after(row, waiting.first_seconds)
-    except StopTraining:
-        pass
-    return result(now.params, now.model_state), history
-
-
-class _Progress:
-    """The clock of one epoch: it stands still while something is compiled."""
-
-    def __init__(self, epoch: int, first_step: int, steps: Steps) -> None:
-        self.epoch = epoch
-        self.first_step = first_step
-        self._steps = steps
-        self._compiled_before = steps.compile_seconds
-        self._started = self._told = time.perf_counter()
-
-    def is_due(self) -> bool:
-        return time.perf_counter() - self._told >= CHUNK_SECONDS
-
-    def after(self, state: TrainState, params: Any) -> Stepped:
-        jax.block_until_ready(state)
-        self._told = time.perf_counter()
-        row = self.row(state)
-        step = int(state.step) - self.first_step
-        return Stepped(self.epoch, step, row["loss"], row["examples_per_second"], params)
-
-    def row(self, state: TrainState, columns: Mapping[str, float] | None = None) -> Row:
-        compile_seconds = self._steps.compile_seconds - self._compiled_before
-        seconds = time.perf_counter() - self._started - compile_seconds
-        seen = int(state.seen)
-        if seen == 0:
-            raise BatchError(
-                "fit: train must yield a batch in every epoch, and it yielded none in epoch "
-                f"{self.epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
-                "that the dataset is not empty"
-            )
-        return {
-            "epoch": self.epoch,
-            "seconds": seconds,
-            "compile_seconds": compile_seconds,
-            **(columns or {}),
-            "examples_per_second": seen / seconds,
-            "loss": float(state.loss_sum) / seen,
-        }
-
-
-def _refuse_not_a_number(
-    state: TrainState, progress: _Progress, params: Any, history: list[Row]
-) -> None:
-    if int(state.bad_step) < 0:
-        return
-    step = int(state.bad_step) - progress.first_step
-    error = NotANumberError(
-        "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
-        f"{progress.epoch} at step {step}; lower the step size, or look at that batch's examples"
+    plan = Plan(
+        model=Model(predict, batched, state is not None, static, _dtype(precision)),
+        params=trained,
+        model_state=state,
+        train=train,
+        loss=loss,
+        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        steps=steps,
+        sets=sets,
+        metrics=metrics,
+        key=jax.random.key(0) if key is None else key,
+        callbacks=tuple(callbacks),
+        best=best_of,
+        checkpoints=checkpoints,
+        devices=Devices(devices),
     )
-    error.epoch, error.step, error.params, error.history = progress.epoch, step, params, history
-    raise error
+    training = Training(plan)
+    return training.run(), training.history
 
 
-def _with_bad_params(state: TrainState) -> TrainState:
-    """The state, with its last step called bad where it left parameters that are not finite."""
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
-    if finite or int(state.bad_step) >= 0:
-        return state
-    return state._replace(bad_step=state.step - 1)
-
-
-def _sets(evaluate: Any, epochs: int) -> Mapping[str, Iterable[Any]]:
+def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
     """The evaluation sets, looked at before any time is spent on training."""
     if evaluate is None:
         return {}
@@ -216,22 +131,21 @@ def _sets(evaluate: Any, epochs: int) -> Mapping[str, Iterable[Any]]:
             f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
         )
     for name, batches in evaluate.items():
-        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=epochs > 1)
+        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
     return evaluate
 
 
-def _initial(trained: Any, optimizer: Any, key: Array, model_state: Any) -> TrainState:
-    """The first state, each array in memory of its own: steps take it over, none of the user's."""
-    # An optimizer may keep the very parameters in its state: copied last, they are two.
-    return _copied(init_state(jax.tree.map(jnp.asarray, trained), optimizer, key, model_state))
-
-
-def _copied(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _length(batches: Any) -> int | None:
-    try:
-        return len(batches)
-    except TypeError:
+def _dtype(precision: str | None) -> Any:
+    """What the model computes in; None for the dtypes of its parameters."""
+    if precision not in (None, "float32", "bfloat16"):
+        raise ModelError(
+            f"fit: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it out"
+        )
+    if precision != "bfloat16":
         return None
+    slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
+    LOGGER.info(
+        f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; parameters, "
+        "losses, the optimizer and batch statistics stay in float32"
+    )
+    return jnp.bfloat16

@@ -2,61 +2,77 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax import Array, lax
 
-from feedax.feed import CHUNK_STEPS, Batch, Chunk, pick
+from feedax.feed import CHUNK_STEPS, Batch, Chunk, Devices, pick
 from feedax.train.compiled import Compiled
-from feedax.train.step import Model, TrainState, train_step
+from feedax.train.model import Model
+from feedax.train.step import Score, TrainState, train_step
 
 CHUNK_SECONDS = 0.2
 """How long a chunk should take: how often callbacks hear of steps, and Ctrl-C is heard."""
-IN_FLIGHT = 4
-"""How many streamed steps may wait for the device."""
+IN_FLIGHT = 3
+"""How many steps may wait for the device. With several devices on one CPU, programs that wait for
+each other's parts take its threads: 50 of them are a deadlock, 8 are none."""
 
 
 class Steps:
     """The compiled forms of a training step.
 
     A `Chunk` runs in one compiled loop whose end is traced, so that chunks of every length share
-    one compilation. A `Batch` runs as one step.
+    one compilation. On the CPU a `Batch` runs in such a loop too, of one step: so the numbers are
+    the same to the bit whatever the plan. Where a loop is slow, both run step by step.
 
     Args:
         model: the model.
         loss: a function of one example's prediction and target.
         optimizer: an optax transformation.
+        metrics: functions as `loss`, by name.
+        devices: what the steps run on.
     """
 
     def __init__(
         self,
         model: Model,
-        loss: Callable[[Any, Any], Any],
+        loss: Score,
         optimizer: optax.GradientTransformation,
+        metrics: Mapping[str, Score],
+        devices: Devices,
     ) -> None:
-        self._step = partial(train_step, model=model, loss=loss, optimizer=optimizer)
-        self._batch = Compiled(self._train_batch, donate=(1,))
-        self._chunk = Compiled(self._train_chunk, donate=(1,))
-        self._row = Compiled(self._train_row, donate=(1,))
-        self._stepwise: bool | None = None
+        self._step = partial(
+            train_step, model=model, loss=loss, optimizer=optimizer, metrics=metrics
+        )
+        self._devices = devices
+        functions = (self._train_batch, self._train_chunk, self._train_row)
+        self._compiled = [Compiled(one, donate=(1,), out=devices.replicated) for one in functions]
+        self._batch, self._chunk, self._row = self._compiled
+        self._loops: bool | None = None
         self._waiting: deque[Array] = deque()
         self.chunk_length = 8
 
     @property
     def compile_seconds(self) -> float:
-        return self._batch.seconds + self._chunk.seconds + self._row.seconds
+        return sum(one.seconds for one in self._compiled)
+
+    @property
+    def form(self) -> str:
+        """How the steps run; numbers are equal to the bit within one form."""
+        return {None: "not yet known", True: "compiled loop", False: "step by step"}[self._loops]
 
     def run(self, state: TrainState, piece: Batch | Chunk) -> TrainState:
         """Do a piece's steps. The state is donated: only the new one may be used."""
+        if self._loops is None:
+            self._loops = not self._is_slow_in_a_loop(state, piece)
         if isinstance(piece, Batch):
-            state, done = self._batch(piece, state)
-            self._waiting.append(done)
-            if len(self._waiting) > IN_FLIGHT:
-                self._waiting.popleft().block_until_ready()
+            state, done = self._batch((piece, np.int32(1)), state)
+            self._wait_for(done)
             return state
         started = time.perf_counter() - self.compile_seconds
         state = self._run_chunk(state, piece)
@@ -71,34 +87,57 @@ class Steps:
         return bool(self._waiting) and not self._waiting[-1].is_ready()  # type: ignore[attr-defined]
 
     def _run_chunk(self, state: TrainState, chunk: Chunk) -> TrainState:
-        if self._stepwise is None:
-            self._stepwise = self._is_slow_in_a_loop(state, chunk)
-        if not self._stepwise:
+        if self._loops:
             return self._chunk(chunk, state)
-        for i in range(chunk.steps):
-            state = self._row((chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
+        for i in range(int(chunk.steps)):
+            row = (chunk.examples, chunk.indices[i], chunk.sizes[i])
+            state, done = self._row(row, state)
+            self._wait_for(done)
         return state
 
-    def _is_slow_in_a_loop(self, state: TrainState, chunk: Chunk) -> bool:
+    def _wait_for(self, done: Array) -> None:
+        """Let the device fall behind by some steps, and by no more."""
+        self._waiting.append(done)
+        if len(self._waiting) > IN_FLIGHT:
+            self._waiting.popleft().block_until_ready()
+
+    def _is_slow_in_a_loop(self, state: TrainState, piece: Batch | Chunk) -> bool:
         """On the CPU XLA runs gradients of convolutions inside a loop several times slower.
 
         See https://github.com/jax-ml/jax/issues/12868.
         """
         if jax.default_backend() != "cpu":
             return False
-        row = (chunk.examples, chunk.indices[0], chunk.sizes[0])
-        return "conv_general_dilated" in str(jax.make_jaxpr(self._train_row)(row, state))
+        if isinstance(piece, Batch):
+            jaxpr = jax.make_jaxpr(self._one_step)(piece, state)
+        else:
+            row = (piece.examples, piece.indices[0], piece.sizes[0])
+            jaxpr = jax.make_jaxpr(self._train_row)(row, state)
+        return "conv_general_dilated" in str(jaxpr)
 
-    def _train_batch(self, batch: Batch, state: TrainState) -> tuple[TrainState, Array]:
-        state = self._step(state, batch)
+    def _one_step(self, batch: Batch, state: TrainState) -> TrainState:
+        return self._step(state, self._devices.spread(batch))
+
+    def _train_batch(
+        self, batch: tuple[Batch, Array], state: TrainState
+    ) -> tuple[TrainState, Array]:
+        # An accelerator's loop would wait for its end, and nothing could be loaded meanwhile.
+        if self._loops and jax.default_backend() == "cpu":
+            steps = batch[1]
+            state = lax.fori_loop(0, steps, lambda _, s: self._one_step(batch[0], s), state)
+        else:
+            state = self._one_step(batch[0], state)
         # The state is donated to the next step; the second result can still be waited for.
         return state, state.step
 
-    def _train_row(self, row: tuple[Any, Array, Array], state: TrainState) -> TrainState:
-        return self._step(state, pick(*row))
+    def _train_row(
+        self, row: tuple[Any, Array, Array], state: TrainState
+    ) -> tuple[TrainState, Array]:
+        state = self._one_step(pick(*row), state)
+        return state, state.step
 
     def _train_chunk(self, chunk: Chunk, state: TrainState) -> TrainState:
         def body(i: Array, state: TrainState) -> TrainState:
-            return self._train_row((chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
+            return self._one_step(pick(chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
 
         return lax.fori_loop(0, chunk.steps, body, state)

@@ -36,12 +36,12 @@ class Waiting:
         self._step_seconds = 0.0
         self._measure = False
 
-    def take(self, feed: Feed) -> Batch | Chunk | None:
-        """The feed's next piece."""
+    def take(self, feed: Feed, most: int) -> Batch | Chunk | None:
+        """The feed's next piece, of at most so many steps."""
         # After a step that was measured the device is idle, but only for that.
         was_busy = self._steps.are_under_way() or self._measure
         started = time.perf_counter()
-        piece = feed.take(self._steps.chunk_length)
+        piece = feed.take(min(most, self._steps.chunk_length))
         seconds = time.perf_counter() - started
         was_measured, self._measure = self._measure, False
         if not self._steps.are_under_way():

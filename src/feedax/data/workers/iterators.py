@@ -23,6 +23,7 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
+from feedax.data.columns import Columns, why_whole
 from feedax.data.position import Tasks
 from feedax.data.randomness import OwnStates, random_states_restored, seeded_generator
 from feedax.data.workers.loading import ALL, NOTE, Loading, Task
@@ -50,7 +51,8 @@ def has_own_workers(loader: Any) -> bool:
 def loaded_iterator(loader: Any) -> Any:
     """An iterator over batches that torch loads example by example."""
     progress = loader._progress
-    tasks = Tasks(loader, progress)
+    # Where not only its columns are loaded, the account cuts them from the whole.
+    tasks = Tasks(loader, progress, loader._columns if why_whole(loader) is None else Columns())
     loading = Loading(
         loader.dataset,
         loader.user_collate_fn,

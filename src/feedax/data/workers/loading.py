@@ -23,6 +23,7 @@ class Task:
         indices: the sampler's own object.
         epoch: counted from 0.
         start: how many examples of the epoch come before.
+        columns: which of the indices are to be loaded; all but where a process has a part.
         is_batch: whether they are a batch's, not one example's alone.
         count: how many examples these are.
         number: how many batches come before.
@@ -31,10 +32,11 @@ class Task:
         sampler: the sampler's own state after these, if it has one.
     """
 
-    def __init__(self, indices: Any, epoch: int, start: int) -> None:
+    def __init__(self, indices: Any, epoch: int, start: int, columns: slice = slice(None)) -> None:
         self.indices = indices
         self.epoch = epoch
         self.start = start
+        self.columns = columns
 
     is_batch: bool
     count: int
@@ -44,7 +46,7 @@ class Task:
     sampler: Any
 
     def __reduce__(self) -> Any:  # a worker needs no more
-        return Task, (self.indices, self.epoch, self.start)
+        return Task, (self.indices, self.epoch, self.start, self.columns)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.indices)
@@ -153,13 +155,18 @@ class Indexed(Dataset[Any]):
         loading = self._loading
         loading.began = None  # a batch before may have failed
         loading.begin()
-        whole_batch = _whole_batch(loading.user_dataset)
+        whole_batch = batch_method(loading.user_dataset)
         if whole_batch:
             return self._whole(task, whole_batch)
         indices = list(task.indices)
-        examples = [self._example(task, i, index) for i, index in enumerate(indices)]
+        places = range(len(indices))[task.columns]
+        examples = [self._example(task, i, indices[i]) for i in places]
         # A collate_fn of the user's own gets what the dataset gives, as in torch.
-        return Examples(examples, indices) if loading.user_collate_fn is None else examples
+        return (
+            Examples(examples, indices[task.columns])
+            if loading.user_collate_fn is None
+            else examples
+        )
 
     def _example(self, task: Task, place: int, index: Any) -> Any:
         loading = self._loading
@@ -199,7 +206,7 @@ _STREAM = 2**63
 """Added to a worker's number: where a map-style dataset's seed has an index."""
 
 
-def _whole_batch(dataset: Any) -> Callable[[Any], Any] | None:
+def batch_method(dataset: Any) -> Callable[[Any], Any] | None:
     """A dataset's own way to load a batch. A Subset has one only if what it is of has one."""
     inner = dataset
     while type(inner) is Subset:

@@ -1,0 +1,241 @@
+"""A checkpoint in one safetensors file: every array to the bit, and proof that it is whole.
+
+The file begins with the size that it must have and the SHA-256 of all its bytes, taken with zeros
+in the digest's place. Both lie at fixed positions, so that nothing is parsed before they have
+proved that what is read is what was written::
+
+    {"__metadata__": {"format": "feedax checkpoint 1", "size": "0000000000000520",
+                      "sha256": "...", "dtypes": "{...}", "about": "{...}"},
+     "params.w": {"dtype": "F32", ...}, ...}
+
+Where safetensors has no dtype for an array, its bits lie there in another one, and ``dtypes`` says
+what they are: a complex number is a pair of floats, an int4 takes a byte, a random key of JAX is
+its uint32 key data. ``about`` is a JSON object for what is no array.
+
+>>> import jax.numpy as jnp
+>>> from feedax.storage.snapshot import restore, snapshot
+>>> state = {"w": jnp.ones(2, jnp.bfloat16), "key": jax.random.key(7)}
+>>> content = b"".join(encode(snapshot(state), {"step": 100}))
+>>> arrays, about = decode(content, "step-100.safetensors")
+>>> arrays, about
+({'key': HostArray(key<threefry2x32> ()), 'w': HostArray(bfloat16 (2,))}, {'step': 100})
+>>> restore(arrays, like=state)["w"]
+Array([1, 1], dtype=bfloat16)
+"""
+
+import hashlib
+import json
+import re
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+
+from feedax.errors import CheckpointError, RunFolderError
+from feedax.storage.leaf_names import RESERVED
+from feedax.storage.replace_file import replace_file
+from feedax.storage.snapshot import HostArray, Snapshot
+
+VERSION = 1
+"""The version of this layout; a reader refuses a later one."""
+
+_ZEROS = "0" * 64
+_BEGIN = re.compile(
+    rb'\{"__metadata__":\{"format":"feedax checkpoint (\d{1,4})",'
+    rb'"size":"(\d{16})","sha256":"([0-9a-f]{64})"'
+)
+_BEGIN_BYTES = 8 + 69 + 16 + 64  # the header's length, what is fixed in it, both values
+
+_CODES = {
+    "bool": "BOOL",
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "bfloat16": "BF16",
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+}
+"""safetensors' own dtypes, those that every version of it knows."""
+
+_FLOAT8 = ("e3m4", "e4m3", "e4m3b11fnuz", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")
+_CARRIERS = {
+    **{f"{kind}{bits}": "uint8" for kind in ("int", "uint") for bits in (2, 4)},
+    **{f"float8_{kind}": "uint8" for kind in _FLOAT8},
+    "float4_e2m1fn": "uint8",
+    "complex64": "float32",
+    "complex128": "float64",
+}
+"""The others, and the dtypes that carry their bits."""
+
+
+def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
+    """The content of a checkpoint file, in pieces that are to be written one after another.
+
+    Args:
+        arrays: what `snapshot` made; the pieces share its memory.
+        about: what is no array: a JSON object of plain Python values, in which floats may be NaN
+            or infinite.
+
+    Raises:
+        RunFolderError: JSON would not give `about` back as it is, or an array has no dtype of
+            JAX's.
+    """
+    try:
+        about_text = json.dumps(about)
+        same = isinstance(about, dict) and repr(json.loads(about_text)) == repr(about)
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise RunFolderError(
+            f"encode: about must hold dicts with text as keys, lists, text, numbers, booleans and "
+            f"None, and it is {reprlib.repr(about)}; turn tuples and arrays into "
+            f"lists, keys into text"
+        )
+    entries: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    pieces: list[memoryview] = []
+    end = 0
+    # The widest first, as safetensors orders them, so that each lies at a multiple of its width.
+    for name in sorted(arrays, key=lambda name: (-arrays[name].numbers.itemsize, name)):
+        numbers = _carried(name, arrays[name].numbers)
+        begin, end = end, end + numbers.nbytes
+        entries[name] = {
+            "dtype": _CODES[numbers.dtype.name],
+            "shape": numbers.shape,
+            "data_offsets": (begin, end),
+        }
+        if arrays[name].dtype != numbers.dtype.name:
+            dtypes[name] = arrays[name].dtype
+        pieces.append(numbers.reshape(-1).view(np.uint8).data)
+
+    def head(size: int, sha256: str) -> bytes:
+        begin = {"format": f"feedax checkpoint {VERSION}", "size": f"{size:016}", "sha256": sha256}
+        metadata = {**begin, "dtypes": json.dumps(dtypes), "about": about_text}
+        header = {RESERVED: metadata, **entries}
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    size = len(head(0, _ZEROS)) + end
+    digest = _sha256(head(size, _ZEROS), *pieces)
+    return [head(size, digest), *pieces]
+
+
+def write_checkpoint(path: str | Path, arrays: Snapshot, about: dict[str, Any]) -> None:
+    """Write a checkpoint, complete or not at all; see `encode`.
+
+    Raises:
+        RunFolderError: it cannot be written, and nothing of it is left.
+    """
+    replace_file(Path(path), *encode(arrays, about))
+
+
+def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
+    """Read a checkpoint file's content, if it is what was written.
+
+    Args:
+        content: all bytes of the file.
+        path: names the file in messages.
+
+    Returns:
+        The arrays, and `about`.
+
+    Raises:
+        CheckpointError: it ends too early, has been changed, or is no checkpoint that this version
+            can read.
+    """
+    begin = _BEGIN.match(content, 8)
+    if not begin:
+        short = len(content) < _BEGIN_BYTES
+        raise _unusable(path, f"it ends after {len(content)} bytes" if short else "it is none")
+    version, size = int(begin[1]), int(begin[2])
+    if len(content) != size:
+        verb = "ends after" if len(content) < size else "has"
+        raise _unusable(path, f"it {verb} {len(content)} bytes instead of {size}")
+    view = memoryview(content)
+    if _sha256(view[: begin.start(3)], _ZEROS.encode(), view[begin.end(3) :]).encode() != begin[3]:
+        raise _unusable(path, "its content is not what was written (SHA-256)")
+    if version != VERSION:
+        raise CheckpointError(
+            f"read_checkpoint: {path} must have format {VERSION}, and it has {version}; use the "
+            f"version of feedax that wrote it"
+        )
+    try:
+        # The digest keeps out accidents; what was made with intent is still only data.
+        stored = {name: _stored(entry) for name, entry in safetensors.deserialize(content)}
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header[RESERVED]
+        dtypes, about = json.loads(metadata["dtypes"]), json.loads(metadata["about"])
+        arrays = {name: _uncarried(stored[name], dtypes.get(name)) for name in sorted(stored)}
+        if not isinstance(about, dict):
+            raise TypeError("about is not an object")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _unusable(path, f"it is laid out otherwise ({error!r})") from error
+    except safetensors.SafetensorError as error:
+        raise _unusable(path, f"it is laid out otherwise ({error})") from error
+    return arrays, about
+
+
+def read_checkpoint(path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
+    """Read a checkpoint, if it is what was written; see `decode`.
+
+    Raises:
+        CheckpointError: it is missing, cannot be read, or is not what was written.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise _unusable(path, "it is not there") from None
+    except OSError as error:
+        raise _unusable(path, f"the system says {error.strerror!r}") from error
+    return decode(content, path)
+
+
+def _carried(name: str, numbers: np.ndarray) -> np.ndarray:
+    """The same bits in a dtype that safetensors has; halves of a number lie in a last axis."""
+    if numbers.dtype.name in _CODES:
+        return numbers
+    carrier = _CARRIERS.get(numbers.dtype.name)
+    if carrier is None:
+        raise RunFolderError(
+            f"encode: an array must have one of JAX's dtypes, and {name} has {numbers.dtype.name}; "
+            f"convert it"
+        )
+    if numbers.itemsize == np.dtype(carrier).itemsize:
+        return numbers.view(carrier)
+    return numbers[..., None].view(carrier)
+
+
+def _stored(entry: dict[str, Any]) -> np.ndarray:
+    names = [name for name, code in _CODES.items() if code == entry["dtype"]]
+    return np.frombuffer(entry["data"], np.dtype(names[0])).reshape(entry["shape"])
+
+
+def _uncarried(numbers: np.ndarray, dtype: str | None) -> HostArray:
+    if dtype is None:
+        return HostArray(numbers)
+    if key := re.fullmatch(r"key<(\w+)>", dtype):
+        impl = key[1]
+        jax.eval_shape(lambda data: jax.random.wrap_key_data(data, impl=impl), numbers)
+        return HostArray(numbers, impl)
+    if numbers.dtype.name != _CARRIERS[dtype]:
+        raise TypeError(f"{dtype} in {numbers.dtype.name}")
+    if numbers.itemsize == np.dtype(dtype).itemsize:
+        return HostArray(numbers.view(dtype))
+    return HostArray(numbers.view(dtype).squeeze(-1))
+
+
+def _sha256(*pieces: bytes | memoryview) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _unusable(path: str | Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"read_checkpoint: {path} must be a whole checkpoint, and {what}; use an earlier one"
+    )

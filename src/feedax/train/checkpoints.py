@@ -1,0 +1,228 @@
+"""Checkpoints: when a run is saved, where, and what it goes on from."""
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from feedax.errors import CheckpointError
+from feedax.storage.checkpoint_file import decode, write_checkpoint
+from feedax.storage.replace_file import not_written, remove_leftovers
+from feedax.storage.snapshot import Snapshot, snapshot
+
+LOGGER = logging.getLogger("feedax")
+_NAME = re.compile(r"step-(\d{9,})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read, and that is whole.
+
+    Attributes:
+        path: the file.
+        content: its bytes.
+        arrays: the state's arrays.
+        about: what is no array.
+    """
+
+    path: Path
+    content: bytes
+    arrays: Snapshot
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """A folder of checkpoints for `fit`, which goes on from the newest one that is whole.
+
+    A checkpoint is one file, ``step-000000120.safetensors``: parameters, the model's state, the
+    optimizer's, the random key, the metrics so far, the place in the epoch, the rows of the
+    epochs before it. It is complete or absent, and its SHA-256 is in it. There is no code in it.
+
+    Args:
+        folder: where they lie; it is made if need be. One run at a time may use it.
+        every_steps: save after each so many steps, counted from the run's first.
+        every_seconds: save when so many seconds have passed since the last one.
+        every_epochs: save after each so many epochs. 1 if none of the three is given.
+        keep: how many to keep, the latest; the one of the best epoch is kept too.
+        run: a name of the run. A checkpoint with another one is not used.
+
+    Raises:
+        CheckpointError: an interval or `keep` is not a number above 0.
+
+    >>> Checkpoints("runs/a", every_steps=100).due_in(130)
+    70
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        every_epochs: int | None = None,
+        keep: int = 3,
+        run: str = "",
+    ) -> None:
+        given = {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}
+        for name, value in given.items():
+            if value is not None and (type(value) is not int or value < 1):
+                raise _wrong(name, "a whole number from 1 on", value)
+        if every_seconds is not None and not every_seconds > 0:
+            raise _wrong("every_seconds", "above 0", every_seconds)
+        if every_steps is every_seconds is every_epochs is None:
+            every_epochs = 1
+        self.folder = Path(folder)
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.every_epochs = every_epochs
+        self.keep = keep
+        self.run = run
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def in_use(self, writes: bool = True) -> Iterator[None]:
+        """Take the folder for one run, until its last checkpoint is written.
+
+        Args:
+            writes: whether this process writes them; of several, one does.
+
+        Raises:
+            CheckpointError: another process has taken it.
+            RunFolderError: it cannot be written to, or a checkpoint could not.
+        """
+        if not writes:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            taken = _take(self.folder)
+        except OSError as error:
+            raise not_written(self.folder, error) from error
+        remove_leftovers(self.folder)
+        self._saved_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "feedax-checkpoint")
+        try:
+            yield
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._thread = self._pending = None
+            os.close(taken)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole and of this run; says which ones are not."""
+        for path in reversed(self._paths()):
+            try:
+                content = path.read_bytes()
+                arrays, about = decode(content, path)
+                if about.get("run") != self.run:
+                    raise CheckpointError(
+                        f"fit: {path} must be a checkpoint of this run, and it is of another one"
+                    )
+            except OSError as error:
+                LOGGER.warning(f"fit: {path} cannot be read ({error.strerror}) and is left out")
+            except CheckpointError as error:
+                LOGGER.warning(f"{error}, which is done")
+            else:
+                return Checkpoint(path, content, arrays, about)
+        return None
+
+    def due_in(self, step: int) -> int | None:
+        """How many steps after `step` the next save by steps is due; None if none is."""
+        return None if self.every_steps is None else self.every_steps - step % self.every_steps
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after so many steps, in an epoch."""
+        if self.every_steps is not None and step % self.every_steps == 0:
+            return True
+        waited = time.monotonic() - self._saved_at
+        return self.every_seconds is not None and waited >= self.every_seconds
+
+    def is_due_after(self, epochs: int) -> bool:
+        """Whether to save after so many epochs."""
+        return self.every_epochs is not None and epochs % self.every_epochs == 0
+
+    def save(self, tree: Any, about: dict[str, Any], keep_step: int) -> Path:
+        """Copy a state to the host; another thread writes it while training goes on.
+
+        Args:
+            tree: the state.
+            about: what is no array, with ``step``.
+            keep_step: a step whose checkpoint is not to be removed.
+
+        Raises:
+            RunFolderError: the checkpoint before could not be written.
+        """
+        self.wait()
+        path = self.folder / f"step-{about['step']:09}.safetensors"
+        arrays = snapshot(tree)
+        assert self._thread is not None
+        about = {"run": self.run, **about}
+        self._pending = self._thread.submit(self._write, path, arrays, about, keep_step)
+        self._saved_at = time.monotonic()
+        return path
+
+    def look(self) -> None:
+        """See whether the last checkpoint could be written, if that is known.
+
+        Raises:
+            RunFolderError: it could not.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            RunFolderError: it could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
+        write_checkpoint(path, arrays, about)
+        steps = {int(_NAME.fullmatch(p.name)[1]): p for p in self._paths()}  # type: ignore[index]
+        # Later ones were not whole when this run went on from an earlier one: they are done again.
+        later = [step for step in steps if step > about["step"]]
+        before = sorted(steps.keys() - later)
+        for step in (*later, *before[: -self.keep]):
+            if step != keep_step:
+                steps[step].unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints by steps, the earliest first."""
+        try:
+            found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        except OSError:
+            return []
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _take(folder: Path) -> int:
+    """Lock a folder for this process; the system opens the lock when the process ends."""
+    taken = os.open(folder, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        pass
+    except BlockingIOError:
+        os.close(taken)
+        raise CheckpointError(
+            f"fit: only one run at a time may save checkpoints in {folder}, and another process "
+            "does; wait for its end, or choose another folder"
+        ) from None
+    return taken
+
+
+def _wrong(name: str, rule: str, value: Any) -> CheckpointError:
+    return CheckpointError(f"Checkpoints: {name} must be {rule}, and it is {value!r}; leave it out")

@@ -1,0 +1,59 @@
+"""The time of one epoch, and its row."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from feedax.train.events import Row
+from feedax.train.step import TrainState
+from feedax.train.steps import CHUNK_SECONDS, Steps
+
+
+class EpochClock:
+    """The clock of one epoch: it stands still while something is compiled.
+
+    Args:
+        epoch: counted from 0.
+        steps: runs the steps.
+        seconds: of this epoch before the run went on from a checkpoint.
+    """
+
+    def __init__(self, epoch: int, steps: Steps, seconds: float = 0.0) -> None:
+        self.epoch = epoch
+        self._steps = steps
+        self._compiled_before = steps.compile_seconds
+        self._told = time.perf_counter()
+        self._started = self._told - seconds
+
+    @property
+    def compile_seconds(self) -> float:
+        return self._steps.compile_seconds - self._compiled_before
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in this epoch so far."""
+        return time.perf_counter() - self._started - self.compile_seconds
+
+    def is_due(self) -> bool:
+        """Whether callbacks have heard nothing for a while."""
+        return time.perf_counter() - self._told >= CHUNK_SECONDS
+
+    def told(self) -> None:
+        self._told = time.perf_counter()
+
+    def row(self, state: TrainState, columns: Mapping[str, float] | None = None) -> Row:
+        """The row of the epoch so far."""
+        metrics: dict[str, Any] = jax.device_get(state.metrics)
+        seconds = self.seconds
+        means = {name: float(metric.sum) / int(metric.count) for name, metric in metrics.items()}
+        return {
+            "epoch": self.epoch,
+            "seconds": seconds,
+            "compile_seconds": self.compile_seconds,
+            **(columns or {}),
+            "examples_per_second": int(metrics["loss"].count) / seconds,
+            "loss": means.pop("loss"),
+            **means,
+        }

@@ -1,0 +1,57 @@
+"""What the bits of a run depend on besides its program, and what of it has changed."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+
+
+def environment() -> dict[str, Any]:
+    """The versions, the device and the settings that decide what XLA computes to the last bit."""
+    device = jax.devices()[0]
+    config: Any = jax.config
+    return {
+        "jax": jax.__version__,
+        "jaxlib": package_version("jaxlib"),
+        "optax": package_version("optax"),
+        "machine": platform.machine(),
+        "device": device.device_kind,
+        "platform version": device.client.platform_version,
+        # XLA splits its sums among them.
+        "usable CPUs": usable_cpus(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "jax_enable_x64": config.jax_enable_x64,
+        "jax_default_matmul_precision": config.jax_default_matmul_precision,
+        "jax_threefry_partitionable": config.jax_threefry_partitionable,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, in words.
+
+    >>> differences({"jax": "0.9.0", "usable CPUs": 2}, {"jax": "0.10.2", "usable CPUs": 2})
+    ["jax was '0.9.0' and is '0.10.2'"]
+    """
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on; a container often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def package_version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

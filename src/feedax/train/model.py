@@ -1,0 +1,107 @@
+"""How a user's functions of one example meet a batch: by ``vmap``, here and nowhere else."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a `predict` function is called.
+
+    Attributes:
+        predict: a function of (params, x), or of (params, state, x) if `stateful`. It is also
+            given ``key`` and ``train`` by name if it has parameters of these names.
+        batched: predict takes a batch. Otherwise it takes one example.
+        stateful: predict takes the model's state too and returns (prediction, state).
+        static: the leaves of the user's parameters that are not trained, None in place of others.
+        dtype: what the model computes in, ``bfloat16`` say, while parameters and state keep their
+            own dtypes; None to compute in those.
+    """
+
+    predict: Callable[..., Any]
+    batched: bool = False
+    stateful: bool = False
+    static: PyTree = None
+    dtype: DTypeLike | None = None
+
+    @property
+    def of_one_example(self) -> bool:
+        """Whether examples do not see each other, so that copies can fill a short batch."""
+        return not (self.batched or self.stateful)
+
+    def predictions(
+        self, params: PyTree, state: PyTree, inputs: PyTree, key: Array, train: bool
+    ) -> tuple[PyTree, PyTree]:
+        """Predict a batch: the predictions `(examples, ...)` and the model's new state."""
+        params, inputs = self._cast((params, inputs))
+        params = combine(params, self.static)
+        names = inspect.signature(self.predict).parameters
+        flags = {"train": train} if "train" in names else {}
+
+        def call(state: PyTree, x: PyTree, key: Array) -> tuple[PyTree, PyTree]:
+            keys = {"key": key} if "key" in names else {}
+            if self.stateful:
+                return self.predict(params, state, x, **flags, **keys)
+            return self.predict(params, x, **flags, **keys), state
+
+        if self.batched:
+            return self._restored(*call(state, inputs, key), state)
+        keys = jax.random.split(key, len(jax.tree.leaves(inputs)[0]))
+        # A state is the batch's, not an example's: models average it over the axis "batch".
+        of_batch = jax.vmap(call, in_axes=(None, 0, 0), out_axes=(0, None), axis_name="batch")
+        return self._restored(*of_batch(state, inputs, keys), state)
+
+    def _cast(self, tree: PyTree) -> PyTree:
+        return tree if self.dtype is None else _as_dtype(tree, self.dtype)
+
+    def _restored(self, predictions: PyTree, new: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
+        """Predictions for the loss, and the state in the dtypes that it came in."""
+        if self.dtype is None:
+            return predictions, new
+        # Losses are sums of small differences, and statistics of small steps: both in float32.
+        state = jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+        return _as_dtype(predictions, jnp.float32), state
+
+
+def each(score: Callable[[Any, Any], Any], predictions: PyTree, targets: PyTree) -> Array:
+    """Score every example of a batch: `(examples,)`."""
+    return jax.vmap(score)(predictions, targets)
+
+
+def partition(params: PyTree) -> tuple[PyTree, PyTree]:
+    """Split parameters into what is trained (inexact arrays) and the rest, None for the other."""
+
+    def is_trained(leaf: Any) -> bool:
+        return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+    trained = jax.tree.map(lambda leaf: leaf if is_trained(leaf) else None, params)
+    static = jax.tree.map(lambda leaf: None if is_trained(leaf) else leaf, params)
+    return trained, static
+
+
+def combine(trained: PyTree, static: PyTree) -> PyTree:
+    """Put together what `partition` split."""
+    if static is None:
+        return trained
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, trained, static, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def _as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    """The tree with its floating point leaves in another dtype."""
+
+    def cast(leaf: Any) -> Any:
+        is_float = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if is_float else leaf
+
+    return jax.tree.map(cast, tree)

@@ -1,0 +1,276 @@
+"""Optimizers and learning rate schedules by name.
+
+The learning rate is a scalar in the training state, so that it can differ between networks that
+are trained side by side. What is built here is the rest: an optax transformation of learning rate
+1, whose updates a step multiplies by the learning rate and adds to the parameters::
+
+    updates = -schedule(count) * (clip -> optimizer -> + weight decay * parameters)
+
+A schedule is a function of the number of steps done. It returns a factor, 1 at its peak.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from feedax.errors import OptimizerError
+
+OptimizerName = Literal[
+    "sgd",
+    "momentum",
+    "nesterov",
+    "rmsprop",
+    "adagrad",
+    "adam",
+    "adamw",
+    "nadam",
+    "radam",
+    "adabelief",
+    "lion",
+]
+ScheduleName = Literal["constant", "cosine", "one_cycle", "step"]
+Schedule = Callable[[ArrayLike], Array]
+
+_TRANSFORMATIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "momentum": partial(optax.trace, decay=0.9),
+    "nesterov": partial(optax.trace, decay=0.9, nesterov=True),
+    "rmsprop": optax.scale_by_rms,
+    "adagrad": optax.scale_by_rss,
+    "adam": optax.scale_by_adam,
+    "adamw": optax.scale_by_adam,
+    "nadam": partial(optax.scale_by_adam, nesterov=True),
+    "radam": optax.scale_by_radam,
+    "adabelief": optax.scale_by_belief,
+    "lion": optax.scale_by_lion,
+}
+_WEIGHT_DECAY = {"adamw": 1e-4}
+"""Those that decay the weights unless told otherwise."""
+
+# Those of torch.optim.lr_scheduler.OneCycleLR.
+_RISING = 0.3
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_END = _ONE_CYCLE_START / 1e4
+
+_COUNTABLE = 2**31 - 1
+"""The number of steps is an int32."""
+
+
+def build_optimizer(
+    name: str = "adam",
+    *,
+    schedule: str = "constant",
+    steps: int | None = None,
+    warmup_steps: int = 0,
+    decay_steps: int | None = None,
+    decay_rate: float = 0.1,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """An optimizer of learning rate 1, by name.
+
+    Each has the defaults of optax's function of that name; ``momentum`` and ``nesterov`` are
+    stochastic gradient descent with a momentum of 0.9, ``sgd`` has none.
+
+    Args:
+        name: sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, nadam, radam, adabelief or
+            lion.
+        schedule: how the learning rate changes with the steps, see `build_schedule`.
+        steps: the steps of the whole run, for the schedules that want it.
+        warmup_steps: over how many steps the learning rate rises from 0.
+        decay_steps: after how many steps the schedule ``step`` lowers the learning rate.
+        decay_rate: the factor by which it does.
+        weight_decay: what is taken off every trained array in a step, biases too: this fraction
+            of it times the learning rate. It is decoupled from the gradient, as in AdamW, for
+            every optimizer. If None, 1e-4 for adamw and 0 for the others.
+        clip_norm: the gradient is scaled down to this Euclidean norm, taken over all arrays
+            together, where it is longer. If None, it is never clipped.
+
+    Returns:
+        The transformation. Its updates are to be multiplied by the learning rate.
+
+    Raises:
+        OptimizerError: no optimizer or schedule of this name, or a number that is out of range.
+
+    >>> optimizer = build_optimizer("sgd", weight_decay=0.5)
+    >>> params, grads = jnp.array([2.0]), jnp.array([3.0])
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    >>> updates.tolist()
+    [-4.0]
+    """
+    _refuse_unknown("optimizer: name", name, get_args(OptimizerName))
+    factor = build_schedule(
+        schedule,
+        steps,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        decay_rate=decay_rate,
+    )
+    if weight_decay is None:
+        weight_decay = _WEIGHT_DECAY.get(name, 0.0)
+    parts = [_TRANSFORMATIONS[name]()]
+    if clip_norm is not None:
+        clip_norm = _number("optimizer: clip_norm", clip_norm, zero="leave it out to clip nothing")
+        parts.insert(0, optax.clip_by_global_norm(clip_norm))
+    if _number("optimizer: weight_decay", weight_decay):
+        parts.append(optax.add_decayed_weights(weight_decay))
+    if schedule == "constant" and not warmup_steps:
+        # A change of sign costs no bit, and there is nothing to count.
+        parts.append(optax.scale(-1))
+    else:
+        parts.append(optax.scale_by_schedule(lambda count: -factor(count)))
+    return optax.chain(*parts)
+
+
+def build_schedule(
+    schedule: str = "constant",
+    steps: int | None = None,
+    *,
+    warmup_steps: int = 0,
+    decay_steps: int | None = None,
+    decay_rate: float = 0.1,
+) -> Schedule:
+    """A schedule of the learning rate, by name.
+
+    - ``constant``: 1.
+    - ``cosine``: half a period of a cosine, from 1 to 0 at `steps`, as optax's
+      ``warmup_cosine_decay_schedule``.
+    - ``one_cycle``: from 1/25 up to 1 in the first 30 % of the steps, and down to 4e-6 at the
+      last one, both along a cosine, as torch's ``OneCycleLR``.
+    - ``step``: multiplied by `decay_rate` every `decay_steps` steps of the run, as torch's
+      ``StepLR``.
+
+    In the first `warmup_steps` steps the factor rises linearly from 0; ``cosine`` falls after
+    them, ``step`` counts its periods from the start of the run. Past `steps`, ``cosine`` and
+    ``one_cycle`` stay where they ended.
+
+    Args:
+        schedule: one of these names.
+        steps: the steps of the whole run. ``cosine`` and ``one_cycle`` want it.
+        warmup_steps: the length of the warm-up; ``one_cycle`` has one of its own.
+        decay_steps: the period of ``step``.
+        decay_rate: the factor of ``step``.
+
+    Returns:
+        A function from the number of steps done, an integer that may be traced, to the factor,
+        a scalar of JAX's default floating dtype.
+
+    Raises:
+        OptimizerError: no schedule of this name, or a number that is out of range.
+
+    >>> factor = build_schedule("cosine", 8, warmup_steps=4)
+    >>> [round(float(factor(step)), 2) for step in range(9)]
+    [0.0, 0.25, 0.5, 0.75, 1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    _refuse_unknown("schedule: name", schedule, get_args(ScheduleName))
+    _whole("schedule: warmup_steps", warmup_steps, least=0)
+    _number("schedule: decay_rate", decay_rate, zero="give the factor of one decay")
+    if steps is not None:
+        _whole("schedule: steps", steps)
+        if 0 < warmup_steps >= steps:
+            raise OptimizerError(
+                "schedule: warmup_steps must be shorter than the run, and it is "
+                f"{warmup_steps} of {steps} steps; lower it, or train longer"
+            )
+    elif depends_on_length(schedule):
+        raise OptimizerError(
+            f"schedule: {schedule!r} must know how long the run is, and steps is None; give the "
+            "steps of the whole run"
+        )
+    if schedule == "one_cycle" and warmup_steps:
+        raise OptimizerError(
+            "schedule: 'one_cycle' has a warm-up of its own, and warmup_steps is "
+            f"{warmup_steps}; leave it out, or choose 'cosine'"
+        )
+    if (schedule == "step") != (decay_steps is not None):
+        raise OptimizerError(
+            f"schedule: decay_steps must be given with 'step' and with no other, and it is "
+            f"{decay_steps} with {schedule!r}; "
+            + ("give it" if schedule == "step" else "leave it out, or choose 'step'")
+        )
+    if decay_steps is not None:
+        _whole("schedule: decay_steps", decay_steps)
+
+    # Those that a schedule uses are given, as seen above.
+    length, period = steps or 1, decay_steps or 1
+
+    def factor(count: ArrayLike) -> Array:
+        done = jnp.asarray(count, float)
+        rising = jnp.minimum(done / warmup_steps, 1) if warmup_steps else jnp.ones_like(done)
+        if schedule == "cosine":
+            # 1 until the warm-up is over.
+            return rising * _cosine(1.0, 0.0, (done - warmup_steps) / (length - warmup_steps))
+        if schedule == "one_cycle":
+            return _one_cycle(done, length)
+        if schedule == "step":
+            return rising * jnp.power(decay_rate, jnp.asarray(count) // period)
+        return rising
+
+    return factor
+
+
+def depends_on_length(schedule: str) -> bool:
+    """Whether a longer run has another learning rate from its first steps on.
+
+    >>> depends_on_length("cosine"), depends_on_length("step")
+    (True, False)
+    """
+    _refuse_unknown("schedule: name", schedule, get_args(ScheduleName))
+    return schedule in ("cosine", "one_cycle")
+
+
+def _one_cycle(done: Array, steps: int) -> Array:
+    # As in torch, the peak may lie between two steps, and the end is the last step, steps - 1.
+    top = _RISING * steps - 1
+    rising = _cosine(_ONE_CYCLE_START, 1.0, done / top)
+    falling = _cosine(1.0, _ONE_CYCLE_END, (done - top) / (steps - 1 - top))
+    return jnp.where(done <= top, rising, falling)
+
+
+def _cosine(start: float, end: float, part: Array) -> Array:
+    """Half a period of a cosine from `start` at part 0 to `end` at part 1, and no further."""
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * jnp.clip(part, 0, 1)))
+
+
+def _refuse_unknown(who: str, name: str, names: Iterable[str]) -> None:
+    if name in (names := tuple(names)):
+        return
+    near = difflib.get_close_matches(str(name).lower(), names, n=1)
+    raise OptimizerError(
+        f"{who} must be one of {', '.join(names)}, and it is {name!r}; "
+        + (f"did you mean {near[0]!r}?" if near else "choose one of them")
+    )
+
+
+def _whole(what: str, value: int, least: int = 1) -> None:
+    try:
+        fits = least <= operator.index(value) <= _COUNTABLE and not isinstance(value, bool)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise OptimizerError(
+            f"{what} must be a whole number from {least} to {_COUNTABLE}, and it is {value!r}; "
+            "give a number of steps"
+        )
+
+
+def _number(what: str, value: float, zero: str | None = None) -> float:
+    """The number, refused if it is negative, not finite, or zero where `zero` says what to do."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number) and (number > 0 or (number == 0 and zero is None)):
+        return number
+    raise OptimizerError(
+        f"{what} must be a finite number {'>= 0' if zero is None else '> 0'}, and it is "
+        f"{value!r}; {zero or 'give 0 for none'}"
+    )

@@ -1,0 +1,219 @@
+"""Several processes that train one model: how they find each other through `jax.distributed`.
+
+What JAX does not make public and feedax needs (the store of keys that all processes share, the
+address of process 0, a way to end without the others) is used in this module only.
+"""
+
+import ctypes
+import importlib.util
+import logging
+import os
+import sys
+from typing import Any
+
+import jax
+from jax._src import distributed
+
+from feedax.errors import ProcessError
+
+LOGGER = logging.getLogger("feedax")
+JOIN_SECONDS = 300
+"""How long the processes wait for the last of them."""
+HEARTBEAT_SECONDS = 25
+"""After this, JAX ends every process, with many lines: only if `Peers` did not do it before."""
+SHUTDOWN_SECONDS = 20
+"""How long a process that is done waits for the others to end."""
+BY_HAND = "give all three of --coordinator, --processes and --process"
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    timeout: int = JOIN_SECONDS,
+) -> int:
+    """Join the processes that train together, before JAX computes anything.
+
+    Without arguments they are found as JAX finds them, under SLURM, Open MPI or Kubernetes; a
+    process that runs there alone, or elsewhere, stays alone.
+
+    Args:
+        coordinator: `host:port` of process 0, the same on all; the port is a free one.
+        processes: how many they are.
+        process: which one this is, from 0.
+        timeout: seconds to wait for the last of them.
+
+    Returns:
+        How many they are.
+
+    Raises:
+        ProcessError: the arguments or the environment don't fit, or a process did not come.
+
+    >>> join()
+    1
+    """
+    if jax.distributed.is_initialized():
+        return count()
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if by_hand := any(value is not None for value in given.values()):
+        _check(given)
+        if processes == 1:
+            return 1
+    elif not found():
+        return 1
+    # Where the platform is no CPU, nobody reads it.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method="deactivate" if by_hand else None,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except Exception as error:
+        raise _not_joined(error, timeout) from error
+    return count()
+
+
+def _check(given: dict[str, Any]) -> None:
+    """The three flags, together."""
+    if missing := [flag for flag, value in given.items() if value is None]:
+        raise ProcessError(f"processes: {BY_HAND}, or none; {' and '.join(missing)} is missing")
+    coordinator, processes, process = given.values()
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ProcessError(
+            f"processes: --coordinator must be host:port of process 0, not {coordinator!r}; "
+            "choose a free port there, for example node1:29500"
+        )
+    if processes < 1:
+        raise ProcessError(f"processes: --processes must be 1 or more, not {processes}")
+    if not 0 <= process < processes:
+        raise ProcessError(
+            f"processes: --process must be from 0 to {processes - 1} with --processes {processes}, "
+            f"not {process}"
+        )
+
+
+def _not_joined(error: Exception, timeout: int) -> ProcessError:
+    text = " ".join(str(error).split())
+    if "must be called before" in text:
+        return ProcessError(
+            "processes: they must join before JAX computes anything, and it has; "
+            "call feedax.train.join first"
+        )
+    if "DEADLINE_EXCEEDED" in text:
+        return ProcessError(
+            f"processes: all must come within {timeout} s, and at least one has not; see "
+            "what it says, and whether it can reach process 0 at the coordinator's address"
+        )
+    return ProcessError(f"processes: they could not join ({text[:300]}); or {BY_HAND}")
+
+
+def found() -> bool:
+    """Whether this process is one of several that a scheduler has started.
+
+    Raises:
+        ProcessError: it is, and JAX cannot find the others.
+    """
+    env = os.environ
+    if _number("OMPI_COMM_WORLD_SIZE") > 1:
+        if "OMPI_MCA_orte_hnp_uri" not in env:
+            raise ProcessError(
+                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} of them, and JAX "
+                f"finds process 0 under Open MPI 4 only; {BY_HAND}"
+            )
+        return True
+    if all(f"SLURM_{name}" in env for name in ("JOB_ID", "STEP_NODELIST", "PROCID", "LOCALID")):
+        # A shell inside an allocation is a step of one task, whatever was allocated.
+        return _number("SLURM_NTASKS") > 1 and _number("SLURM_STEP_NUM_TASKS", 2) > 1
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+        return _kubernetes_pods() > 1
+    return False
+
+
+def _number(name: str, default: int = 1) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def _kubernetes_pods() -> int:
+    """How many pods the indexed job of this one runs at once; only Kubernetes itself knows."""
+    if not importlib.util.find_spec("kubernetes"):
+        LOGGER.warning(
+            "processes: this pod of an indexed job trains alone, as JAX finds the others with the "
+            "package kubernetes only; pip install kubernetes if they train one model"
+        )
+        return 1
+    from jax._src.clusters import K8sCluster
+
+    try:
+        return int(K8sCluster.get_process_count()) if K8sCluster.is_env_present() else 1
+    except Exception as error:
+        raise _not_joined(error, 0) from error
+
+
+def keep_stdout_clean() -> None:
+    """From now on only Python prints on standard output; C++ libraries do on standard error.
+
+    Gloo prints a line for every group of devices. Call it before anything holds `sys.stdout`.
+    """
+    try:
+        if sys.stdout.fileno() != 1:
+            return
+    except (AttributeError, OSError):  # closed, or a notebook's
+        return
+    sys.stdout.flush()
+    sys.stdout = open(  # noqa: SIM115
+        os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors,
+        buffering=1 if sys.stdout.line_buffering else -1,
+    )  # fmt: skip
+    os.dup2(2, 1)
+
+
+def count() -> int:
+    """How many processes have joined; unlike `jax.process_count`, it starts no device."""
+    return int(distributed.global_state.num_processes)
+
+
+def index() -> int:
+    """Which of them this one is."""
+    return int(distributed.global_state.process_id)
+
+
+def coordinator_host() -> str:
+    """The host of process 0, as every process reaches it."""
+    address = distributed.global_state.coordinator_address
+    assert address is not None
+    return address.rpartition(":")[0].strip("[]")
+
+
+def publish(key: str, value: str) -> None:
+    """Tell every process a short text."""
+    _client().key_value_set(f"feedax/{key}", value)
+
+
+def published(key: str, timeout: float) -> str:
+    """The text that a process has told, or will within `timeout` seconds."""
+    return str(_client().blocking_key_value_get(f"feedax/{key}", int(timeout * 1000)))
+
+
+def _client() -> Any:
+    client = distributed.global_state.client
+    assert client is not None
+    return client
+
+
+def abandon() -> None:
+    """Let this process end by itself: JAX would wait for the others, which can't come.
+
+    JAX's client and service say goodbye when they are deleted, so they never are.
+    """
+    state = distributed.global_state
+    for name in ("preemption_sync_manager", "client", "service"):
+        if (thing := getattr(state, name, None)) is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+            setattr(state, name, None)

@@ -1,0 +1,376 @@
+"""One run of `fit`: from its first step, or from a checkpoint, to its end."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from feedax.errors import BatchError, NotANumberError
+from feedax.feed import (
+    CHUNK_STEPS,
+    Chunk,
+    Devices,
+    Feed,
+    Position,
+    Residents,
+    go_on,
+    how,
+    open_feed,
+    teller,
+)
+from feedax.storage.snapshot import restore
+from feedax.train.best import Best
+from feedax.train.check import ModelCheck, Scores
+from feedax.train.checkpoints import Checkpoint, Checkpoints
+from feedax.train.clock import EpochClock
+from feedax.train.compiled import Compiled
+from feedax.train.environment import differences, environment
+from feedax.train.evaluation import Evaluation
+from feedax.train.events import EpochEnded, Event, Row, Saved, Started, Stepped, StopTraining
+from feedax.train.model import Model, combine
+from feedax.train.step import Score, TrainState, init_state, zero_metric
+from feedax.train.steps import Steps
+from feedax.train.waiting import Advice, Waiting, tell_of_text
+
+LOGGER = logging.getLogger("feedax")
+
+
+@dataclass
+class Plan:
+    """What `fit` was asked for, looked at and in order."""
+
+    model: Model
+    params: Any
+    model_state: Any
+    train: Iterable[Any]
+    loss: Score
+    optimizer: optax.GradientTransformation
+    learning_rate: float
+    epochs: int | None
+    steps: int | None
+    sets: Mapping[str, Iterable[Any]]
+    metrics: Scores | None
+    key: Array
+    callbacks: tuple[Callable[[Event], None], ...]
+    best: Best
+    checkpoints: Checkpoints | None
+    devices: Devices
+
+
+class Training:
+    """Trains as planned.
+
+    Args:
+        plan: what was asked for.
+
+    Attributes:
+        history: a row for each epoch that ended.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.history: list[Row] = []
+        everywhere = plan.devices.replicated
+        self._check = ModelCheck(plan.model, plan.params, plan.model_state, plan.loss, plan.metrics)
+        self._residents = Residents(plan.devices)
+        self._metrics: dict[str, Score] = {}  # filled when the first examples have been seen
+        self._steps = Steps(plan.model, plan.loss, plan.optimizer, self._metrics, plan.devices)
+        self._evaluation = Evaluation(plan.model, self._check, self._residents)
+        self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
+        self._copy = Compiled(_copied, out=everywhere)
+        self._are_finite = Compiled(_are_finite, out=everywhere)
+        self._state: TrainState | None = None
+        self._epoch = self._step = self._epoch_step = self._skip = 0
+        self._seconds = 0.0  # of this epoch so far
+        self._advice = Advice(plan.train)
+        self._tell_position = None if plan.checkpoints is None else teller(plan.train)
+        self._position: Position = {"batches": 0}
+        self._found: Checkpoint | None = None
+        self._saved_step = -1
+
+    def run(self) -> Any:
+        """Train to the end; the parameters, with the model's state if there is one."""
+        plan = self.plan
+        for batches in (plan.train, *plan.sets.values()):
+            self._evaluation.prepare(batches)
+        with contextlib.ExitStack() as stack:
+            if plan.checkpoints is not None:
+                stack.enter_context(plan.checkpoints.in_use())
+                self._found = plan.checkpoints.newest()
+            if self._found is not None:
+                self._go_on(self._found.about)
+            try:
+                self._tell(self._started())
+                while not self._is_over():
+                    self._train_epoch()
+            except StopTraining:
+                self._save()
+        return self._result()
+
+    def _started(self) -> Started:
+        length = None
+        with contextlib.suppress(TypeError):
+            length = len(self.plan.train)  # type: ignore[arg-type]
+        checkpoint = None if self._found is None else self._found.path
+        return Started(
+            self.plan.epochs, length, how(self.plan.train), [*self.history], checkpoint, self._step
+        )
+
+    def _is_over(self) -> bool:
+        if self._epoch_step > 0:
+            return False  # first that epoch ends, with its row
+        epochs = self.plan.epochs
+        return (
+            (epochs is not None and self._epoch >= epochs)
+            or self._has_all_steps()
+            or self.plan.best.is_over(self._epoch)
+        )
+
+    def _has_all_steps(self) -> bool:
+        return self.plan.steps is not None and self._step >= self.plan.steps
+
+    def _train_epoch(self) -> None:
+        plan = self.plan
+        waiting = Waiting(plan.train, self._steps)
+        clock = EpochClock(self._epoch, self._steps, self._seconds)
+        # Opened every epoch: the dataset may be another one than before.
+        exact = not plan.model.of_one_example
+        tell, skip = self._tell_position, self._skip
+        with contextlib.closing(
+            open_feed(plan.train, exact, self._residents, self._check, tell, skip)
+        ) as feed:
+            start = self._train_steps(feed, waiting, clock)
+            assert self._state is not None
+            row = clock.row(self._state, waiting.columns(feed))
+            self._position, self._seconds = feed.position(), clock.seconds
+        if self._epoch == 0:
+            tell_of_text(feed)
+        self._refuse_not_a_number(start, at_the_end=True)
+        if ends_early := self._has_all_steps():
+            # Saved as the middle of an epoch, from which more steps can follow as if it had not
+            # been the end; the rest of this one is done again where none do.
+            self._save()
+        self._end_epoch(row, ends_early)
+        self._advice.after(row, waiting.first_seconds)
+
+    def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
+        """The epoch's steps; the parameters and the model's state as they were before them."""
+        start = None
+        while (most := self._steps_until_save()) > 0:
+            piece = waiting.take(feed, most)
+            if piece is None:
+                break
+            start = self._begun() if start is None else start
+            self._state = waiting.run(self._state, piece)
+            count = int(piece.steps) if isinstance(piece, Chunk) else 1
+            self._step += count
+            self._epoch_step += count
+            is_save = self._is_save_due()
+            if is_save or clock.is_due():
+                jax.block_until_ready(self._state)
+                self._refuse_not_a_number(start)
+                self._position, self._seconds = feed.position(), clock.seconds
+                if is_save:
+                    self._save()
+                self._tell(self._stepped(clock))
+        start = self._begun() if start is None else start
+        jax.block_until_ready(self._state)
+        return start
+
+    def _stepped(self, clock: EpochClock) -> Stepped:
+        clock.told()
+        assert self._state is not None
+        row = clock.row(self._state)
+        params = self._whole(self._state.params, self._state.model_state)
+        return Stepped(
+            self._epoch, self._epoch_step, row["loss"], row["examples_per_second"], params
+        )
+
+    def _end_epoch(self, row: Row, ends_early: bool) -> None:
+        """Evaluate, keep the best, tell, save."""
+        plan, state = self.plan, self._state
+        assert state is not None
+        compiled = self._evaluation.compile_seconds
+        for name, batches in plan.sets.items():
+            scores = self._evaluation.of(
+                state.params, state.model_state, batches, f"evaluate[{name!r}]"
+            )
+            row |= {f"{name}_{score}": value for score, value in scores.items()}
+        row["compile_seconds"] += self._evaluation.compile_seconds - compiled
+        is_best = plan.best.is_beaten_by(row)
+        if is_best:
+            kept = self._copy((state.params, state.model_state))
+            plan.best.keep(row, self._step, kept)
+        self.history.append(row)
+        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
+        if self._tell_position is None:
+            self._position = {"batches": 0}
+        is_last = self._is_over()
+        checkpoints = plan.checkpoints
+        if (
+            checkpoints is not None
+            and not ends_early
+            and (is_last or checkpoints.is_due_after(self._epoch))
+        ):
+            self._save()
+        params = self._whole(state.params, state.model_state)
+        self._tell(EpochEnded(self._epoch - 1, row, params, is_best, is_last))
+
+    def _begun(self) -> Any:
+        """Make the first state, or go on with the checkpoint's; a copy of what it begins with."""
+        if self._state is None:
+            self._state = self._first_state()
+        if self._epoch_step == 0:
+            self._state, start = self._begin_epoch(self._state)
+            return start
+        return self._copy((self._state.params, self._state.model_state))
+
+    def _first_state(self) -> TrainState:
+        plan, found = self.plan, self._found
+        if self._check.has_scores:
+            self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
+        elif found is None:
+            raise BatchError(
+                "fit: train must yield a batch in every epoch, and it yielded none in epoch "
+                f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
+                "that the dataset is not empty"
+            )
+        # An epoch without a step left to do has shown no examples, and needs none.
+        names: Any = self._metrics if found is None else found.about["metrics"]
+
+        def first(parts: Any) -> TrainState:
+            params, model_state, key = parts
+            rate = plan.learning_rate
+            state = init_state(
+                params, plan.optimizer, key, model_state, learning_rate=rate, metrics=names
+            )
+            # Steps take over their state's memory, and none of the user's.
+            return _copied(state)
+
+        parts = (jax.tree.map(jnp.asarray, plan.params), plan.model_state, plan.key)
+        if found is None:
+            state: TrainState = Compiled(first)(parts)
+        else:
+            shapes = jax.eval_shape(first, parts)
+            kept = (shapes.params, shapes.model_state) if plan.best.step >= 0 else None
+            like = {"state": shapes, "best": kept}
+            restored = restore(found.arrays, like, source=found.path)
+            state = restored["state"]
+            plan.best.kept = restored["best"]
+        return plan.devices.replicate(state) if plan.devices.mesh is not None else state
+
+    def _go_on(self, about: dict[str, Any]) -> None:
+        """Stand where the checkpoint was made."""
+        changed = differences(about["environment"], self._environment())
+        if changed:
+            LOGGER.warning(
+                "fit: a run that goes on has the bits of one that never stopped only where nothing "
+                f"else has changed, and {'; '.join(changed)}"
+            )
+        self._epoch, self._step = about["epoch"], about["step"]
+        self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]
+        self._saved_step = self._step
+        self.history = about["history"]
+        self.plan.best.go_on(about["best"])
+        self._position = about["position"]
+        self._skip = go_on(self.plan.train, self._position)
+
+    def _environment(self) -> dict[str, Any]:
+        devices, dtype = self.plan.devices, self.plan.model.dtype
+        return {
+            **environment(),
+            "devices": devices.count,
+            "processes": devices.processes,
+            "precision": None if dtype is None else jnp.dtype(dtype).name,
+        }
+
+    def _steps_until_save(self) -> int:
+        """How many steps may follow before something is to be done after an exact one."""
+        checkpoints, steps = self.plan.checkpoints, self.plan.steps
+        due = None if checkpoints is None else checkpoints.due_in(self._step)
+        left = None if steps is None else steps - self._step
+        return min([CHUNK_STEPS, *(count for count in (due, left) if count is not None)])
+
+    def _is_save_due(self) -> bool:
+        checkpoints = self.plan.checkpoints
+        if checkpoints is None:
+            return False
+        checkpoints.look()
+        return checkpoints.is_due(self._step)
+
+    def _save(self) -> None:
+        """Save where the run stands, unless that is saved already."""
+        checkpoints, best = self.plan.checkpoints, self.plan.best
+        if checkpoints is None or self._state is None or self._saved_step == self._step:
+            return
+        about = {
+            "epoch": self._epoch,
+            "step": self._step,
+            "epoch_step": self._epoch_step,
+            "seconds": self._seconds,
+            "position": self._position,
+            "metrics": [name for name in self._state.metrics if name != "loss"],
+            "best": best.about(),
+            "history": self.history,
+            "environment": self._environment(),
+        }
+        tree = {"state": self._state, "best": best.kept}
+        path = checkpoints.save(tree, about, keep_step=best.step)
+        self._saved_step = self._step
+        self._tell(Saved(self._step, path))
+
+    def _refuse_not_a_number(self, start: Any, at_the_end: bool = False) -> None:
+        state = self._state
+        assert state is not None
+        bad = int(state.bad_step)
+        if bad < 0 and at_the_end and not self._are_finite(state.params):
+            bad = self._step - 1
+        if bad < 0:
+            return
+        step = bad - (self._step - self._epoch_step)
+        error = NotANumberError(
+            "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
+            f"{self._epoch} at step {step}; lower the step size, or look at that batch's examples"
+        )
+        error.epoch, error.step, error.history = self._epoch, step, self.history
+        error.params = self._whole(*start)
+        raise error
+
+    def _result(self) -> Any:
+        if self.plan.best.kept is not None:
+            return self._whole(*self.plan.best.kept)
+        if self._state is None and self._found is not None:
+            self._state = self._first_state()
+            return self._result()
+        if self._state is None:
+            return self._whole(self.plan.params, self.plan.model_state)
+        return self._whole(self._state.params, self._state.model_state)
+
+    def _whole(self, params: Any, model_state: Any) -> Any:
+        whole = combine(params, self.plan.model.static)
+        return (whole, model_state) if self.plan.model.stateful else whole
+
+    def _tell(self, event: Event) -> None:
+        for callback in self.plan.callbacks:
+            callback(event)
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
+    """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
+    zeros = {name: zero_metric() for name in state.metrics}
+    return state._replace(metrics=zeros), _copied((state.params, state.model_state))
+
+
+def _are_finite(tree: Any) -> Array:
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)
