@@ -217,6 +217,7 @@ def _unset(monkeypatch):
 SET = (
     "jax_compilation_cache_dir",
     "jax_enable_compilation_cache",
+    "jax_compilation_cache_max_size",
     *compilation_cache.SETTINGS,
 )
 
@@ -232,9 +233,12 @@ def test_settings_of_the_users_own_are_left_alone(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_enable_compilation_cache", False)
     assert compilation_cache.use_compilation_cache() is None
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_max_size", 0)  # JAX's way to say none
+    assert compilation_cache.use_compilation_cache() is None
     assert list(tmp_path.iterdir()) == []
 
-    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_max_size", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     folder = compilation_cache.use_compilation_cache()
@@ -242,6 +246,21 @@ def test_settings_of_the_users_own_are_left_alone(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
     assert jax.config.jax_persistent_cache_min_entry_size_bytes == -1
+
+
+@pytest.mark.usefixtures("_unset")
+def test_the_users_bound_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compilation_cache.use_compilation_cache()
+    assert folder is not None
+    for number in range(3):
+        (folder / f"{number}-cache").write_bytes(zlib.compress(b"a program"))
+        os.utime(folder / f"{number}-cache", (number, number))
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_max_size", 2 * (folder / "0-cache").stat().st_size)
+    assert compilation_cache.use_compilation_cache() == folder
+    assert [path.name for path in entries(tmp_path)] == ["1-cache", "2-cache"]
+    assert jax.config.jax_compilation_cache_max_size == -1
 
 
 @pytest.mark.usefixtures("_unset")

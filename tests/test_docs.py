@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DESIGN = ROOT / "docs" / "design.md"
 LOADER = ROOT / "docs" / "loader.md"
-PAGES = [README, DESIGN, LOADER]
+MODELS = ROOT / "docs" / "models.md"
+PAGES = [README, DESIGN, LOADER, MODELS]
 
 
 def code(page: Path) -> list[str]:
@@ -48,6 +49,14 @@ def test_the_loader_pages_example_runs(tmp_path):
     plan, last = run(LOADER, tmp_path).splitlines()
     assert plan.startswith("resident: all 50 examples of Mine")
     assert last == "10 examples in the last batch"
+
+
+def test_the_models_page_trains_a_model_of_every_library_in_under_fifteen_lines(tmp_path):
+    scores = dict(line.split() for line in run(MODELS, tmp_path).splitlines())
+    assert set(scores) == {"jax", "equinox", "equinox_state", "haiku", "nnx", "linen"}
+    assert min(map(float, scores.values())) > 0.87
+    for block in code(MODELS):
+        assert sum(bool(line.strip()) for line in block.splitlines()) < 15
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

@@ -404,7 +404,6 @@ AS_THEY_ARE = {
     "partition": partitioned,
     "add_noise": noisy,
     "reduce_on_plateau": on_plateau,
-    "muon": lambda: contrib.muon(0.01),
     "prodigy": contrib.prodigy,
     "schedule_free": lambda: contrib.schedule_free_sgd(0.1),
     "cocob": contrib.cocob,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feedax.train import Saved as Saved
     from feedax.train import Started as Started
     from feedax.train import Stepped as Stepped
+    from feedax.train import Stopped as Stopped
     from feedax.train import StopTraining as StopTraining
     from feedax.train import TrainState as TrainState
     from feedax.train import accuracy as accuracy
@@ -71,6 +72,7 @@ _HOMES = {
         "Saved",
         "Started",
         "Stepped",
+        "Stopped",
         "StopTraining",
         "TrainState",
         "accuracy",

@@ -29,7 +29,8 @@ commands:
 {"".join(f"  {name:<10}{what}{chr(10)}" for name, what in COMMANDS.items())}
 examples:
   feedax train                                   the tutorial, 8 epochs
-  feedax train --hidden 256 --optimizer adam --step-size 0.001 --loss cross_entropy --shuffle
+  feedax train --hidden 256 --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
+  feedax train --resume runs/20260131-142501-mnist      go on where it stopped or was killed
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from feedax.cache_folder import cache_folder
 from feedax.errors import FeedaxError
-from feedax.report.environment import usable_cpus
+from feedax.machine import usable_cpus
 from feedax.storage.replace_file import remove_leftovers, replace_file
 
 LOGGER = logging.getLogger("feedax")
@@ -41,6 +41,7 @@ SETTINGS = {
     # entry's key.
     "jax_persistent_cache_enable_xla_caches": "none",
 }
+"""What JAX is told, unless the environment says otherwise."""
 
 
 def use_compilation_cache() -> Path | None:
@@ -55,14 +56,15 @@ def use_compilation_cache() -> Path | None:
 
     config: Any = jax.config  # its names are made when JAX starts
     ours = config.jax_enable_compilation_cache and not config.jax_compilation_cache_dir
-    if not ours or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    max_bytes = config.jax_compilation_cache_max_size
+    if not ours or max_bytes == 0 or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     try:
         root = cache_folder() / "compiled"
         folder = root / machine()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it gets executed
         folder.mkdir(mode=0o700, exist_ok=True)
-        remove_least_recently_used(root, MAX_BYTES, MAX_ENTRIES)
+        remove_least_recently_used(root, MAX_BYTES if max_bytes < 0 else max_bytes, MAX_ENTRIES)
         remove_leftovers(folder)
         remove_torn(folder)
     except (OSError, FeedaxError) as error:
@@ -75,6 +77,7 @@ def use_compilation_cache() -> Path | None:
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:
             config.update(name, value)
+    config.update("jax_compilation_cache_max_size", -1)  # it is bounded here
     config.update("jax_compilation_cache_dir", str(folder))
     # A full disk, or an entry that another process is just writing: the program is compiled, and
     # nobody need know.

@@ -13,7 +13,7 @@ from feedax.cli.flags import DataFlags
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader
 from feedax.errors import DatasetError, ModelError
 
-TITLES = {"train": "Training", "test": "Test"}
+TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,48 @@ class Examples:
         return int(np.max(np.asarray(labels))) + 1
 
     def loaders(self) -> dict[str, NumpyLoader]:
-        """A loader for each part there is: ``"train"``, in the order asked for, and ``"test"``.
+        """A loader for each part there is: ``"train"``, ``"validation"`` and ``"test"``.
 
-        Evaluation takes either whole and in its own order, see `NumpyLoader.sequential`.
+        Evaluation takes each whole and in its own order, see `NumpyLoader.sequential`.
 
         Raises:
-            DatasetError: a stream is to be shuffled.
+            DatasetError: a stream is to be shuffled or split, or nothing is left to train on.
         """
         flags = self.flags
+        train, validation = self._split()
         if flags.shuffle and isinstance(self.train, IterableDataset):
             raise DatasetError(
                 f"feedax: only a dataset with indices can be shuffled, and {flags.dataset} is a "
                 f"stream; leave --shuffle out, and shuffle in the stream"
             )
-        found = {
-            "train": self._loader(self.train, shuffle=flags.shuffle, drop_last=flags.drop_last)
-        }
+        found = {"train": self._loader(train, shuffle=flags.shuffle, drop_last=flags.drop_last)}
+        if validation is not None:
+            found["validation"] = self._loader(validation)
         if self.test is not None:
             found["test"] = self._loader(self.test)
         return found
+
+    def _split(self) -> tuple[Any, Any | None]:
+        """The training set without the examples to validate with, and these."""
+        share, name = self.flags.validation, self.flags.dataset
+        if not share:
+            return self.train, None
+        if isinstance(self.train, IterableDataset):
+            raise DatasetError(
+                f"feedax: only a dataset with indices can be split, and {name} is a stream; leave "
+                "--validation out"
+            )
+        count = len(self.train)
+        held_out = round(share * count)
+        if not 0 < held_out < count:
+            raise DatasetError(
+                f"feedax: --validation must leave examples on both sides, and {share} of the "
+                f"{count} of {name} is {held_out}; give another share"
+            )
+        order = np.random.default_rng(self.flags.seed).permutation(count)
+        parts = (order[held_out:], order[:held_out])
+        train, validation = (Subset(self.train, np.sort(part).tolist()) for part in parts)
+        return train, validation
 
     def _loader(self, part: Any, shuffle: bool = False, drop_last: bool = False) -> NumpyLoader:
         return NumpyLoader(

@@ -40,6 +40,8 @@ class DataFlags:
     """Keep loaded examples in memory; the dataset must yield the same ones each time."""
     plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto"
     """How batches are made; auto takes the fastest way that gives the same batches."""
+    validation: float = 0.0
+    """This share of the training set, drawn from --seed, is not trained on but validated with."""
     seed: int = 0
     """Of the initial parameters, of the order and of each example's random numbers."""
 
@@ -47,6 +49,10 @@ class DataFlags:
         _at_least("--batch-size", self.batch_size, 1)
         _at_least("--num-workers", self.num_workers, 0)
         _at_least("--seed", self.seed, 0)
+        if not 0 <= self.validation < 1:
+            raise UsageError(
+                f"--validation must be a share from 0 to below 1, and it is {self.validation}"
+            )
         if self.seed >= 2**32:
             raise UsageError(f"--seed must be below 2**32, and it is {self.seed}")
         if not self.dataset.strip():
@@ -97,19 +103,160 @@ class TrainingFlags:
 
     preset: Literal["tutorial"] = "tutorial"
     """The defaults to start from: tutorial is the JAX tutorial's job, number for number."""
-    epochs: int = 8
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 8)")] = None
     """Times to go through the training set."""
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
-    """momentum is sgd with momentum 0.9."""
-    step_size: float = 0.01
-    """The learning rate; adam and adamw want about 0.001."""
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(or --epochs)")] = None
+    """Steps to train for, in place of --epochs."""
     loss: Literal["tutorial", "cross_entropy"] = "tutorial"
     """tutorial is the mean over the classes too: a tenth of the cross-entropy for 10 classes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; its parameters and the optimizer stay float32. On a CPU
+    bfloat16 is slower."""
 
     def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("--epochs and --steps must not be given together; leave one out")
         _at_least("--epochs", self.epochs, 1)
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise UsageError(f"--step-size must be a number above 0, and it is {self.step_size}")
+        _at_least("--steps", self.steps, 1)
+
+
+@dataclass(frozen=True)
+class OptimizerFlags:
+    """How a step changes the parameters."""
+
+    optimizer: Literal[
+        "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam",
+        "adabelief", "lion",
+    ] = "sgd"  # fmt: skip
+    """momentum is sgd with momentum 0.9."""
+    learning_rate: float = 0.01
+    """The step size; adam and adamw want about 0.001."""
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = "constant"
+    """How the learning rate changes: cosine falls to 0 at the end, one_cycle rises first, step
+    falls every --decay-epochs."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0."""
+    decay_epochs: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: 30 with step)")
+    ] = None
+    """Epochs after which the schedule step multiplies the learning rate by --decay-rate."""
+    decay_rate: float = 0.1
+    """See --decay-epochs."""
+    weight_decay: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, adamw 0.0001)")
+    ] = None
+    """This fraction of a parameter, times the learning rate, is taken off it in each step."""
+    clip_norm: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: no clipping)")
+    ] = None
+    """Gradients longer than this are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        _above_zero("--learning-rate", self.learning_rate)
+        _above_zero("--decay-rate", self.decay_rate)
+        _above_zero("--clip-norm", self.clip_norm)
+        _at_least("--warmup-steps", self.warmup_steps, 0)
+        _at_least("--decay-epochs", self.decay_epochs, 1)
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise UsageError(
+                f"--weight-decay must be a finite number from 0 on, and it is {self.weight_decay}"
+            )
+        if self.decay_epochs is not None and self.schedule != "step":
+            raise UsageError(
+                f"--decay-epochs is for --schedule step, and the schedule is {self.schedule}; "
+                "leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class SelectionFlags:
+    """Which parameters are kept. The test set chooses nothing."""
+
+    best: Annotated[
+        str | None,
+        arg(
+            metavar="COLUMN", help_behavior_hint="(default: validation_accuracy, see --validation)"
+        ),
+    ] = None
+    """Keep the parameters of the epoch that is best in this column of metrics.jsonl:
+    validation_accuracy, validation_loss, or loss."""
+    patience: Annotated[
+        int | None, arg(metavar="EPOCHS", help_behavior_hint="(default: never)")
+    ] = None
+    """Stop after so many epochs without a better one."""
+
+    def __post_init__(self) -> None:
+        _at_least("--patience", self.patience, 1)
+        if self.best is not None and self.best.startswith("test_"):
+            raise UsageError(
+                f"--best must not be chosen by the test set, and it is {self.best}; give "
+                "--validation 0.1 and --best validation_accuracy"
+            )
+
+
+@dataclass(frozen=True)
+class CheckpointFlags:
+    """From what a run goes on that was stopped or killed."""
+
+    resume: Annotated[
+        Path | None, arg(metavar="RUN", help_behavior_hint="(default: a new run)")
+    ] = None
+    """Go on with the run in this folder, as if it had never stopped. It needs no other flag; a
+    higher --epochs or --steps extends it."""
+    checkpoint_every_steps: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: not by steps)")
+    ] = None
+    """Save after each so many steps."""
+    checkpoint_every_seconds: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: not by time)")
+    ] = None
+    """Save when so many seconds have passed since the last time."""
+    checkpoint_every_epochs: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: 1, unless another is given)")
+    ] = None
+    """Save after each so many epochs."""
+    keep_checkpoints: int = 3
+    """How many to keep, the last ones; the best epoch's is kept too."""
+
+    def __post_init__(self) -> None:
+        _at_least("--checkpoint-every-steps", self.checkpoint_every_steps, 1)
+        _at_least("--checkpoint-every-epochs", self.checkpoint_every_epochs, 1)
+        _above_zero("--checkpoint-every-seconds", self.checkpoint_every_seconds)
+        _at_least("--keep-checkpoints", self.keep_checkpoints, 1)
+
+
+@dataclass(frozen=True)
+class DeviceFlags:
+    """What it is trained on. Several processes find each other under SLURM, Open MPI and
+    Kubernetes, or by three flags."""
+
+    devices: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: all accelerators, or 1 CPU)")
+    ] = None
+    """Devices of this process that share each batch."""
+    coordinator: Annotated[
+        str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: one process)")
+    ] = None
+    """Where process 0 listens for the others."""
+    processes: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: one process)")
+    ] = None
+    """How many processes train together."""
+    process: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: one process)")
+    ] = None
+    """Which of them this one is, from 0."""
+
+    def __post_init__(self) -> None:
+        _at_least("--devices", self.devices, 1)
+        three = (self.coordinator, self.processes, self.process)
+        if None in three and three != (None, None, None):
+            raise UsageError(
+                "--coordinator, --processes and --process must be given together; add those that "
+                "are missing"
+            )
+        _at_least("--processes", self.processes, 1)
+        _at_least("--process", self.process, 0)
 
 
 @dataclass(frozen=True)
@@ -139,6 +286,10 @@ class TrainFlags:
     data: DataFlags = field(default_factory=DataFlags)
     model: ModelFlags = field(default_factory=ModelFlags)
     training: TrainingFlags = field(default_factory=TrainingFlags)
+    optimizer: OptimizerFlags = field(default_factory=OptimizerFlags)
+    selection: SelectionFlags = field(default_factory=SelectionFlags)
+    checkpoint: CheckpointFlags = field(default_factory=CheckpointFlags)
+    device: DeviceFlags = field(default_factory=DeviceFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
 
 
@@ -179,22 +330,28 @@ class PredictFlags:
 
 
 def command_line(flags: Any) -> list[str]:
-    """The arguments that give these flags again: those that differ from their defaults."""
+    """The arguments that give these flags again, whatever the defaults are by then."""
     words: list[str] = []
+    for name, value in flag_values(flags).items():
+        if isinstance(value, bool):
+            words.append(name if value else name.replace("--", "--no-", 1))
+        elif isinstance(value, tuple):
+            words += [name, *map(str, value)]
+        elif value is not None:
+            words += [name, str(value)]
+    return words
+
+
+def flag_values(flags: Any) -> dict[str, Any]:
+    """The value of every ``--flag``."""
+    values: dict[str, Any] = {}
     for one in fields(flags):
         value = getattr(flags, one.name)
-        flag = one.name.replace("_", "-")
         if is_dataclass(value):
-            words += command_line(value)
-        elif value == one.default:
-            continue
-        elif isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, tuple):
-            words += [f"--{flag}", *map(str, value)]
+            values |= flag_values(value)
         else:
-            words += [f"--{flag}", str(value)]
-    return words
+            values[f"--{one.name.replace('_', '-')}"] = value
+    return values
 
 
 def flag_names(kind: Any) -> list[str]:
@@ -206,6 +363,11 @@ def flag_names(kind: Any) -> list[str]:
     return names
 
 
-def _at_least(flag: str, value: int, least: int) -> None:
-    if value < least:
+def _at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
         raise UsageError(f"{flag} must be at least {least}, and it is {value}")
+
+
+def _above_zero(flag: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"{flag} must be a finite number above 0, and it is {value}")

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from feedax.cli.flags import ModelFlags
 from feedax.errors import ModelError
@@ -19,13 +18,6 @@ if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "tutorial": tutorial_loss,
     "cross_entropy": cross_entropy,
-}
-
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": lambda step_size: optax.sgd(step_size, momentum=0.9),
-    "adam": optax.adam,
-    "adamw": optax.adamw,
 }
 
 HIDDEN = (512, 512)
@@ -86,7 +78,11 @@ def initial_params(layers: Sequence[int], seed: int) -> Any:
     """The parameters that the tutorial starts from, for the same sizes and seed 0."""
     # The tutorial's table was made with JAX's old random bits; they hold for this block only.
     with jax.threefry_partitionable(False):
-        return init_network_params(layers, jax.random.PRNGKey(seed))
+        # One program, not one for each array.
+        return _init_network_params(tuple(layers), jax.random.PRNGKey(seed))
+
+
+_init_network_params = jax.jit(init_network_params, static_argnums=0)
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:

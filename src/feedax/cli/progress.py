@@ -53,11 +53,13 @@ class Progress:
     Args:
         note: says what does not belong to the lines.
         stop: is asked to stop when the lines cannot be written any more.
+        quiet: whether another process prints the lines.
     """
 
-    def __init__(self, note: Callable[[str], None], stop: StopRequest) -> None:
+    def __init__(self, note: Callable[[str], None], stop: StopRequest, quiet: bool = False) -> None:
         self._note = note
         self._stop = stop
+        self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
         self._notes = _Notes(note)
@@ -82,7 +84,7 @@ class Progress:
         match event:
             case Started(steps=steps, how=how):
                 self._note(how)
-                if sys.stdout.isatty():
+                if sys.stdout.isatty() and not self._quiet:
                     self._start_bar(steps)
             case Stepped() if self._bar is not None:
                 self._bar.update(
@@ -90,7 +92,7 @@ class Progress:
                     completed=event.step,
                     said=f"{event.examples_per_second:,.0f} examples/s  loss {event.loss:.4f}",
                 )
-            case EpochEnded(epoch=epoch, row=row):
+            case EpochEnded(epoch=epoch, row=row) if not self._quiet:
                 for line in (epoch_line(row), *accuracy_lines(row)):
                     self._print(line)
                 if self._bar is not None:

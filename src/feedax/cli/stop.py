@@ -5,7 +5,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from feedax.train.events import EpochEnded, Event, Started, Stepped, StopTraining
+from feedax.train.events import EpochEnded, Event, Stepped, Stopped, StopTraining
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 ONE_PRESS_SECONDS = 0.5
@@ -17,22 +17,26 @@ class StopRequest:
 
     A context manager, for the time of training and saving, and a callback of `fit`.
 
+    Args:
+        preemptible: whether SIGTERM is left to JAX.
+
     Attributes:
         by: what asked to stop, in words, or None.
         exit_code: of a process that stops for it.
         stopped_at: where training stopped, in words, or None if it did not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, preemptible: bool = False) -> None:
         self.by: str | None = None
         self.exit_code = 0
         self.stopped_at: str | None = None
-        self._epochs = 0
         self._asked: float | None = None
+        # With several processes JAX hears SIGTERM, and stops all of them at the same step.
+        self._heard = [signal.SIGINT] if preemptible else list(NAMES)
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in NAMES:
+        for number in self._heard:
             # A process started in the background ignores Ctrl-C, and goes on doing so.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
@@ -45,15 +49,17 @@ class StopRequest:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started(epochs=epochs):
-                self._epochs = epochs
-            case Stepped(epoch=epoch, step=step) if self.by:
-                self.stopped_at = f"in epoch {epoch} after {step} steps"
+            case Stepped() if self.by:
                 raise StopTraining
             # After the last epoch there is nothing left to stop.
-            case EpochEnded(epoch=epoch) if self.by and epoch + 1 < self._epochs:
-                self.stopped_at = f"after epoch {epoch}"
+            case EpochEnded(is_last=False) if self.by:
                 raise StopTraining
+            case Stopped(epoch=epoch, step=step, preempted=preempted):
+                if preempted:
+                    self.ask(NAMES[signal.SIGTERM], 128 + signal.SIGTERM)
+                self.by = self.by or "another process"
+                after = f"after epoch {epoch - 1}"
+                self.stopped_at = f"in epoch {epoch} after {step} steps" if step else after
 
     def ask(self, by: str, exit_code: int) -> None:
         """Ask training to stop at the next event."""

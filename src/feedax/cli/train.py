@@ -1,15 +1,24 @@
 """``feedax train``."""
 
+import contextlib
 import dataclasses
+import secrets
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from feedax.cli.flags import DataFlags, TrainFlags, command_line
+from feedax.cli.flags import TrainFlags, command_line
 from feedax.cli.parse import parse
-from feedax.errors import NotANumberError
+from feedax.cli.startup import StartUp
+from feedax.errors import NotANumberError, OptimizerError
+
+if TYPE_CHECKING:
+    from feedax.cli.examples import Examples
+    from feedax.report.run_folder import RunFolder
+    from feedax.train import Checkpoints
+    from feedax.train.peers import Peers
 
 DESCRIPTION = """\
 Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 8 epochs.
@@ -17,95 +26,126 @@ Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 
 examples:
   feedax train
   feedax train --epochs 2 --hidden 256 --name small
-  feedax train --optimizer adam --step-size 0.001 --loss cross_entropy --shuffle
+  feedax train --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
   feedax train --dataset npz:digits.npz --out runs/digits
+  feedax train --resume runs/digits
 
 Standard output gets three lines an epoch; the run's folder gets the configuration, the metrics, the
-curves and the parameters. Ctrl-C stops in good order: what is trained so far is saved."""
+curves, the parameters and checkpoints. Ctrl-C stops in good order. Where a run stopped, or was
+killed, --resume goes on as if nothing had happened."""
+
+EPOCHS = 8
+DECAY_EPOCHS = 30
 
 
 def run(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
     flags = parse(TrainFlags, arguments, "train", DESCRIPTION)
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    start_up = StartUp()
 
+    from feedax.train import processes
+    from feedax.train.peers import Peers
+
+    device = flags.device
+    if device.coordinator is not None or processes.found():
+        processes.keep_stdout_clean()
+    processes.join(device.coordinator, device.processes, device.process)
+    with Peers() as peers:
+        return _train(flags, arguments, start_up, peers)
+
+
+def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
+    from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
-    from feedax.cli.network import (
-        LOSSES,
-        OPTIMIZERS,
-        initial_params,
-        load_params,
-        predict,
-        resolve_layers,
-    )
+    from feedax.cli.network import LOSSES, initial_params, load_params, predict, resolve_layers
     from feedax.cli.progress import Progress
+    from feedax.cli.record import Record
+    from feedax.cli.resume import resumed_flags
     from feedax.cli.stop import StopRequest
     from feedax.report.environment import environment
     from feedax.report.run_folder import RunFolder
     from feedax.train import fit
-    from feedax.train.events import EpochEnded, Event
+    from feedax.train.optimizers import build_optimizer
 
-    flags = dataclasses.replace(flags, data=_from_anywhere(flags.data))
+    use_compilation_cache()
+    begun = {
+        "command": shlex.join(["feedax", "train", *arguments]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **environment(),
+    }
+    start_up.ends("imports")
+    folder = None
+    if peers.index == 0:
+        if flags.checkpoint.resume is not None:
+            folder = RunFolder.open(flags.checkpoint.resume)
+            flags = resumed_flags(folder, flags, arguments)
+        flags = _from_anywhere(flags)
+    # The other processes may not see that folder.
+    words = peers.broadcast(command_line(flags))
+    flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
     examples = Examples.open(flags.data)
-    start = flags.model.initial_params
-    other = None if start is None else RunFolder.open(start)
-    layers = resolve_layers(flags.model, examples, other)
-    params = None if other is None else load_params(other, layers)
     loaders = examples.loaders()
-    folder = RunFolder.create(
-        {
-            "command": shlex.join(["feedax", "train", *arguments]),
-            "started": started,
-            "flags": dataclasses.asdict(flags),
-            "dataset": flags.data.dataset,
-            "loss": flags.training.loss,
-            "layers": layers,
-            "input_shape": examples.input_shape,
-            "image_shape": examples.image_shape,
-            "class_names": examples.class_names,
-            "plan": str(loaders["train"].plan()),
-            **environment(),
-        },
-        path=flags.output.out,
-        name=flags.output.name or examples.name,
-    )
-    note(f"the run's folder is {folder.path}")
+    optimizer = build_optimizer(**_optimizer(flags, loaders["train"]))
+    start = flags.model.initial_params
+    other = None if start is None or flags.checkpoint.resume else RunFolder.open(start)
+    layers = resolve_layers(flags.model, examples, other)
+    params = initial_params(layers, flags.data.seed)
+    if other is not None:
+        params = load_params(other, layers)
+    start_up.ends("data")
 
-    def keep(event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            folder.save_params(event.params)
-            folder.append_row(event.row)
+    if peers.index == 0 and folder is None:
+        config = _config(flags, examples, layers, str(loaders["train"].plan()))
+        out, name = flags.output.out, flags.output.name or examples.name
+        folder = RunFolder.create({**config, **begun}, path=out, name=name)
+    elif folder is not None:
+        folder.go_on(command_line(flags), begun)
+    record = None if folder is None else Record(folder, _best(flags), note)
+    speaks = note if folder is not None else _silence
+    speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 
-    with StopRequest() as stop:
+    training = flags.training
+    with StopRequest(preemptible=peers.count > 1) as stop:
         failure = None
         try:
-            with Progress(note, stop) as progress:
-                params, history = fit(
+            with Progress(speaks, stop, quiet=folder is None) as progress:
+                params, _ = fit(
                     predict,
-                    initial_params(layers, flags.data.seed) if params is None else params,
+                    params,
                     loaders["train"],
-                    loss=LOSSES[flags.training.loss],
-                    optimizer=OPTIMIZERS[flags.training.optimizer](flags.training.step_size),
-                    epochs=flags.training.epochs,
+                    loss=LOSSES[training.loss],
+                    optimizer=optimizer,
+                    learning_rate=flags.optimizer.learning_rate,
+                    epochs=_epochs(flags),
+                    steps=training.steps,
                     evaluate=loaders,
-                    callbacks=(keep, progress, stop),
+                    callbacks=(*([record] if record else []), progress, stop),
+                    best=_best(flags),
+                    patience=flags.selection.patience,
+                    checkpoints=_checkpoints(flags, folder),
+                    devices=flags.device.devices,
+                    precision=training.precision,
                 )
         except NotANumberError as error:
-            params, history, failure = error.params, error.history, error
-        folder.save_params(params)
-        folder.save_curves()
+            params, failure = error.params, error
+        if record is not None:
+            record.end(params, failed=failure is not None)
+            start_up.seconds["compile"] = record.compile_seconds
 
+    if folder is None:
+        return 1 if failure else stop.exit_code
     if failure is not None:
         note(f"{failure}; the parameters from the start of that epoch are in {folder.path}")
         return 1
     if stop.stopped_at is not None:
-        rest = _remaining(flags, folder.path, flags.training.epochs - len(history))
+        rest = shlex.join(["feedax", "train", "--resume", str(folder.path), *_code(flags)])
         note(
-            f"stopped by {stop.by} {stop.stopped_at}; the parameters are in {folder.path}; go on "
-            f"with: {rest}"
+            f"stopped by {stop.by} {stop.stopped_at}; the checkpoint and the parameters are in "
+            f"{folder.path}; go on with: {rest}"
         )
         return stop.exit_code
     note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
+    note(f"{start_up}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
 
 
@@ -114,21 +154,94 @@ def note(sentence: str) -> None:
     print(f"feedax train: {sentence}", file=sys.stderr, flush=True)
 
 
-def _from_anywhere(data: DataFlags) -> DataFlags:
-    """The same data for whoever reads the run's folder from another one."""
+def _silence(sentence: str) -> None:
+    """What is said by one of several processes need not be said by all."""
+
+
+def _config(
+    flags: TrainFlags, examples: "Examples", layers: Sequence[int], plan: str
+) -> dict[str, Any]:
+    """What config.json says of a run, besides where and when."""
+    return {
+        "run": secrets.token_hex(8),
+        "arguments": command_line(flags),
+        "flags": dataclasses.asdict(flags),
+        "dataset": flags.data.dataset,
+        "loss": flags.training.loss,
+        "layers": layers,
+        "input_shape": examples.input_shape,
+        "image_shape": examples.image_shape,
+        "class_names": examples.class_names,
+        "plan": plan,
+    }
+
+
+def _from_anywhere(flags: TrainFlags) -> TrainFlags:
+    """The same flags for whoever reads the run's folder from another one."""
     from feedax.datasets import from_anywhere
 
+    data, model = flags.data, flags.model
     root = None if data.root is None else data.root.absolute()
-    return dataclasses.replace(data, dataset=from_anywhere(data.dataset), root=root)
+    data = dataclasses.replace(data, dataset=from_anywhere(data.dataset), root=root)
+    if model.initial_params is not None:
+        model = dataclasses.replace(model, initial_params=model.initial_params.absolute())
+    return dataclasses.replace(flags, data=data, model=model)
 
 
-def _remaining(flags: TrainFlags, run: Path, epochs: int) -> str:
-    """The command that trains what a stopped run has left."""
-    # The folder and the layers come with the run that is gone on with.
-    rest = dataclasses.replace(
-        flags,
-        training=dataclasses.replace(flags.training, epochs=epochs),
-        model=dataclasses.replace(flags.model, initial_params=run),
-        output=dataclasses.replace(flags.output, out=None),
+def _code(flags: TrainFlags) -> list[str]:
+    """The flag that a resumed run needs where its dataset is code; see `resumed_flags`."""
+    from feedax.datasets import is_code
+
+    return ["--dataset", flags.data.dataset] if is_code(flags.data.dataset) else []
+
+
+def _epochs(flags: TrainFlags) -> int | None:
+    given = flags.training
+    return EPOCHS if given.epochs is None and given.steps is None else given.epochs
+
+
+def _best(flags: TrainFlags) -> str | None:
+    return flags.selection.best or ("validation_accuracy" if flags.data.validation else None)
+
+
+def _optimizer(flags: TrainFlags, train: Any) -> dict[str, Any]:
+    """The arguments of `build_optimizer`; epochs are steps there."""
+    given, epochs = flags.optimizer, _epochs(flags)
+    length = None
+    with contextlib.suppress(TypeError):  # a stream may not know
+        length = len(train)
+    steps = flags.training.steps
+    if steps is None and length is not None and epochs is not None:
+        steps = epochs * length
+    decay_steps = None
+    if given.schedule == "step":
+        if length is None:
+            raise OptimizerError(
+                "optimizer: --decay-epochs counts epochs, and the stream "
+                f"{flags.data.dataset} does not know its length; choose another --schedule"
+            )
+        decay_steps = length * (given.decay_epochs or DECAY_EPOCHS)
+    return {
+        "name": given.optimizer,
+        "schedule": given.schedule,
+        "steps": steps,
+        "warmup_steps": given.warmup_steps,
+        "decay_steps": decay_steps,
+        "decay_rate": given.decay_rate,
+        "weight_decay": given.weight_decay,
+        "clip_norm": given.clip_norm,
+    }
+
+
+def _checkpoints(flags: TrainFlags, folder: "RunFolder | None") -> "Checkpoints":
+    from feedax.train import Checkpoints
+
+    given = flags.checkpoint
+    return Checkpoints(
+        "elsewhere" if folder is None else folder.checkpoints_path,
+        every_steps=given.checkpoint_every_steps,
+        every_seconds=given.checkpoint_every_seconds,
+        every_epochs=given.checkpoint_every_epochs,
+        keep=given.keep_checkpoints,
+        run="" if folder is None else folder.setting("run"),
     )
-    return shlex.join(["feedax", "train", *command_line(rest)])

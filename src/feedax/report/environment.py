@@ -1,11 +1,10 @@
 """The versions and the machine that a run is written down with."""
 
-import importlib.metadata
-import os
 import platform
 from typing import Any
 
 import feedax
+from feedax.machine import package_version, usable_cpus
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torchvision", "optax")
 
@@ -23,7 +22,7 @@ def environment() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "feedax": feedax.__version__,
-            **{name: _version(name) for name in PACKAGES},
+            **{name: package_version(name) for name in PACKAGES},
         },
         "device": {
             "platform": devices[0].platform,
@@ -32,17 +31,3 @@ def environment() -> dict[str, Any]:
         },
         "cpus": usable_cpus(),
     }
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on; a container often has fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -6,7 +6,8 @@
       config.json          the configuration, the versions and the machine; written first
       metrics.jsonl        one row an epoch; grows as the run does
       curves.png           loss and accuracy by epoch
-      params.safetensors   the parameters
+      params.safetensors   the parameters, the best or the last ones
+      checkpoints/         from which the run goes on that was stopped or killed
 
 Reading one executes nothing: it is JSON, a PNG and numbers.
 """
@@ -35,11 +36,13 @@ class RunFolder:
     Attributes:
         path: the folder.
         config: what config.json holds.
+        is_resumed: whether the run goes on in this process, see `go_on`.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
+        self.is_resumed = False
 
     @property
     def params_path(self) -> Path:
@@ -52,6 +55,10 @@ class RunFolder:
     @property
     def curves_path(self) -> Path:
         return self.path / "curves.png"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
 
     @classmethod
     def create(
@@ -132,6 +139,29 @@ class RunFolder:
                 f"none; give a folder that feedax train made"
             )
         return self.config[name]
+
+    def go_on(self, arguments: list[str], begun: dict[str, Any]) -> None:
+        """Write down that the run goes on.
+
+        Args:
+            arguments: of the command line, all of them, as they hold from now on.
+            begun: when and where it goes on.
+
+        Raises:
+            RunFolderError: config.json cannot be written.
+        """
+        before = self.config.get("resumed", [])
+        self.config |= {"arguments": arguments, "resumed": [*before, begun]}
+        replace_file(self.path / "config.json", _json_bytes(self.config, indent=2))
+        self.is_resumed = True
+
+    def write_rows(self, rows: "list[Row]") -> None:
+        """Let metrics.jsonl hold these epochs and no others.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        replace_file(self.metrics_path, b"".join(map(_json_bytes, rows)))
 
     def append_row(self, row: "Row") -> None:
         """Add one epoch to metrics.jsonl, at once and whole.

@@ -7,7 +7,7 @@ from feedax.feed import Batch
 from feedax.train.adapters import from_linen, from_nnx
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.evaluation import evaluate
-from feedax.train.events import EpochEnded, Saved, Started, Stepped, StopTraining
+from feedax.train.events import EpochEnded, Saved, Started, Stepped, Stopped, StopTraining
 from feedax.train.loop import fit
 from feedax.train.losses import cross_entropy, tutorial_loss
 from feedax.train.mlp import (
@@ -34,6 +34,7 @@ __all__ = [
     "Started",
     "Stepped",
     "StopTraining",
+    "Stopped",
     "TrainState",
     "accuracy",
     "batched_predict",

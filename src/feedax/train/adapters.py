@@ -74,7 +74,8 @@ def from_nnx(model: Any) -> Adapted:
         ModelError: it is not an NNX module.
 
     >>> from flax import nnx
-    >>> model = nnx.Sequential(nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0)))
+    >>> rngs = nnx.Rngs(0)
+    >>> model = nnx.Sequential(nnx.Linear(2, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs))
     >>> adapted = from_nnx(model)
     >>> sorted(adapted.params["layers"][1]), sorted(adapted.state["layers"][1])
     (['bias', 'scale'], ['mean', 'var'])
@@ -153,8 +154,9 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> Adapted:
             "from_linen: variables must have the collection 'params', and they are "
             f"{names}; give what module.init returned"
         )
-    state = dict(unfreeze(variables))
+    state = unfreeze(dict(variables))
     params = state.pop("params")
+    apply: Any = module.apply
     mode = inspect.signature(module.__call__).parameters
     told = bool(_mode(mode, True))
 
@@ -165,8 +167,8 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> Adapted:
         call = {"rngs": rngs, **_mode(mode, train)}
         try:
             if not train:
-                return module.apply(merge(params, state), x, **call), state
-            return module.apply(merge(params, state), x, mutable=list(state), **call)
+                return apply(merge(params, state), x, **call), state
+            return apply(merge(params, state), x, mutable=list(state), **call)
         except FlaxError as error:
             raise ModelError(_why(module, error, train or told)) from error
 

@@ -137,10 +137,12 @@ class Checkpoints:
         """How many steps after `step` the next save by steps is due; None if none is."""
         return None if self.every_steps is None else self.every_steps - step % self.every_steps
 
-    def is_due(self, step: int) -> bool:
-        """Whether to save after so many steps, in an epoch."""
-        if self.every_steps is not None and step % self.every_steps == 0:
-            return True
+    def is_due_at(self, step: int) -> bool:
+        """Whether to save after so many steps."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def is_due_by_time(self) -> bool:
+        """Whether the last save was long ago."""
         waited = time.monotonic() - self._saved_at
         return self.every_seconds is not None and waited >= self.every_seconds
 

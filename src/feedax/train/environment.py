@@ -3,14 +3,22 @@
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from feedax.feed import Devices
+from feedax.machine import package_version, usable_cpus
 
 
-def environment() -> dict[str, Any]:
-    """The versions, the device and the settings that decide what XLA computes to the last bit."""
+def environment(devices: Devices, precision: Any) -> dict[str, Any]:
+    """The versions, the devices and the settings that decide what XLA computes to the last bit.
+
+    Args:
+        devices: what a run trains on.
+        precision: the dtype it computes in, or None.
+    """
     device = jax.devices()[0]
     config: Any = jax.config
     return {
@@ -26,6 +34,9 @@ def environment() -> dict[str, Any]:
         "jax_enable_x64": config.jax_enable_x64,
         "jax_default_matmul_precision": config.jax_default_matmul_precision,
         "jax_threefry_partitionable": config.jax_threefry_partitionable,
+        "devices": devices.count,
+        "processes": devices.processes,
+        "precision": None if precision is None else jnp.dtype(precision).name,
     }
 
 
@@ -40,18 +51,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys((*before, *now))
         if before.get(name) != now.get(name)
     ]
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on; a container often has fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def package_version(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -96,4 +96,19 @@ class Saved:
     path: Path
 
 
-Event = Started | Stepped | EpochEnded | Saved
+@dataclass(frozen=True)
+class Stopped:
+    """Training ends before its time: a callback asked for it, or SIGTERM did.
+
+    Attributes:
+        epoch: the epoch, counted from 0.
+        step: steps done in this epoch; 0 after the end of the epoch before.
+        preempted: whether one of several processes got SIGTERM, and all stop for it.
+    """
+
+    epoch: int
+    step: int
+    preempted: bool
+
+
+Event = Started | Stepped | EpochEnded | Saved | Stopped

@@ -17,7 +17,8 @@ from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event, Row
 from feedax.train.losses import cross_entropy
 from feedax.train.model import Model, partition
-from feedax.train.training import Plan, Training
+from feedax.train.plan import Plan
+from feedax.train.training import Training
 
 LOGGER = logging.getLogger("feedax")
 

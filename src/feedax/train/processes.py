@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -41,13 +42,13 @@ def join(
         coordinator: `host:port` of process 0, the same on all; the port is a free one.
         processes: how many they are.
         process: which one this is, from 0.
-        timeout: seconds to wait for the last of them.
+        timeout: seconds to wait for the last of them; then the process ends with a sentence.
 
     Returns:
         How many they are.
 
     Raises:
-        ProcessError: the arguments or the environment don't fit, or a process did not come.
+        ProcessError: the arguments or the environment don't fit, or JAX computes already.
 
     >>> join()
     1
@@ -63,18 +64,24 @@ def join(
         return 1
     # Where the platform is no CPU, nobody reads it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX aborts with many lines when somebody does not come, so the sentence comes before that.
+    late = threading.Timer(timeout, _end_as_nobody_came, [timeout])
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
             cluster_detection_method="deactivate" if by_hand else None,
-            initialization_timeout=timeout,
+            initialization_timeout=timeout + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except Exception as error:
-        raise _not_joined(error, timeout) from error
+        raise _not_joined(error) from error
+    finally:
+        late.cancel()
     return count()
 
 
@@ -98,19 +105,23 @@ def _check(given: dict[str, Any]) -> None:
         )
 
 
-def _not_joined(error: Exception, timeout: int) -> ProcessError:
+def _end_as_nobody_came(timeout: float) -> None:
+    sentence = (
+        f"processes: all must come within {timeout:g} s, and at least one has not; see what it "
+        "says, and whether it can reach process 0 at the coordinator's address"
+    )
+    os.write(2, f"feedax: {sentence}\n".encode())
+    os._exit(1)
+
+
+def _not_joined(error: Exception) -> ProcessError:
     text = " ".join(str(error).split())
     if "must be called before" in text:
         return ProcessError(
             "processes: they must join before JAX computes anything, and it has; "
-            "call feedax.train.join first"
+            "call feedax.train.processes.join first"
         )
-    if "DEADLINE_EXCEEDED" in text:
-        return ProcessError(
-            f"processes: all must come within {timeout} s, and at least one has not; see "
-            "what it says, and whether it can reach process 0 at the coordinator's address"
-        )
-    return ProcessError(f"processes: they could not join ({text[:300]}); or {BY_HAND}")
+    return ProcessError(f"processes: they could not join ({text[:300]}); {BY_HAND}")
 
 
 def found() -> bool:
@@ -153,7 +164,7 @@ def _kubernetes_pods() -> int:
     try:
         return int(K8sCluster.get_process_count()) if K8sCluster.is_env_present() else 1
     except Exception as error:
-        raise _not_joined(error, 0) from error
+        raise _not_joined(error) from error
 
 
 def keep_stdout_clean() -> None:

@@ -2,20 +2,18 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import secrets
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from feedax.errors import BatchError, NotANumberError
 from feedax.feed import (
     CHUNK_STEPS,
     Chunk,
-    Devices,
     Feed,
     Position,
     Residents,
@@ -24,43 +22,34 @@ from feedax.feed import (
     open_feed,
     teller,
 )
+from feedax.storage.checkpoint_file import decode
 from feedax.storage.snapshot import restore
-from feedax.train.best import Best
-from feedax.train.check import ModelCheck, Scores
+from feedax.train.check import ModelCheck
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.clock import EpochClock
 from feedax.train.compiled import Compiled
 from feedax.train.environment import differences, environment
 from feedax.train.evaluation import Evaluation
-from feedax.train.events import EpochEnded, Event, Row, Saved, Started, Stepped, StopTraining
-from feedax.train.model import Model, combine
+from feedax.train.events import (
+    EpochEnded,
+    Event,
+    Row,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+    StopTraining,
+)
+from feedax.train.model import combine
+from feedax.train.pace import Pace
+from feedax.train.peers import Peers
+from feedax.train.plan import Plan
 from feedax.train.step import Score, TrainState, init_state, zero_metric
 from feedax.train.steps import Steps
 from feedax.train.waiting import Advice, Waiting, tell_of_text
 
 LOGGER = logging.getLogger("feedax")
-
-
-@dataclass
-class Plan:
-    """What `fit` was asked for, looked at and in order."""
-
-    model: Model
-    params: Any
-    model_state: Any
-    train: Iterable[Any]
-    loss: Score
-    optimizer: optax.GradientTransformation
-    learning_rate: float
-    epochs: int | None
-    steps: int | None
-    sets: Mapping[str, Iterable[Any]]
-    metrics: Scores | None
-    key: Array
-    callbacks: tuple[Callable[[Event], None], ...]
-    best: Best
-    checkpoints: Checkpoints | None
-    devices: Devices
+PREEMPTED = "preempted"
 
 
 class Training:
@@ -92,26 +81,53 @@ class Training:
         self._tell_position = None if plan.checkpoints is None else teller(plan.train)
         self._position: Position = {"batches": 0}
         self._found: Checkpoint | None = None
+        self._environment = environment(plan.devices, plan.model.dtype)
+        self._peers = Peers()
+        self._pace = Pace(self._steps, self._peers)
         self._saved_step = -1
 
     def run(self) -> Any:
         """Train to the end; the parameters, with the model's state if there is one."""
         plan = self.plan
-        for batches in (plan.train, *plan.sets.values()):
-            self._evaluation.prepare(batches)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._peers)
+            for batches in (plan.train, *plan.sets.values()):
+                self._evaluation.prepare(batches)
             if plan.checkpoints is not None:
-                stack.enter_context(plan.checkpoints.in_use())
-                self._found = plan.checkpoints.newest()
+                stack.enter_context(plan.checkpoints.in_use(writes=self._peers.index == 0))
+                self._found = self._newest(plan.checkpoints)
+            self._share_seed()
             if self._found is not None:
                 self._go_on(self._found.about)
             try:
                 self._tell(self._started())
                 while not self._is_over():
                     self._train_epoch()
-            except StopTraining:
+            except StopTraining as stop:
                 self._save()
+                preempted = stop.args == (PREEMPTED,)
+                self._tell(Stopped(self._epoch, self._epoch_step, preempted))
         return self._result()
+
+    def _newest(self, checkpoints: Checkpoints) -> Checkpoint | None:
+        """The newest checkpoint that is whole, as process 0 reads it."""
+        found = checkpoints.newest() if self._peers.index == 0 else None
+        if self._peers.count == 1:
+            return found
+        path = self._peers.broadcast(None if found is None else str(found.path))
+        if path is None:
+            return None
+        content = self._peers.broadcast_bytes(b"" if found is None else found.content)
+        return found or Checkpoint(Path(path), content, *decode(content, path))
+
+    def _share_seed(self) -> None:
+        """Several processes draw one order: where the loader has no seed, process 0 draws it."""
+        train: Any = self.plan.train
+        if self._peers.count == 1 or getattr(train, "seed", 0) is not None:
+            return
+        if getattr(train, "generator", None) is None:
+            saved = {} if self._found is None else self._found.about["position"].get("loader", {})
+            train.seed = self._peers.broadcast(saved.get("seed", secrets.randbits(31)))
 
     def _started(self) -> Started:
         length = None
@@ -162,7 +178,7 @@ class Training:
     def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
         """The epoch's steps; the parameters and the model's state as they were before them."""
         start = None
-        while (most := self._steps_until_save()) > 0:
+        while (most := min(self._pace.most_steps(), self._steps_until_save())) > 0:
             piece = waiting.take(feed, most)
             if piece is None:
                 break
@@ -172,11 +188,11 @@ class Training:
             self._step += count
             self._epoch_step += count
             is_save = self._is_save_due()
-            if is_save or clock.is_due():
+            if self._pace.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
                 self._refuse_not_a_number(start)
                 self._position, self._seconds = feed.position(), clock.seconds
-                if is_save:
+                if self._pace.agreed(is_save or self._is_save_late()):
                     self._save()
                 self._tell(self._stepped(clock))
         start = self._begun() if start is None else start
@@ -267,7 +283,7 @@ class Training:
 
     def _go_on(self, about: dict[str, Any]) -> None:
         """Stand where the checkpoint was made."""
-        changed = differences(about["environment"], self._environment())
+        changed = differences(about["environment"], self._environment)
         if changed:
             LOGGER.warning(
                 "fit: a run that goes on has the bits of one that never stopped only where nothing "
@@ -281,15 +297,6 @@ class Training:
         self._position = about["position"]
         self._skip = go_on(self.plan.train, self._position)
 
-    def _environment(self) -> dict[str, Any]:
-        devices, dtype = self.plan.devices, self.plan.model.dtype
-        return {
-            **environment(),
-            "devices": devices.count,
-            "processes": devices.processes,
-            "precision": None if dtype is None else jnp.dtype(dtype).name,
-        }
-
     def _steps_until_save(self) -> int:
         """How many steps may follow before something is to be done after an exact one."""
         checkpoints, steps = self.plan.checkpoints, self.plan.steps
@@ -302,7 +309,11 @@ class Training:
         if checkpoints is None:
             return False
         checkpoints.look()
-        return checkpoints.is_due(self._step)
+        return checkpoints.is_due_at(self._step)
+
+    def _is_save_late(self) -> bool:
+        checkpoints = self.plan.checkpoints
+        return checkpoints is not None and checkpoints.is_due_by_time()
 
     def _save(self) -> None:
         """Save where the run stands, unless that is saved already."""
@@ -318,12 +329,13 @@ class Training:
             "metrics": [name for name in self._state.metrics if name != "loss"],
             "best": best.about(),
             "history": self.history,
-            "environment": self._environment(),
+            "environment": self._environment,
         }
         tree = {"state": self._state, "best": best.kept}
-        path = checkpoints.save(tree, about, keep_step=best.step)
         self._saved_step = self._step
-        self._tell(Saved(self._step, path))
+        if self._peers.index == 0:
+            path = checkpoints.save(tree, about, keep_step=best.step)
+            self._tell(Saved(self._step, path))
 
     def _refuse_not_a_number(self, start: Any, at_the_end: bool = False) -> None:
         state = self._state
@@ -357,8 +369,19 @@ class Training:
         return (whole, model_state) if self.plan.model.stateful else whole
 
     def _tell(self, event: Event) -> None:
+        stops: tuple[str, ...] | None = None
         for callback in self.plan.callbacks:
-            callback(event)
+            try:
+                callback(event)
+            except StopTraining:
+                stops = ()
+        if self._peers.count > 1 and isinstance(event, Stepped | EpochEnded):
+            if self._peers.any_process(stops is not None):
+                stops = ()
+            if self._peers.reached_preemption():
+                stops = (PREEMPTED,)
+        if stops is not None and not isinstance(event, Saved | Stopped):
+            raise StopTraining(*stops)
 
 
 def _copied(tree: Any) -> Any:

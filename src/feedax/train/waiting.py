@@ -41,7 +41,7 @@ class Waiting:
         # After a step that was measured the device is idle, but only for that.
         was_busy = self._steps.are_under_way() or self._measure
         started = time.perf_counter()
-        piece = feed.take(min(most, self._steps.chunk_length))
+        piece = feed.take(most)
         seconds = time.perf_counter() - started
         was_measured, self._measure = self._measure, False
         if not self._steps.are_under_way():

@@ -1,0 +1,47 @@
+"""What a run writes into its folder while it trains."""
+
+from collections.abc import Callable
+from typing import Any
+
+from feedax.report.run_folder import RunFolder
+from feedax.train.events import EpochEnded, Event, Started
+
+
+class Record:
+    """Writes the rows and the parameters of every epoch; a callback of `fit`.
+
+    Args:
+        folder: the run's.
+        best: the column by which parameters are kept, or None to keep the last ones.
+        note: says what a person should know.
+
+    Attributes:
+        compile_seconds: spent on compiling in this process.
+    """
+
+    def __init__(self, folder: RunFolder, best: str | None, note: Callable[[str], None]) -> None:
+        self.compile_seconds = 0.0
+        self._folder = folder
+        self._best = best
+        self._note = note
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(history=history, checkpoint=checkpoint, step=step):
+                if checkpoint is not None:
+                    self._note(f"goes on after step {step}, from {checkpoint}")
+                elif self._folder.is_resumed:
+                    self._note("there is no checkpoint to go on from, so it starts at step 0")
+                if self._folder.is_resumed:
+                    self._folder.write_rows(history)
+            case EpochEnded(row=row, params=params, is_best=is_best):
+                self.compile_seconds += row["compile_seconds"]
+                if is_best or self._best is None:
+                    self._folder.save_params(params)
+                self._folder.append_row(row)
+
+    def end(self, params: Any, failed: bool) -> None:
+        """Write what is left to write when training has ended."""
+        if self._best is None or not failed:
+            self._folder.save_params(params)
+        self._folder.save_curves()

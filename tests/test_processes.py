@@ -1,0 +1,416 @@
+"""Several processes: how they join, what they decide together, and how they end together."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from feedax.errors import ProcessError
+from feedax.train import processes
+
+PEER = """
+import os, signal, sys, time
+from feedax.train import processes
+from feedax.train.peers import Peers
+
+processes.keep_stdout_clean()
+import jax
+import numpy as np
+from feedax.errors import ModelError
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+port, me, limits, then = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3]), sys.argv[4]
+jax.config.update("jax_num_cpu_devices", 2)
+if port == "found":
+    processes.join()
+    me = processes.index()
+else:
+    processes.join(f"localhost:{port}", 2, me, timeout=limits.pop("join", 60))
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def collective():
+    # Waits for ever unless every process comes.
+    jax.block_until_ready(total(rows))
+
+
+def python():
+    count = 0
+    while True:
+        count += 1
+
+
+def computing():
+    matrix = np.ones((1000, 1000), np.float32)
+    product = jax.jit(lambda a, b: a @ b)
+    while True:
+        product(matrix, matrix).block_until_ready()
+
+
+def fails():
+    time.sleep(0.5)
+    raise ModelError("model: it must be good, and it is bad; mend it")
+
+
+def breaks():
+    time.sleep(0.5)
+    {}["key"]
+
+
+def exits():
+    time.sleep(0.5)
+    sys.exit(3)
+
+
+def late():
+    # Far longer than the silence that ends a process that stands still.
+    time.sleep(3 * limits["silence"] * me)
+    collective()
+
+
+def sleeps():
+    while True:
+        time.sleep(1)
+
+
+def decides():
+    say(peers.broadcast([me, 0.1, None, {"stop": me == 1}]))
+    say(peers.any_process(False), peers.any_process(me == 1), peers.any_process(True))
+    content = bytes(range(256)) * 100_000
+    say(peers.broadcast_bytes(content if me == 0 else b"") == content)
+    collective()
+    say(peers.broadcast(me), float(total(rows).addressable_data(0)))
+
+
+def preempted():
+    step = 0
+    while not peers.reached_preemption():
+        step += 1
+        if me == 1 and step == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        collective()
+        time.sleep(0.01 * me)
+    say("stopped after", step)
+
+
+with Peers(**limits) as peers:
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    total = jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(mesh, P()))
+    rows = jax.make_array_from_callback(
+        (4,), NamedSharding(mesh, P("devices")), lambda at: np.arange(4, dtype=np.float32)[at]
+    )
+    assert float(total(rows).addressable_data(0)) == 6
+    say("ready")
+    globals()[then]()
+say("left")
+"""
+SHORT = {"beat": 0.3, "silence": 2.0}
+ALONE = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_")
+
+
+class Two:
+    """Two real processes with two devices each."""
+
+    def __init__(self, *then: str, limits: dict[str, float] | None = None, **found: list[str]):
+        arguments = [str(free_port()) if not found else "found"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(ALONE)}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PEER, *arguments, str(me), repr(limits or SHORT), does],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment | {name: values[me] for name, values in found.items()},
+            )
+            for me, does in enumerate(then)
+        ]
+
+    def wait_until_ready(self) -> None:
+        for process in self.processes:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n", self.end()
+        time.sleep(1)  # into what they do then
+
+    def end(self, me: int | None = None) -> list[tuple[int, str, str]]:
+        """Exit code, output and errors of each, or of one."""
+        chosen = self.processes if me is None else [self.processes[me]]
+        said = [process.communicate(timeout=50) for process in chosen]
+        return [(process.returncode, *both) for process, both in zip(chosen, said, strict=True)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def two(*then: str, **more) -> Iterator[Two]:
+    both = Two(*then, **more)
+    try:
+        yield both
+    finally:
+        for process in both.processes:
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_decide_as_process_0_does_and_print_nothing_else() -> None:
+    with two("decides", "decides") as both:
+        ended = both.end()
+    lines = "ready\n[0, 0.1, None, {'stop': False}]\nFalse True True\nTrue\n0 6.0\nleft\n"  # no line of Gloo's
+    assert [(code, out) for code, out, _ in ended] == [(0, lines)] * 2
+    assert all("[Gloo]" in err for _, _, err in ended)
+
+
+def test_a_process_that_is_only_late_is_waited_for() -> None:
+    with two("late", "late") as both:
+        assert [(code, out) for code, out, _ in both.end()] == [(0, "ready\nleft\n")] * 2
+
+
+def test_one_sigterm_stops_both_processes_at_the_same_step() -> None:
+    with two("preempted", "preempted") as both:
+        ended = both.end()
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert ended[0][1] == ended[1][1]
+    assert int(ended[0][1].split()[-2]) >= 20
+
+
+FAILURES = {
+    "fails": (1, "failed: model: it must be good, and it is bad; mend it"),
+    "breaks": (1, "failed: KeyError: 'key'"),
+    "exits": (3, "failed: it ended with exit code 3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("bad", "how", "other"),
+    [(1, "fails", "collective"), (0, "fails", "python"), (1, "exits", "computing")]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [(0, "breaks", "collective"), (1, "breaks", "sleeps"), (0, "exits", "sleeps")]
+    ],
+)
+def test_a_process_that_fails_ends_the_other(bad: int, how: str, other: str) -> None:
+    code, sentence = FAILURES[how]
+    with two(*((how, other) if bad == 0 else (other, how))) as both:
+        both.wait_until_ready()
+        started = time.monotonic()
+        ended = both.end()
+    assert time.monotonic() - started < 30
+    assert ended[bad][0] == code
+    assert "feedax: process" not in ended[bad][2]
+    assert ended[1 - bad][0] == 1
+    assert f"feedax: process {bad} {sentence}\n" in ended[1 - bad][2]
+
+
+@pytest.mark.parametrize(
+    ("dead", "other"),
+    [(1, "collective"), (0, "computing")]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [(0, "collective"), (0, "python"), (1, "python"), (1, "sleeps")]
+    ],
+)
+def test_a_process_that_is_killed_ends_the_other(dead: int, other: str) -> None:
+    with two(*(("sleeps", other) if dead == 0 else (other, "sleeps"))) as both:
+        both.wait_until_ready()
+        both.processes[dead].kill()
+        [(code, _, err)] = both.end(1 - dead)
+    assert code == 1
+    assert f"feedax: process {dead} has died without a word\n" in err
+
+
+DEFAULT = {"beat": 2.0, "silence": 15.0}
+
+
+@pytest.mark.parametrize(
+    ("stopped", "other", "limits"),
+    [(1, "collective", SHORT), (0, "sleeps", SHORT)]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [
+            (0, "collective", DEFAULT),
+            (1, "collective", DEFAULT),
+            (0, "computing", DEFAULT),
+            (1, "python", DEFAULT),
+        ]
+    ],
+)
+def test_a_process_that_is_stopped_ends_the_other_and_itself_when_it_goes_on(
+    stopped: int, other: str, limits: dict[str, float]
+) -> None:
+    sentence = f"feedax: process {stopped} has given no sign of life for {limits['silence']:g} s\n"
+    pair = ("sleeps", other) if stopped == 0 else (other, "sleeps")
+    with two(*pair, limits=limits) as both:
+        both.wait_until_ready()
+        both.processes[stopped].send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        [(code, _, err)] = both.end(1 - stopped)
+        assert time.monotonic() - started < 30
+        assert code == 1
+        assert sentence in err
+        both.processes[stopped].send_signal(signal.SIGCONT)
+        [(code, _, err)] = both.end(stopped)
+        assert code != 0
+        assert sentence in err
+
+
+@pytest.mark.parametrize("me", [0, 1])
+def test_a_process_whose_peers_do_not_come_ends_with_a_sentence(me: int) -> None:
+    with two("sleeps", "sleeps", limits={"join": 3}) as both:
+        both.processes[1 - me].kill()
+        [(code, out, err)] = both.end(me)
+    assert (code, out) == (1, "")
+    assert err == (
+        "feedax: processes: all must come within 3 s, and at least one has not; see what it says, "
+        "and whether it can reach process 0 at the coordinator's address\n"
+    )
+
+
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": ["1531576320.0;tcp://127.0.0.1:34911"] * 2,
+    "OMPI_COMM_WORLD_SIZE": ["2", "2"],
+    "OMPI_COMM_WORLD_RANK": ["0", "1"],
+    "OMPI_COMM_WORLD_LOCAL_RANK": ["0", "1"],
+}
+SLURM = {
+    "SLURM_JOB_ID": ["4711", "4711"],
+    "SLURM_STEP_NODELIST": ["localhost"] * 2,
+    "SLURM_NTASKS": ["2", "2"],
+    "SLURM_STEP_NUM_TASKS": ["2", "2"],
+    "SLURM_PROCID": ["0", "1"],
+    "SLURM_LOCALID": ["0", "1"],
+}
+
+
+@pytest.mark.parametrize("scheduler", [OPEN_MPI, SLURM], ids=["Open MPI", "SLURM"])
+def test_processes_of_a_scheduler_find_each_other(scheduler: dict[str, list[str]]) -> None:
+    with two("decides", "decides", **scheduler, JAX_COORDINATOR_PORT=[str(free_port())] * 2) as it:
+        assert [code for code, _, _ in it.end()] == [0, 0]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in os.environ:
+        if name.startswith(ALONE):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        # A shell inside an allocation of eight tasks: salloc's own, and the step it may start.
+        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+        {name: values[0] for name, values in SLURM.items()}
+        | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},
+        {name: values[0] for name, values in SLURM.items()} | {"SLURM_NTASKS": "1"},
+        {name: values[0] for name, values in OPEN_MPI.items()} | {"OMPI_COMM_WORLD_SIZE": "1"},
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "pod"},
+    ],
+    ids=["nothing", "salloc", "interactive step", "one task", "one rank", "pod"],
+)
+def test_a_process_that_runs_alone_under_a_scheduler_stays_alone(
+    environment: dict[str, str], alone: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        alone.setenv(name, value)
+    assert processes.join() == 1
+
+
+def test_a_pod_of_an_indexed_job_without_the_package_kubernetes_says_so(
+    alone: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    alone.setenv("JOB_COMPLETION_INDEX", "1")
+    assert processes.join() == 1
+    assert caplog.messages == [
+        "processes: this pod of an indexed job trains alone, as JAX finds the others with the "
+        "package kubernetes only; pip install kubernetes if they train one model"
+    ]
+
+
+def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
+    alone: pytest.MonkeyPatch,
+) -> None:
+    alone.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(ProcessError) as raised:
+        processes.join()
+    assert str(raised.value) == (
+        "processes: mpirun has started 4 of them, and JAX finds process 0 under Open MPI 4 only; "
+        "give all three of --coordinator, --processes and --process"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ("node1:29500", None, 0),
+            "give all three of --coordinator, --processes and --process, or none; --processes is "
+            "missing",
+        ),
+        (
+            (None, 2, None),
+            "give all three of --coordinator, --processes and --process, or none; --coordinator "
+            "and --process is missing",
+        ),
+        (
+            ("node1", 2, 0),
+            "--coordinator must be host:port of process 0, not 'node1'; choose a free port there, "
+            "for example node1:29500",
+        ),
+        (("node1:29500", 0, 0), "--processes must be 1 or more, not 0"),
+        (
+            ("node1:29500", 2, 2),
+            "--process must be from 0 to 1 with --processes 2, not 2",
+        ),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_sentence(flags: tuple, sentence: str) -> None:
+    with pytest.raises(ProcessError) as raised:
+        processes.join(*flags)
+    assert str(raised.value) == f"processes: {sentence}"
+
+
+def test_processes_that_come_after_the_first_computation_are_refused() -> None:
+    code = """
+import jax
+jax.numpy.zeros(1)
+from feedax.train import processes
+processes.join("localhost:1234", 2, 0)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ALONE)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "feedax.errors.ProcessError: processes: they must join before JAX computes anything, and "
+        "it has; call feedax.train.processes.join first"
+    )
+
+
+def test_a_stdout_that_is_kept_clean_has_pythons_lines_only(tmp_path: Path) -> None:
+    code = """
+import os
+from feedax.train.processes import keep_stdout_clean
+keep_stdout_clean()
+keep_stdout_clean()
+os.write(1, b"library\\n")
+print("command")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("command\n", "library\n")
