@@ -326,8 +326,10 @@ class LinenDrop(nn.Module):
     def __call__(self, x, deterministic):
         norm = nn.BatchNorm(deterministic, use_bias=False, use_scale=False)
         self.param("weight", nn.initializers.ones, (64,))
-        drop = [nn.Dropout(0.5, rng_collection=name)(x, deterministic) for name in ("dropout", "b")]
-        return norm(x), *drop
+        if deterministic:
+            return norm(x), x, x
+        keys = [self.make_rng(name) for name in ("dropout", "another")]
+        return norm(x), *(2.0 * jax.random.bernoulli(key, 0.5, x.shape) for key in keys)
 
 
 def dropping(kind):
@@ -397,7 +399,7 @@ def test_the_key_of_a_step_drives_an_nnx_model_and_not_its_own_streams(batch):
 # What NNX models may hold.
 
 
-def test_shared_layers_lists_raw_arrays_and_integers_of_an_nnx_model_are_kept(batch):
+def test_shared_layers_lists_raw_arrays_and_counts_of_an_nnx_model_are_kept(batch):
     class Count(nnx.Variable):
         pass
 
@@ -411,11 +413,14 @@ def test_shared_layers_lists_raw_arrays_and_integers_of_an_nnx_model_are_kept(ba
 
         def __call__(self, x):
             self.calls[...] += 1
+            self.seen = nnx.Intermediate(x)
             return self.again(self.layers[1](self.layers[0](self.first(x * self.scale))))
 
     model = Tied(nnx.Rngs(0))
     model(batch[0])
     net = feedax.from_nnx(model)
+    assert model.seen.shape == (100, 784)  # what it noted is its own, and no state
+    assert set(net.state) == {"calls", "scale"}
     assert set(net.params) == {"again", "first", "layers"}  # "again" has the shared layer
     params, state = one_step(batch, **net)
     assert (int(state["calls"]), float(state["scale"])) == (2, np.float32(1 / 255))

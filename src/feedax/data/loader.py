@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -190,6 +191,11 @@ class NumpyLoader(DataLoader[Any]):
     def batches_are_fresh(self) -> bool:
         """Whether nobody else has the arrays of a batch, so that a device may use their memory."""
         return self.collates_itself and self.batch_sampler is not None
+
+    @property
+    def memory_budget(self) -> float:
+        """The most bytes that resident examples may take, all copies together."""
+        return math.inf if self._wanted_plan == "resident" else self._memory_budget
 
     def arrays(self) -> list[np.ndarray]:
         """All examples of the dataset as one batch, in the dataset's order.

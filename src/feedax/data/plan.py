@@ -30,11 +30,13 @@ class Plan:
             a batch) or ``"streamed"`` (one Python call an example).
         reason: why this plan and no faster one.
         notes: what follows from it for the loader's other arguments, a sentence each.
+        size: bytes that all examples take as arrays, or 0 where there are none.
     """
 
     name: str
     reason: str
     notes: tuple[str, ...] = ()
+    size: int = 0
 
     def __str__(self) -> str:
         return f"{self.name}: {'. '.join((self.reason, *self.notes))}."
@@ -105,13 +107,13 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
         notes.append(f"Its {loader.num_workers} workers are not started: there is nothing to load")
     if wanted == "vectorised":
         reason = f"it was asked for; {described}"
-        return Choice(Plan("vectorised", reason, tuple(notes)), form, form)
+        return Choice(Plan("vectorised", reason, tuple(notes), size), form, form)
     if size <= memory_budget or wanted == "resident":
         notes.append("Iterated by hand, it gathers each batch with NumPy, in the same order")
         reason = f"{described} and fit on the device"
-        return Choice(Plan("resident", reason, tuple(notes)), form, form)
+        return Choice(Plan("resident", reason, tuple(notes), size), form, form)
     reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
-    return Choice(Plan("vectorised", reason, tuple(notes)), form, form)
+    return Choice(Plan("vectorised", reason, tuple(notes), size), form, form)
 
 
 def _look(loader: Any) -> ArrayForm | str:

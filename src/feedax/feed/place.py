@@ -105,7 +105,9 @@ class Placement:
 def _put_one(leaf: Any, place: Place) -> jax.Array:
     if _spans_hosts(place):
         assert isinstance(place, Sharding)
-        return jax.make_array_from_process_local_data(place, np.asarray(leaf))
+        array = np.asarray(leaf)
+        held = jax.dtypes.canonicalize_dtype(array.dtype)
+        return jax.make_array_from_process_local_data(place, array.astype(held, copy=False))
     return jax.device_put(leaf, place)
 
 

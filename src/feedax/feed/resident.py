@@ -1,5 +1,6 @@
 """Examples that live on the device: they go there once, and batches are gathered there."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -40,6 +41,10 @@ class Residents:
         self.devices = devices
         self._kept: dict[int, tuple[ArrayLoader, Any, tuple[PyTree, PyTree]]] = {}
 
+    def live_here(self, source: Any) -> bool:
+        """Whether the examples of a loader are to be among them."""
+        return is_resident(source, self.devices.copies)
+
     def examples(self, loader: ArrayLoader, check: Check) -> tuple[PyTree, PyTree]:
         plan = loader.plan()
         # A loader makes another plan when its dataset is not what it was.
@@ -51,9 +56,12 @@ class Residents:
         return self._kept[id(loader)][2]
 
 
-def is_resident(source: Any) -> bool:
-    """Whether the examples of a loader are to live on the device."""
-    return isinstance(source, ArrayLoader) and source.plan().name == "resident"
+def is_resident(source: Any, copies: int = 1) -> bool:
+    """Whether the examples of a loader are to live on the device, so many times in one memory."""
+    if not isinstance(source, ArrayLoader) or source.plan().name != "resident":
+        return False
+    size, budget = getattr(source.plan(), "size", 0), getattr(source, "memory_budget", math.inf)
+    return bool(copies == 1 or copies * size <= budget)
 
 
 class ResidentFeed:

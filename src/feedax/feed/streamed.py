@@ -44,13 +44,14 @@ class StreamedFeed:
     ) -> None:
         self.load_seconds = 0.0
         self.text: list[str] = []
-        self._exact = exact
+        # Cut into columns, a batch cannot be filled up at its end.
+        self._exact = exact or devices.processes > 1
         self._check = check
         self._loads_here = getattr(batches, "num_workers", 0) == 0
         self._tell = tell
         self._skip = self._batches = skip
         self._pipeline = _pipeline(
-            batches, self._whole(batches), devices, lambda put, batch: put(batch), tell
+            batches, self._whole(batches), devices, lambda put, item: put(*item), tell
         )
 
     @property
@@ -72,7 +73,7 @@ class StreamedFeed:
         """Let go of the batches that are still to come."""
         self._pipeline.close()
 
-    def _whole(self, batches: Iterable[Any]) -> Iterator[Batch]:
+    def _whole(self, batches: Iterable[Any]) -> Iterator[tuple[Batch, bool]]:
         size = 0
         iterator = None
         while True:
@@ -87,6 +88,7 @@ class StreamedFeed:
                 continue
             if self._loads_here:
                 self.load_seconds += time.perf_counter() - started
+            is_part = getattr(batches, "has_part", False)
             inputs, targets = pair(batch)
             if size == 0:
                 self.text = _text_fields(batch)
@@ -94,7 +96,7 @@ class StreamedFeed:
             self._check(inputs, targets, "a batch")
             count = length((inputs, targets))
             size = count if self._exact else max(size, count)
-            yield filled(inputs, targets, size)
+            yield filled(inputs, targets, size), is_part
 
 
 Feed = ResidentFeed | StreamedFeed
@@ -109,15 +111,24 @@ def open_feed(
     skip: int = 0,
 ) -> Feed:
     """The feed of one epoch of a loader, or of any iterable of NumPy batches."""
-    if is_resident(source):
+    if residents.live_here(source):
         return ResidentFeed(source, exact, residents, check, tell, skip)
     return StreamedFeed(source, exact, check, residents.devices, tell, skip)
 
 
-def how(source: Any) -> str:
+def how(source: Any, residents: Residents) -> str:
     """In words, how batches reach the device."""
     plan = getattr(source, "plan", None)
-    return f"{plan()}" if callable(plan) else "batches of an iterable, one by one"
+    if not callable(plan):
+        return "batches of an iterable, one by one"
+    if not is_resident(source) or residents.live_here(source):
+        return f"{plan()}"
+    copies = residents.devices.copies
+    return (
+        f"vectorised: {copies} devices of one memory would each hold all examples, "
+        f"{copies * plan().size / 1e6:,.1f} MB together, over the budget of "
+        f"{source.memory_budget / 1e6:,.1f} MB"
+    )
 
 
 def device_blocks(
@@ -125,6 +136,7 @@ def device_blocks(
     size_of: Callable[[list[Any]], int] | None,
     check: Check,
     devices: Devices,
+    share: tuple[int, int] = (0, 1),
 ) -> Pipeline:
     """Batches cut anew into blocks of one size, or as they are if size_of is None.
 
@@ -133,12 +145,21 @@ def device_blocks(
         size_of: the examples of a block, from the leaves of the first batch.
         check: called with every batch.
         devices: where the blocks go.
+        share: which of how many processes this is that do the batches together.
 
     Returns:
         Iterates each block on the device, its last one filled up, and how many examples it holds.
     """
-    blocks = _blocks(batches, size_of, check)
+    blocks = _blocks(_share_of(batches, *share), size_of, check)
     return _pipeline(batches, blocks, devices, lambda put, block: (put(block[0]), block[1]))
+
+
+def _share_of(batches: Iterable[Any], part: int, parts: int) -> Iterator[Any]:
+    """Every process's own columns of a batch; of those that every process has, every n-th."""
+    for number, batch in enumerate(batches):
+        if getattr(batches, "has_part", False) or number % parts == part:
+            yield batch
+        del batch
 
 
 def _blocks(
@@ -182,8 +203,9 @@ def _pipeline(
     # as JAX computes while it loads; and a sampler may look at how training goes.
     size = 2 if _has_workers(source) else 1
 
-    def put(batch: Batch) -> Batch:
-        place = Placement(devices.rows(length(batch)), foreign)
+    def put(batch: Batch, is_part: bool = False) -> Batch:
+        sharding = devices.columns if is_part else devices.rows
+        place = Placement(sharding(length(batch)), foreign)
         placed: Batch = place.put(batch, wait=foreign or size > 1)
         return placed
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from feedax.errors import BatchError
 from feedax.feed import (
@@ -17,7 +18,6 @@ from feedax.feed import (
     Devices,
     Residents,
     device_blocks,
-    is_resident,
     pick,
     refuse_no_batches,
 )
@@ -81,12 +81,16 @@ class Evaluation:
         model: the model.
         check: the check of examples, which also knows the scores.
         residents: the examples that are on the device.
+        process: which of the processes of `residents.devices` this one is.
     """
 
-    def __init__(self, model: Model, check: ModelCheck, residents: Residents) -> None:
+    def __init__(
+        self, model: Model, check: ModelCheck, residents: Residents, process: int = 0
+    ) -> None:
         self._model = model
         self._check = check
         self._residents = residents
+        self._share = process, residents.devices.processes
         # Every process scores examples of its own, on its own devices.
         self._devices = Devices(residents.devices.count, everywhere=False)
         self._score = Compiled(self._score_block, out=self._devices.replicated)
@@ -98,7 +102,7 @@ class Evaluation:
 
     def prepare(self, batches: Any) -> None:
         """Look at a set that is to live on the device before any time is spent on training."""
-        if is_resident(batches):
+        if self._residents.live_here(batches):
             self._residents.examples(batches, self._check)
 
     def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
@@ -119,13 +123,17 @@ class Evaluation:
                     keep()
         while under_way:
             keep()
-        if not values:
+        found = {score: _together(values.get(score, []), *self._share) for score in self._names()}
+        if not found["loss"].size:
             raise BatchError(
                 f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
                 "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
                 "dataset is not empty"
             )
-        return {score: _mean(values[score]) for score in self._check.scores}
+        return {score: _mean(each_value) for score, each_value in found.items()}
+
+    def _names(self) -> list[str]:
+        return list(self._check.scores) if self._check.has_scores else ["loss"]
 
     def _score_block(self, batch: Batch, params: Any, state: Any) -> dict[str, jax.Array]:
         batch = self._devices.spread(batch)
@@ -138,18 +146,19 @@ class Evaluation:
     def _blocks(self, batches: Any) -> Any:
         source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
         if not self._model.of_one_example:
-            return device_blocks(source, None, self._check, self._devices)
+            return device_blocks(source, None, self._check, self._devices, self._share)
         # A loader that is its own sequential form has a sampler that picks: its batches count.
-        if is_resident(batches) and source is not batches:
+        if self._residents.live_here(batches) and source is not batches:
             return self._resident_blocks(batches)
         # Blocks of one size whatever the batch size: the same products, so the same bits.
-        return device_blocks(source, _block_size, self._check, self._devices)
+        return device_blocks(source, _block_size, self._check, self._devices, self._share)
 
     def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.devices.local(self._residents.examples(loader, self._check))
         leaves = jax.tree.leaves(examples)
         count, size = len(leaves[0]), _block_size(leaves)
-        for start in range(0, count, size):
+        part, parts = self._share
+        for start in range(part * size, count, parts * size):
             rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
             yield self._pick(examples, rows, np.int32(size)), min(size, count - start)
 
@@ -160,9 +169,21 @@ def _block_size(leaves: list[Any]) -> int:
     return max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // max(1, example)))
 
 
-def _mean(parts: list[np.ndarray]) -> float:
+def _together(parts: list[np.ndarray], process: int, processes: int) -> np.ndarray:
+    """The values of all processes; each has found those of its own examples."""
+    values = np.concatenate([np.zeros(0), *parts])
+    if processes == 1:
+        return values
+    # As bytes, so that float64 arrives as such.
+    lengths = np.asarray(process_allgather(np.int32(len(values)))).reshape(-1)
+    mine = np.zeros(max(1, lengths.max()), np.float64)
+    mine[: len(values)] = values
+    every = np.asarray(process_allgather(mine.view(np.uint32))).view(np.float64)
+    return np.concatenate([row[:n] for row, n in zip(every, lengths, strict=True)])
+
+
+def _mean(values: np.ndarray) -> float:
     """The mean, its sum exact: it does not depend on how the values were cut into parts."""
-    values = np.concatenate(parts).astype(np.float64)
     if not np.isfinite(values).all():
         return float(np.mean(values))
     return math.fsum(values) / len(values)

@@ -90,10 +90,18 @@ class Peers:
             return
         if error is not None:
             self._fail(error)
-        elif self.index == 0:
+            return
+        try:
+            self._wait_for_the_others()
+        except BaseException as interrupted:
+            self._fail(interrupted)
+            raise
+
+    def _wait_for_the_others(self) -> None:
+        if self.index == 0:
             self._all_done.wait()
-            self._over.set()
             self._tell(Frame.OVER)
+            self._over.set()
         else:
             self._send(self._links[0], Frame.DONE)
             self._over.wait()
@@ -184,7 +192,8 @@ class Peers:
                     beaten = now
                     for link in self._links.values():
                         link.try_to_send(Frame.BEAT)
-                if not self._failing and not self._over.is_set():
+                # Whoever is done may be gone.
+                if not (self._failing or self._all_done.is_set() or self._over.is_set()):
                     self._judge(now, selector)
         for link in self._links.values():
             link.close()

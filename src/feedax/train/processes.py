@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import threading
 from typing import Any
@@ -88,7 +89,7 @@ def join(
 def _check(given: dict[str, Any]) -> None:
     """The three flags, together."""
     if missing := [flag for flag, value in given.items() if value is None]:
-        raise ProcessError(f"processes: {BY_HAND}, or none; {' and '.join(missing)} is missing")
+        raise ProcessError(f"processes: {BY_HAND}, or none; missing: {', '.join(missing)}")
     coordinator, processes, process = given.values()
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -103,6 +104,21 @@ def _check(given: dict[str, Any]) -> None:
             f"processes: --process must be from 0 to {processes - 1} with --processes {processes}, "
             f"not {process}"
         )
+    if process == 0:
+        _check_port(coordinator, int(port))
+
+
+def _check_port(coordinator: str, port: int) -> None:
+    """Where the port is taken, JAX ends in a segmentation fault."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ProcessError(
+            f"processes: process 0 must be able to listen at --coordinator {coordinator}, and the "
+            f"system says {os.strerror(error.errno or 0)!r}; choose another port"
+        ) from error
 
 
 def _end_as_nobody_came(timeout: float) -> None:

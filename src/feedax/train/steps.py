@@ -54,6 +54,7 @@ class Steps:
         self._compiled = [Compiled(one, donate=(1,), out=devices.replicated) for one in functions]
         self._batch, self._chunk, self._row = self._compiled
         self._loops: bool | None = None
+        self._last_looped = False
         self._waiting: deque[Array] = deque()
         self.chunk_length = 8
 
@@ -63,13 +64,14 @@ class Steps:
 
     @property
     def form(self) -> str:
-        """How the steps run; numbers are equal to the bit within one form."""
-        return {None: "not yet known", True: "compiled loop", False: "step by step"}[self._loops]
+        """How the last steps ran; numbers are equal to the bit within one form."""
+        return "compiled loop" if self._loops and self._last_looped else "step by step"
 
     def run(self, state: TrainState, piece: Batch | Chunk) -> TrainState:
         """Do a piece's steps. The state is donated: only the new one may be used."""
         if self._loops is None:
             self._loops = not self._is_slow_in_a_loop(state, piece)
+        self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
         if isinstance(piece, Batch):
             state, done = self._batch((piece, np.int32(1)), state)
             self._wait_for(done)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import Array
 
 from feedax.errors import BatchError, NotANumberError
 from feedax.feed import (
@@ -23,11 +21,9 @@ from feedax.feed import (
     teller,
 )
 from feedax.storage.checkpoint_file import decode
-from feedax.storage.snapshot import restore
 from feedax.train.check import ModelCheck
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.clock import EpochClock
-from feedax.train.compiled import Compiled
 from feedax.train.environment import differences, environment
 from feedax.train.evaluation import Evaluation
 from feedax.train.events import (
@@ -44,7 +40,8 @@ from feedax.train.model import combine
 from feedax.train.pace import Pace
 from feedax.train.peers import Peers
 from feedax.train.plan import Plan
-from feedax.train.step import Score, TrainState, init_state, zero_metric
+from feedax.train.states import States
+from feedax.train.step import Score, TrainState
 from feedax.train.steps import Steps
 from feedax.train.waiting import Advice, Waiting, tell_of_text
 
@@ -65,38 +62,34 @@ class Training:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.history: list[Row] = []
-        everywhere = plan.devices.replicated
         self._check = ModelCheck(plan.model, plan.params, plan.model_state, plan.loss, plan.metrics)
         self._residents = Residents(plan.devices)
         self._metrics: dict[str, Score] = {}  # filled when the first examples have been seen
         self._steps = Steps(plan.model, plan.loss, plan.optimizer, self._metrics, plan.devices)
-        self._evaluation = Evaluation(plan.model, self._check, self._residents)
-        self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
-        self._copy = Compiled(_copied, out=everywhere)
-        self._are_finite = Compiled(_are_finite, out=everywhere)
+        self._states = States(plan)
         self._state: TrainState | None = None
         self._epoch = self._step = self._epoch_step = self._skip = 0
         self._seconds = 0.0  # of this epoch so far
-        self._advice = Advice(plan.train)
-        self._tell_position = None if plan.checkpoints is None else teller(plan.train)
         self._position: Position = {"batches": 0}
         self._found: Checkpoint | None = None
         self._environment = environment(plan.devices, plan.model.dtype)
         self._peers = Peers()
+        self._evaluation = Evaluation(plan.model, self._check, self._residents, self._peers.index)
         self._pace = Pace(self._steps, self._peers)
         self._saved_step = -1
+        self._form: str | None = None  # of the steps before the run went on
 
     def run(self) -> Any:
         """Train to the end; the parameters, with the model's state if there is one."""
         plan = self.plan
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._peers)
-            for batches in (plan.train, *plan.sets.values()):
-                self._evaluation.prepare(batches)
             if plan.checkpoints is not None:
                 stack.enter_context(plan.checkpoints.in_use(writes=self._peers.index == 0))
                 self._found = self._newest(plan.checkpoints)
-            self._share_seed()
+            self._share_batches()
+            for batches in (self._train, *self._sets.values()):
+                self._evaluation.prepare(batches)
             if self._found is not None:
                 self._go_on(self._found.about)
             try:
@@ -120,22 +113,37 @@ class Training:
         content = self._peers.broadcast_bytes(b"" if found is None else found.content)
         return found or Checkpoint(Path(path), content, *decode(content, path))
 
-    def _share_seed(self) -> None:
-        """Several processes draw one order: where the loader has no seed, process 0 draws it."""
-        train: Any = self.plan.train
-        if self._peers.count == 1 or getattr(train, "seed", 0) is not None:
-            return
-        if getattr(train, "generator", None) is None:
+    def _share_batches(self) -> None:
+        """Several processes draw one order of examples, and each loads its columns of a batch."""
+        plan, peers = self.plan, self._peers
+        self._train, self._sets = plan.train, plan.sets
+        if peers.count > 1:
             saved = {} if self._found is None else self._found.about["position"].get("loader", {})
-            train.seed = self._peers.broadcast(saved.get("seed", secrets.randbits(31)))
+            # For loaders without one: those of process 0.
+            seed = peers.broadcast(saved.get("seed", secrets.randbits(31)))
+
+            def view(loader: Any) -> Any:
+                columns = getattr(loader, "columns", None)
+                return columns(peers.index, peers.count, seed=seed) if columns else loader
+
+            views = {id(source): view(source) for source in (plan.train, *plan.sets.values())}
+            self._train = views[id(plan.train)]
+            self._sets = {name: views[id(batches)] for name, batches in plan.sets.items()}
+        self._advice = Advice(self._train)
+        self._tell_position = None if plan.checkpoints is None else teller(self._train)
 
     def _started(self) -> Started:
         length = None
         with contextlib.suppress(TypeError):
-            length = len(self.plan.train)  # type: ignore[arg-type]
+            length = len(self._train)  # type: ignore[arg-type]
         checkpoint = None if self._found is None else self._found.path
         return Started(
-            self.plan.epochs, length, how(self.plan.train), [*self.history], checkpoint, self._step
+            self.plan.epochs,
+            length,
+            how(self._train, self._residents),
+            [*self.history],
+            checkpoint,
+            self._step,
         )
 
     def _is_over(self) -> bool:
@@ -153,13 +161,13 @@ class Training:
 
     def _train_epoch(self) -> None:
         plan = self.plan
-        waiting = Waiting(plan.train, self._steps)
+        waiting = Waiting(self._train, self._steps)
         clock = EpochClock(self._epoch, self._steps, self._seconds)
         # Opened every epoch: the dataset may be another one than before.
         exact = not plan.model.of_one_example
         tell, skip = self._tell_position, self._skip
         with contextlib.closing(
-            open_feed(plan.train, exact, self._residents, self._check, tell, skip)
+            open_feed(self._train, exact, self._residents, self._check, tell, skip)
         ) as feed:
             start = self._train_steps(feed, waiting, clock)
             assert self._state is not None
@@ -184,6 +192,7 @@ class Training:
                 break
             start = self._begun() if start is None else start
             self._state = waiting.run(self._state, piece)
+            self._look_at_form()
             count = int(piece.steps) if isinstance(piece, Chunk) else 1
             self._step += count
             self._epoch_step += count
@@ -213,7 +222,7 @@ class Training:
         plan, state = self.plan, self._state
         assert state is not None
         compiled = self._evaluation.compile_seconds
-        for name, batches in plan.sets.items():
+        for name, batches in self._sets.items():
             scores = self._evaluation.of(
                 state.params, state.model_state, batches, f"evaluate[{name!r}]"
             )
@@ -221,8 +230,7 @@ class Training:
         row["compile_seconds"] += self._evaluation.compile_seconds - compiled
         is_best = plan.best.is_beaten_by(row)
         if is_best:
-            kept = self._copy((state.params, state.model_state))
-            plan.best.keep(row, self._step, kept)
+            plan.best.keep(row, self._step, self._states.copy(state))
         self.history.append(row)
         self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
         if self._tell_position is None:
@@ -243,9 +251,9 @@ class Training:
         if self._state is None:
             self._state = self._first_state()
         if self._epoch_step == 0:
-            self._state, start = self._begin_epoch(self._state)
+            self._state, start = self._states.begin_epoch(self._state)
             return start
-        return self._copy((self._state.params, self._state.model_state))
+        return self._states.copy(self._state)
 
     def _first_state(self) -> TrainState:
         plan, found = self.plan, self._found
@@ -257,33 +265,17 @@ class Training:
                 f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
                 "that the dataset is not empty"
             )
-        # An epoch without a step left to do has shown no examples, and needs none.
-        names: Any = self._metrics if found is None else found.about["metrics"]
-
-        def first(parts: Any) -> TrainState:
-            params, model_state, key = parts
-            rate = plan.learning_rate
-            state = init_state(
-                params, plan.optimizer, key, model_state, learning_rate=rate, metrics=names
-            )
-            # Steps take over their state's memory, and none of the user's.
-            return _copied(state)
-
-        parts = (jax.tree.map(jnp.asarray, plan.params), plan.model_state, plan.key)
         if found is None:
-            state: TrainState = Compiled(first)(parts)
-        else:
-            shapes = jax.eval_shape(first, parts)
-            kept = (shapes.params, shapes.model_state) if plan.best.step >= 0 else None
-            like = {"state": shapes, "best": kept}
-            restored = restore(found.arrays, like, source=found.path)
-            state = restored["state"]
-            plan.best.kept = restored["best"]
-        return plan.devices.replicate(state) if plan.devices.mesh is not None else state
+            return self._states.first(self._metrics)
+        # An epoch without a step left to do has shown no examples, and needs none.
+        state, plan.best.kept = self._states.saved(found, has_best=plan.best.step >= 0)
+        return state
 
     def _go_on(self, about: dict[str, Any]) -> None:
         """Stand where the checkpoint was made."""
-        changed = differences(about["environment"], self._environment)
+        before = dict(about["environment"])
+        self._form = before.pop("form of the steps")
+        changed = differences(before, self._environment)
         if changed:
             LOGGER.warning(
                 "fit: a run that goes on has the bits of one that never stopped only where nothing "
@@ -295,7 +287,16 @@ class Training:
         self.history = about["history"]
         self.plan.best.go_on(about["best"])
         self._position = about["position"]
-        self._skip = go_on(self.plan.train, self._position)
+        self._skip = go_on(self._train, self._position)
+
+    def _look_at_form(self) -> None:
+        """A loader that is no longer resident, say, may make other bits on an accelerator."""
+        if self._form not in (None, self._steps.form):
+            LOGGER.warning(
+                "fit: a run that goes on has the bits of one that never stopped only where its "
+                f"steps run in the same form, and it was {self._form} and is {self._steps.form}"
+            )
+        self._form = None
 
     def _steps_until_save(self) -> int:
         """How many steps may follow before something is to be done after an exact one."""
@@ -329,7 +330,7 @@ class Training:
             "metrics": [name for name in self._state.metrics if name != "loss"],
             "best": best.about(),
             "history": self.history,
-            "environment": self._environment,
+            "environment": {**self._environment, "form of the steps": self._steps.form},
         }
         tree = {"state": self._state, "best": best.kept}
         self._saved_step = self._step
@@ -341,7 +342,7 @@ class Training:
         state = self._state
         assert state is not None
         bad = int(state.bad_step)
-        if bad < 0 and at_the_end and not self._are_finite(state.params):
+        if bad < 0 and at_the_end and not self._states.are_finite(state.params):
             bad = self._step - 1
         if bad < 0:
             return
@@ -382,18 +383,3 @@ class Training:
                 stops = (PREEMPTED,)
         if stops is not None and not isinstance(event, Saved | Stopped):
             raise StopTraining(*stops)
-
-
-def _copied(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
-    """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
-    zeros = {name: zero_metric() for name in state.metrics}
-    return state._replace(metrics=zeros), _copied((state.params, state.model_state))
-
-
-def _are_finite(tree: Any) -> Array:
-    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    return jnp.stack(leaves).all() if leaves else jnp.array(True)

@@ -1,0 +1,90 @@
+"""The compiled programs around the steps: the first state, the start of an epoch, copies."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from feedax.storage.snapshot import restore
+from feedax.train.checkpoints import Checkpoint
+from feedax.train.compiled import Compiled
+from feedax.train.plan import Plan
+from feedax.train.step import TrainState, init_state, zero_metric
+
+
+class States:
+    """Makes the states of a run, and looks at them; each in one program.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        everywhere = plan.devices.replicated
+        self._plan = plan
+        self._first = Compiled(self._first_state)
+        self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
+        self._copy = Compiled(_copied, out=everywhere)
+        self._are_finite = Compiled(_are_finite, out=everywhere)
+
+    def first(self, metrics: Iterable[str]) -> TrainState:
+        """The state before the first step, with these metrics."""
+        return self._everywhere(self._first(self._parts(), dict.fromkeys(metrics, 0)))
+
+    def saved(self, checkpoint: Checkpoint, has_best: bool) -> tuple[TrainState, Any]:
+        """A checkpoint's state, and the parameters and model state that were the best.
+
+        Raises:
+            CheckpointError: they are not those of this plan.
+        """
+        metrics = dict.fromkeys(checkpoint.about["metrics"], 0)
+        shapes = jax.eval_shape(self._first_state, self._parts(), metrics)
+        best = (shapes.params, shapes.model_state) if has_best else None
+        like = {"state": shapes, "best": best}
+        restored = restore(checkpoint.arrays, like, source=checkpoint.path)
+        return self._everywhere(restored["state"]), self._everywhere(restored["best"])
+
+    def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
+        """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
+        begun: tuple[TrainState, Any] = self._begin_epoch(state)
+        return begun
+
+    def copy(self, state: TrainState) -> Any:
+        """The parameters and the model's state; the next step takes over what the state holds."""
+        return self._copy((state.params, state.model_state))
+
+    def are_finite(self, params: Any) -> bool:
+        """Whether there is a number everywhere."""
+        return bool(self._are_finite(params))
+
+    def _parts(self) -> Any:
+        plan = self._plan
+        return jax.tree.map(jnp.asarray, (plan.params, plan.model_state)), plan.key
+
+    def _first_state(self, parts: Any, metrics: dict[str, Any]) -> TrainState:
+        (params, model_state), key = parts
+        rate, optimizer = self._plan.learning_rate, self._plan.optimizer
+        # Steps take over their state's memory, and none of the user's.
+        return _copied(
+            init_state(params, optimizer, key, model_state, learning_rate=rate, metrics=metrics)
+        )
+
+    def _everywhere(self, tree: Any) -> Any:
+        devices = self._plan.devices
+        return tree if devices.mesh is None else devices.replicate(tree)
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
+    zeros = {name: zero_metric() for name in state.metrics}
+    return state._replace(metrics=zeros), _copied((state.params, state.model_state))
+
+
+def _are_finite(tree: Any) -> Array:
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)
