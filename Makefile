@@ -2,15 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check bench clean
+.PHONY: train test test-all check bench clean
 
 ## Train the tutorial's network on MNIST.
 train: .venv/installed
 	$(BIN)/feedax train
 
-## Run every test.
+## Run the tests, without those that take minutes.
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+## Run every test: those too that kill and resume some forty runs.
+test-all: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 ## Lint, format and type checks.
 check: .venv/installed-test

@@ -22,6 +22,7 @@ class ModelCheck:
         state: its other state, or None.
         loss: a function of one example's prediction and target.
         metrics: as in `fit`; None for the accuracy where targets are class labels.
+        modes: whether predict is to be called with ``train``: True, False or both.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class ModelCheck:
         state: Any,
         loss: Callable[[Any, Any], Any],
         metrics: Scores | None,
+        modes: tuple[bool, ...] = (True,),
     ) -> None:
         self._model = model
         self._params = params
         self._state = state
         self._loss = loss
         self._metrics = metrics
+        self._modes = modes
         if "loss" in (metrics or {}):
             raise ModelError(
                 "fit: a metric must have a name of its own, and one is named 'loss'; rename it"
@@ -69,8 +72,9 @@ class ModelCheck:
 
     def _look_at_shapes(self, inputs: Any, targets: Any) -> None:
         inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
-        predictions, state = self._predictions(inputs)
-        self._look_at_state(state)
+        for train in self._modes:
+            predictions, state = self._predictions(inputs, train)
+            self._look_at_state(state)
         target, prediction = jax.tree.leaves(targets), jax.tree.leaves(predictions)
         labels = (
             len(target) == len(prediction) == 1
@@ -93,11 +97,11 @@ class ModelCheck:
         for kind, score in self._scores.items():
             self._look_at_score(kind, score, predictions, targets)
 
-    def _predictions(self, inputs: Any) -> Any:
+    def _predictions(self, inputs: Any, train: bool) -> Any:
         try:
             return jax.eval_shape(
                 lambda params, state, x: self._model.predictions(
-                    params, state, x, jax.random.key(0), train=True
+                    params, state, x, jax.random.key(0), train
                 ),
                 self._params,
                 self._state,
@@ -105,7 +109,7 @@ class ModelCheck:
             )
         except FeedaxError:
             raise
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, NameError, RuntimeError) as error:
             of = "a batch" if self._model.batched else "one example"
             raise ModelError(
                 f"fit: predict must take {of} of the data, and it fails on inputs of "

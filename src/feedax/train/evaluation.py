@@ -70,7 +70,7 @@ def evaluate(
     refuse_no_batches(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static)
-    check = ModelCheck(model, trained, state, loss, metrics)
+    check = ModelCheck(model, trained, state, loss, metrics, modes=(False,))
     return Evaluation(model, check, Residents(Devices(1))).of(trained, state, batches, "batches")
 
 

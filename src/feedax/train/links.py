@@ -1,12 +1,18 @@
-"""Frames between two processes over one TCP connection."""
+"""Connections between process 0 and every other one, and the frames that they carry."""
 
 import enum
+import secrets
 import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+
+import jax
+
+from feedax.errors import ProcessError
+from feedax.train import processes
 
 HEADER = struct.Struct(">BQ")
 PIECE = 1 << 20
@@ -114,3 +120,55 @@ class Link:
     def _hear(self, count: int) -> None:
         self.open = count > 0
         self.heard = time.monotonic()
+
+
+def connect(key: str, index: int, count: int, timeout: float) -> dict[int, Link]:
+    """A link to each client, or a client's to process 0.
+
+    Args:
+        key: of this group of links; all give the same, and never twice.
+        index: which process this is.
+        count: how many they are.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        ProcessError: they are not connected within that time.
+    """
+    until = time.monotonic() + timeout
+    try:
+        if index == 0:
+            return _accept(key, count, until)
+        port, token = processes.published(key, timeout).split()
+        left = max(1.0, until - time.monotonic())
+        connection = socket.create_connection((processes.coordinator_host(), int(port)), left)
+        connection.sendall(f"{token} {index:8}".encode())
+        return {0: Link(connection)}
+    except (OSError, jax.errors.JaxRuntimeError) as error:
+        raise ProcessError(
+            f"processes: all must be connected to process 0 within {timeout:g} s, and process "
+            f"{index} is not ({' '.join(str(error).split())[:200]}); open the ports between them"
+        ) from error
+
+
+def _accept(key: str, count: int, until: float) -> dict[int, Link]:
+    # Whoever knows the token has it from JAX's own service.
+    token = secrets.token_hex(16)
+    both = socket.has_dualstack_ipv6()
+    with socket.create_server(
+        ("", 0),
+        family=socket.AF_INET6 if both else socket.AF_INET,
+        dualstack_ipv6=both,
+        backlog=count,
+    ) as server:
+        processes.publish(key, f"{server.getsockname()[1]} {token}")
+        links: dict[int, Link] = {}
+        while len(links) < count - 1:
+            server.settimeout(max(0.01, until - time.monotonic()))
+            connection, _ = server.accept()
+            connection.settimeout(5.0)
+            said = connection.recv(len(token) + 9, socket.MSG_WAITALL).decode(errors="replace")
+            if said[: len(token)] == token and said[len(token) :].strip().isdecimal():
+                links[int(said[len(token) :])] = Link(connection)
+            else:
+                connection.close()
+    return links

@@ -11,6 +11,7 @@ from jax import Array
 
 from feedax.errors import BatchError, ModelError
 from feedax.feed import Devices, refuse_no_batches
+from feedax.train.adapters import refuse_nnx
 from feedax.train.best import Best
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
@@ -99,6 +100,7 @@ def fit(
     sets = _sets(evaluate, again=epochs != 1)
     best_of = Best(best, patience)
     best_of.check(sets)
+    refuse_nnx(params)
     trained, static = partition(params)
     plan = Plan(
         model=Model(predict, batched, state is not None, static, _dtype(precision)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -81,7 +82,8 @@ def partition(params: PyTree) -> tuple[PyTree, PyTree]:
     """Split parameters into what is trained (inexact arrays) and the rest, None for the other."""
 
     def is_trained(leaf: Any) -> bool:
-        return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        return is_array and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
     trained = jax.tree.map(lambda leaf: leaf if is_trained(leaf) else None, params)
     static = jax.tree.map(lambda leaf: None if is_trained(leaf) else leaf, params)

@@ -9,9 +9,7 @@ import atexit
 import json
 import os
 import queue
-import secrets
 import selectors
-import socket
 import sys
 import threading
 import time
@@ -23,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from feedax.errors import FeedaxError, ProcessError
 from feedax.train import processes
-from feedax.train.links import Frame, Link
+from feedax.train.links import Frame, Link, connect
 
 BEAT_SECONDS = 2.0
 """Between two signs of life."""
@@ -78,7 +76,9 @@ class Peers:
 
     def __enter__(self) -> "Peers":
         if self.count > 1:
-            self._links = _connect(self.index, self.count, self._timeout)
+            Peers._entered += 1
+            key = f"peers/{Peers._entered}"
+            self._links = connect(key, self.index, self.count, self._timeout)
             self._flags = {peer: queue.SimpleQueue() for peer in self._links}
             threading.Thread(target=self._watch, name="feedax peers", daemon=True).start()
         return self
@@ -258,49 +258,6 @@ class Peers:
         while self.index == 0 and self._awaits_others(until):
             self._turn(selector)
         os._exit(1)
-
-
-def _connect(index: int, count: int, timeout: float) -> dict[int, Link]:
-    """A link to each client, or a client's to process 0."""
-    Peers._entered += 1
-    key, until = f"peers/{Peers._entered}", time.monotonic() + timeout
-    try:
-        if index == 0:
-            return _accept(key, count, until)
-        port, token = processes.published(key, timeout).split()
-        left = max(1.0, until - time.monotonic())
-        connection = socket.create_connection((processes.coordinator_host(), int(port)), left)
-        connection.sendall(f"{token} {index:8}".encode())
-        return {0: Link(connection)}
-    except (OSError, jax.errors.JaxRuntimeError) as error:
-        raise ProcessError(
-            f"processes: all must be connected to process 0 within {timeout:g} s, and process "
-            f"{index} is not ({' '.join(str(error).split())[:200]}); open the ports between them"
-        ) from error
-
-
-def _accept(key: str, count: int, until: float) -> dict[int, Link]:
-    # Whoever knows the token has it from JAX's own service.
-    token = secrets.token_hex(16)
-    both = socket.has_dualstack_ipv6()
-    with socket.create_server(
-        ("", 0),
-        family=socket.AF_INET6 if both else socket.AF_INET,
-        dualstack_ipv6=both,
-        backlog=count,
-    ) as server:
-        processes.publish(key, f"{server.getsockname()[1]} {token}")
-        links: dict[int, Link] = {}
-        while len(links) < count - 1:
-            server.settimeout(max(0.01, until - time.monotonic()))
-            connection, _ = server.accept()
-            connection.settimeout(5.0)
-            said = connection.recv(len(token) + 9, socket.MSG_WAITALL).decode(errors="replace")
-            if said[: len(token)] == token and said[len(token) :].strip().isdecimal():
-                links[int(said[len(token) :])] = Link(connection)
-            else:
-                connection.close()
-    return links
 
 
 def _in_one_line(error: BaseException) -> str:

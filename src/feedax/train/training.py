@@ -62,7 +62,10 @@ class Training:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.history: list[Row] = []
-        self._check = ModelCheck(plan.model, plan.params, plan.model_state, plan.loss, plan.metrics)
+        modes = (True, False) if plan.sets else (True,)
+        self._check = ModelCheck(
+            plan.model, plan.params, plan.model_state, plan.loss, plan.metrics, modes
+        )
         self._residents = Residents(plan.devices)
         self._metrics: dict[str, Score] = {}  # filled when the first examples have been seen
         self._steps = Steps(plan.model, plan.loss, plan.optimizer, self._metrics, plan.devices)

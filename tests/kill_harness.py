@@ -1,0 +1,453 @@
+"""Starts real trainers, kills them at chosen moments, goes on, and compares what is left.
+
+A trainer is a process with everything that a person's has. Most are forked from a launcher that
+has imported JAX and torch, see `kill_launcher`; those that are started "from nothing" are
+``python -m feedax train``.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from feedax.storage.checkpoint_file import read_checkpoint
+
+TESTS = Path(__file__).parent
+DEADLINE = 240
+"""Seconds after which something hangs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train, again and again.
+
+    Args:
+        name: of the job.
+        words: of the command line: ``train ...``, or ``fit NAME``, see `kill_jobs.main`.
+        epoch_steps: steps an epoch has.
+        rows: epochs that the run begins.
+        moments: when it is killed in the long form.
+    """
+
+    name: str
+    words: str
+    epoch_steps: int
+    rows: int
+    moments: tuple[str, ...] = ()
+
+    def begin(self, run: Path) -> list[str]:
+        out = [] if self.words.startswith("fit") else ["--out"]
+        return [*shlex.split(self.words), *out, str(run)]
+
+    def go_on(self, run: Path) -> list[str]:
+        """What a person types: the same again where nothing is there yet, or --resume."""
+        if self.words.startswith("fit") or not (run / "config.json").exists():
+            return self.begin(run)
+        words = shlex.split(self.words)
+        code = ["--dataset", words[2]] if words[2].startswith("kill_jobs:") else []
+        return ["train", "--resume", str(run), *code]
+
+
+@dataclass
+class Trainer:
+    """A process that trains.
+
+    Attributes:
+        number: of the process.
+        wait: waits for its end; its exit code, negative for a signal.
+        out, err: the files with what it says.
+        checkpoints: those that were there when it began.
+    """
+
+    number: int
+    run: Path
+    wait: Callable[[], int]
+    out: Path
+    err: Path
+    began: float = field(default_factory=time.monotonic)
+    checkpoints: frozenset[str] = frozenset()
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        self._handle = os.pidfd_open(self.number)
+        self.checkpoints = frozenset(checkpoint_names(self.run))
+        self.rows = row_count(self.run)
+
+    def is_running(self) -> bool:
+        return not select.select([self._handle], [], [], 0)[0]
+
+    def said(self) -> str:
+        return self.err.read_text() if self.err.exists() else ""
+
+    def new_checkpoints(self) -> set[str]:
+        return set(checkpoint_names(self.run)) - self.checkpoints
+
+    def wait_for(self, moment: Callable[[], bool]) -> bool:
+        """Whether the moment comes while it runs."""
+        while self.is_running():
+            if moment():
+                return True
+            if time.monotonic() - self.began > DEADLINE:
+                self.signal(signal.SIGKILL)
+                raise AssertionError(f"hangs for {DEADLINE} s: {self.said()}")
+            time.sleep(0.0002)
+        return False
+
+    def ends(self) -> int:
+        """Wait for its end; the exit code."""
+        self.wait_for(lambda: False)
+        return self.wait()
+
+    def signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self._handle, number)
+
+    def kill(self) -> bool:
+        """SIGKILL the trainer alone; whether that ended it. What it had started must end too."""
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        code = self.wait()
+        assert code in (0, -signal.SIGKILL), f"exit code {code}: {self.said()}"
+        until = time.monotonic() + DEADLINE
+        while left := processes_of_session(self.number):
+            assert time.monotonic() < until, f"processes {left} outlive their trainer"
+            time.sleep(0.02)
+        return code != 0
+
+
+class Harness:
+    """Starts trainers.
+
+    Args:
+        folder: for everything that they write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = 0
+        self._references: dict[str, Outcome] = {}
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        self._environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
+        self._launcher = subprocess.Popen(
+            [sys.executable, str(TESTS / "kill_launcher.py")],
+            cwd=folder,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        self._launcher.communicate()
+
+    def _ask(self, **request: Any) -> int:
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.write(json.dumps(request) + "\n")
+        self._launcher.stdin.flush()
+        return int(self._launcher.stdout.readline())
+
+    def start(
+        self, words: list[str], run: Path, *, from_nothing: bool = False, compiles: bool = False
+    ) -> Trainer:
+        """Start a trainer.
+
+        Args:
+            words: of its command line.
+            run: the run's folder.
+            from_nothing: whether it has to import everything first.
+            compiles: whether it has to compile everything, and tells of it.
+        """
+        self._count += 1
+        out, err = (self.folder / f"{self._count:03}.{kind}" for kind in ("out", "err"))
+        jax = {"jax_log_compiles": True, "jax_enable_compilation_cache": False}
+        if not from_nothing:
+            jax = jax if compiles else {}
+            number = self._ask(words=words, out=str(out), err=str(err), jax=jax)
+            return Trainer(number, run, lambda: self._ask(wait=number), out, err)
+        variables = {name.upper(): str(int(value)) for name, value in jax.items()}
+        module = "kill_jobs" if words[0] == "fit" else "feedax"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *words],
+                cwd=self.folder,
+                env={**self._environment, **(variables if compiles else {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        return Trainer(process.pid, run, process.wait, out, err)
+
+    def reference(self, job: Job) -> "Outcome":
+        """What the job's run leaves that nobody interrupts."""
+        if job.name not in self._references:
+            run = self.folder / f"{job.name}-alone"
+            trainer = self.start(job.begin(run), run)
+            assert trainer.ends() == 0, trainer.said()
+            seconds = time.monotonic() - trainer.began
+            self._references[job.name] = Outcome.of(run, seconds)
+        return self._references[job.name]
+
+    def kill_and_resume(self, job: Job, moments: list[str], rng: Random) -> Iterator[str]:
+        """Train to the end through kills, and compare; again until there was each of the kills.
+
+        Yields:
+            For each kill the moment and the phase that it hit.
+        """
+        reference = self.reference(job)
+        left, failures = list(moments), 0
+        for attempt in range(2 * len(moments) + 1):
+            run = self.folder / f"{job.name}-{attempt}-{rng.randrange(10**6)}"
+            while left:
+                moment = left[0]
+                if moment == "before the next checkpoint" and not checkpoint_names(run):
+                    left.append(left.pop(0))
+                    failures += 1
+                    assert failures < 50
+                    continue
+                words = job.go_on(run)
+                trainer = self.start(
+                    words,
+                    run,
+                    from_nothing=moment in ("at the start", "anywhere, from nothing"),
+                    compiles=moment == "while it compiles",
+                )
+                came = trainer.wait_for(MOMENTS[moment](trainer, job, rng, reference.seconds))
+                if not (came and trainer.kill()):
+                    code = trainer.ends() if not came else 0
+                    assert code == 0, f"{words}: {trainer.said()}"
+                    break
+                del left[0]
+                check_killed(run)
+                yield f"{moment}: {phase(trainer, job)}"
+            else:
+                trainer = self.start(job.go_on(run), run)
+                assert trainer.ends() == 0, trainer.said()
+            assert_equal(Outcome.of(run), reference, f"{job.name}: {run}")
+            if not left:
+                return
+        raise AssertionError(f"{job.name}: these moments never came: {left}")
+
+
+Moment = Callable[[Trainer, Job, Random, float], Callable[[], bool]]
+
+
+def _after(seconds: float, trainer: Trainer) -> Callable[[], bool]:
+    return lambda: time.monotonic() - trainer.began >= seconds
+
+
+def _anywhere(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    return _after(rng.uniform(0, seconds), trainer)
+
+
+def _at_the_start(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    return _after(rng.uniform(0, 4), trainer)
+
+
+def _compiling(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    number = rng.randint(1, 8)
+    return lambda: is_compiling(said := trainer.said()) and said.count(COMPILING) >= number
+
+
+def _training(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    number, pause = rng.randint(1, 4), rng.uniform(0, 0.03)
+
+    def come() -> bool:
+        if len(trainer.new_checkpoints()) < number:
+            return False
+        time.sleep(pause)
+        return True
+
+    return come
+
+
+def _saving(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    number, seen = rng.randint(1, 5), set()
+
+    def come() -> bool:
+        seen.update(parts(trainer.run / "checkpoints"))
+        return len(seen) >= number and bool(parts(trainer.run / "checkpoints"))
+
+    return come
+
+
+def _evaluating(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    pause = rng.uniform(0, 0.005)
+
+    def come() -> bool:
+        if all(step_of(name) % job.epoch_steps for name in trainer.new_checkpoints()):
+            return False
+        time.sleep(pause)
+        return True
+
+    return come
+
+
+def _ending(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    pause = rng.uniform(0, 0.1)
+
+    def come() -> bool:
+        if row_count(trainer.run) < job.rows:
+            return False
+        time.sleep(pause)
+        return True
+
+    return come
+
+
+def _goes_on(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
+    return lambda: "goes on after step" in trainer.said()
+
+
+MOMENTS: dict[str, Moment] = {
+    "anywhere": _anywhere,
+    "anywhere, from nothing": _anywhere,
+    "at the start": _at_the_start,
+    "while it compiles": _compiling,
+    "while it trains": _training,
+    "while it saves": _saving,
+    "while it evaluates": _evaluating,
+    "at the end": _ending,
+    "before the next checkpoint": _goes_on,
+}
+
+COMPILING, COMPILED = "Compiling jit(", "Finished XLA compilation of jit("
+
+
+def is_compiling(said: str) -> bool:
+    return said.count(COMPILING) > said.count(COMPILED)
+
+
+def phase(trainer: Trainer, job: Job) -> str:
+    """What a killed trainer was doing, by what it has written."""
+    run, said = trainer.run, trainer.said()
+    if parts(run / "checkpoints"):
+        return "saving"
+    if is_compiling(said):
+        return "compiling"
+    if parts(run):
+        return "writing params"
+    # The plan's name and a colon begin the sentence with which training begins.
+    if not any(f"{plan}: " in said for plan in ("resident", "vectorised", "streamed")):
+        return "starting"
+    if row_count(run) >= job.rows and row_count(run) > trainer.rows:
+        return "ending"
+    if not trainer.new_checkpoints():
+        return "first steps"
+    about = read_checkpoint(run / "checkpoints" / checkpoint_names(run)[-1])[1]
+    if about["epoch_step"] == job.epoch_steps and row_count(run) == about["epoch"]:
+        return "evaluating"
+    return "training"
+
+
+def check_killed(run: Path) -> None:
+    """Every checkpoint that a killed trainer has left is whole."""
+    for name in checkpoint_names(run):
+        read_checkpoint(run / "checkpoints" / name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves, apart from the time it took.
+
+    Attributes:
+        params: the bytes of params.safetensors.
+        arrays: those of the last checkpoint: parameters, optimizer state, key, metrics.
+        about: of the last checkpoint.
+        rows: of metrics.jsonl.
+        files: those in the run's folder.
+    """
+
+    params: bytes
+    arrays: dict[str, tuple[str, tuple[int, ...], bytes]]
+    about: dict[str, Any]
+    rows: list[dict[str, float]]
+    files: list[str]
+    seconds: float
+
+    @classmethod
+    def of(cls, run: Path, seconds: float = 0.0) -> "Outcome":
+        arrays, about = read_checkpoint(run / "checkpoints" / checkpoint_names(run)[-1])
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return cls(
+            (run / "params.safetensors").read_bytes(),
+            {
+                name: (array.dtype, array.numbers.shape, array.numbers.tobytes())
+                for name, array in arrays.items()
+            },
+            {
+                name: [without_times(row) for row in value] if name == "history" else value
+                for name, value in about.items()
+                if name not in ("seconds", "run")
+            },
+            [without_times(row) for row in rows],
+            sorted(path.name for path in run.iterdir()),
+            seconds,
+        )
+
+
+def assert_equal(found: Outcome, wanted: Outcome, who: str) -> None:
+    """Equal to the bit."""
+    assert found.rows == wanted.rows, who
+    assert found.about == wanted.about, who
+    assert found.arrays.keys() == wanted.arrays.keys(), who
+    others = [name for name in wanted.arrays if found.arrays[name] != wanted.arrays[name]]
+    assert not others, f"{who}: the bits of {others} differ"
+    assert found.params == wanted.params, f"{who}: the bits of params.safetensors differ"
+    assert found.files == wanted.files, who
+
+
+def without_times(row: dict[str, float]) -> dict[str, float]:
+    times = ("seconds", "examples_per_second")
+    return {name: value for name, value in row.items() if not name.endswith(times)}
+
+
+def checkpoint_names(run: Path) -> list[str]:
+    """The earliest first."""
+    return sorted(name for name in _names(run / "checkpoints") if name.startswith("step-"))
+
+
+def step_of(checkpoint: str) -> int:
+    return int(checkpoint.removeprefix("step-").removesuffix(".safetensors"))
+
+
+def parts(folder: Path) -> list[str]:
+    """Files that are being written."""
+    return [name for name in _names(folder) if name.endswith(".part")]
+
+
+def row_count(run: Path) -> int:
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def processes_of_session(number: int) -> list[int]:
+    """The processes that live of those that a trainer, the leader of its session, has started."""
+    found = []
+    for name in _names(Path("/proc")):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                # After the program's name: state, parent, group, session; see proc_pid_stat(5).
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == number and fields[0] != "Z":
+                    found.append(int(name))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
