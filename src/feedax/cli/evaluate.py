@@ -38,7 +38,13 @@ def run(arguments: Sequence[str]) -> int:
     examples = Examples.open(_data_flags(folder, flags))
     check_layers(layers, examples)
     for name, loader in examples.loaders().items():
-        scores = evaluate(predict, params, loader, loss=LOSSES[folder.setting("loss")])
+        scores = evaluate(
+            predict,
+            params,
+            loader,
+            loss=LOSSES[folder.setting("loss")],
+            precision=folder.setting("flags")["training"]["precision"],
+        )
         print(*accuracy_lines({f"{name}_accuracy": scores["accuracy"]}))
         print(f"{TITLES[name]} set loss {scores['loss']}", flush=True)
     return 0

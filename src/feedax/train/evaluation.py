@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from feedax.feed import (
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, each, partition
+from feedax.train.model import Model, compute_dtype, each, partition
 from feedax.train.steps import IN_FLIGHT
 
 BLOCK_EXAMPLES = 1024
@@ -40,6 +40,7 @@ def evaluate(
     metrics: Scores | None = None,
     state: Any = None,
     batched: bool = False,
+    precision: Literal["float32", "bfloat16"] | None = None,
 ) -> dict[str, float]:
     """The mean loss and metrics of a model over all examples of a set.
 
@@ -55,6 +56,7 @@ def evaluate(
             where targets are class labels.
         state: the model's other state, as in `fit`.
         batched: whether predict takes a batch.
+        precision: as in `fit`.
 
     Returns:
         ``"loss"`` and each metric by name: the mean over the examples.
@@ -69,9 +71,11 @@ def evaluate(
     """
     refuse_no_batches(batches, "evaluate: batches")
     trained, static = partition(params)
-    model = Model(predict, batched, state is not None, static)
+    model = Model(predict, batched, state is not None, static, compute_dtype(precision))
     check = ModelCheck(model, trained, state, loss, metrics, modes=(False,))
-    return Evaluation(model, check, Residents(Devices(1))).of(trained, state, batches, "batches")
+    return Evaluation(model, check, Residents(Devices(1, everywhere=False))).of(
+        trained, state, batches, "batches"
+    )
 
 
 class Evaluation:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
-from feedax.errors import BatchError, ModelError
+from feedax.errors import BatchError
 from feedax.feed import Devices, refuse_no_batches
 from feedax.train.adapters import refuse_nnx
 from feedax.train.best import Best
@@ -17,7 +16,7 @@ from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event, Row
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, partition
+from feedax.train.model import Model, compute_dtype, partition
 from feedax.train.plan import Plan
 from feedax.train.training import Training
 
@@ -103,7 +102,7 @@ def fit(
     refuse_nnx(params)
     trained, static = partition(params)
     plan = Plan(
-        model=Model(predict, batched, state is not None, static, _dtype(precision)),
+        model=Model(predict, batched, state is not None, static, compute_dtype(precision)),
         params=trained,
         model_state=state,
         train=train,
@@ -120,6 +119,12 @@ def fit(
         checkpoints=checkpoints,
         devices=Devices(devices),
     )
+    if plan.model.dtype is not None:
+        slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
+        LOGGER.info(
+            f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; parameters, "
+            "losses, the optimizer and batch statistics stay in float32"
+        )
     training = Training(plan)
     return training.run(), training.history
 
@@ -136,19 +141,3 @@ def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
     for name, batches in evaluate.items():
         refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
     return evaluate
-
-
-def _dtype(precision: str | None) -> Any:
-    """What the model computes in; None for the dtypes of its parameters."""
-    if precision not in (None, "float32", "bfloat16"):
-        raise ModelError(
-            f"fit: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it out"
-        )
-    if precision != "bfloat16":
-        return None
-    slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
-    LOGGER.info(
-        f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; parameters, "
-        "losses, the optimizer and batch statistics stay in float32"
-    )
-    return jnp.bfloat16

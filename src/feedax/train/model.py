@@ -11,6 +11,8 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from feedax.errors import ModelError
+
 PyTree = Any
 
 
@@ -107,3 +109,16 @@ def _as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
         return leaf.astype(dtype) if is_float else leaf
 
     return jax.tree.map(cast, tree)
+
+
+def compute_dtype(precision: str | None) -> Any:
+    """What a model computes in; None for the dtypes of its parameters.
+
+    Raises:
+        ModelError: there is no such precision.
+    """
+    if precision not in (None, "float32", "bfloat16"):
+        raise ModelError(
+            f"fit: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it out"
+        )
+    return jnp.bfloat16 if precision == "bfloat16" else None

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from feedax.errors import CheckpointError
 from feedax.storage.snapshot import restore
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
@@ -44,7 +46,26 @@ class States:
         best = (shapes.params, shapes.model_state) if has_best else None
         like = {"state": shapes, "best": best}
         restored = restore(checkpoint.arrays, like, source=checkpoint.path)
+        self._refuse_another_run(restored["state"], checkpoint)
         return self._everywhere(restored["state"]), self._everywhere(restored["best"])
+
+    def _refuse_another_run(self, saved: TrainState, checkpoint: Checkpoint) -> None:
+        """What never changes in a run, and is another one here, was another one there."""
+        now = {
+            "key": jax.random.key_data(_as_key(self._plan.key)),
+            "learning_rate": jnp.asarray(self._plan.learning_rate, float),
+        }
+        then = {
+            "key": jax.random.key_data(_as_key(saved.key)),
+            "learning_rate": saved.learning_rate,
+        }
+        for name, value in now.items():
+            if not np.array_equal(value, then[name]):
+                raise CheckpointError(
+                    f"fit: a run goes on with the {name}= that it began with, and in "
+                    f"{checkpoint.path} that was {then[name]} but is {value}; give the same, or "
+                    "another folder"
+                )
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
@@ -74,6 +95,12 @@ class States:
     def _everywhere(self, tree: Any) -> Any:
         devices = self._plan.devices
         return tree if devices.mesh is None else devices.replicate(tree)
+
+
+def _as_key(key: Array) -> Array:
+    """A typed key, also of an old one that is an array of numbers."""
+    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if is_typed else jax.random.wrap_key_data(key)
 
 
 def _copied(tree: Any) -> Any:

@@ -80,7 +80,7 @@ class Steps:
         state = self._run_chunk(state, piece)
         jax.block_until_ready(state)
         seconds = time.perf_counter() - self.compile_seconds - started
-        fitting = int(self.chunk_length * CHUNK_SECONDS / seconds)
+        fitting = int(int(piece.steps) * CHUNK_SECONDS / seconds)
         self.chunk_length = max(1, min(fitting, 2 * self.chunk_length, CHUNK_STEPS))
         return state
 

@@ -134,6 +134,11 @@ class Training:
             self._sets = {name: views[id(batches)] for name, batches in plan.sets.items()}
         self._advice = Advice(self._train)
         self._tell_position = None if plan.checkpoints is None else teller(self._train)
+        if plan.checkpoints is not None and getattr(self._train, "seed", 0) is None:
+            LOGGER.info(
+                "fit: without a seed a loader's randomness does not go on where it was; a run that "
+                "goes on has the same bits with NumpyLoader(seed=...)"
+            )
 
     def _started(self) -> Started:
         length = None
