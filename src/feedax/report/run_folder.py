@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feedax.errors import RunFolderError
-from feedax.storage.replace_file import not_written, replace_file
+from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
 
 if TYPE_CHECKING:
     from feedax.train.events import Row
@@ -150,6 +150,7 @@ class RunFolder:
         Raises:
             RunFolderError: config.json cannot be written.
         """
+        remove_leftovers(self.path)  # of a process that was killed
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
         replace_file(self.path / "config.json", _json_bytes(self.config, indent=2))

@@ -38,6 +38,8 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """A folder of checkpoints for `fit`, which goes on from the newest one that is whole.
 
+    A run is saved at these intervals, at its end, and when a callback stops it.
+
     A checkpoint is one file, ``step-000000120.safetensors``: parameters, the model's state, the
     optimizer's, the random key, the metrics so far, the place in the epoch, the rows of the
     epochs before it. It is complete or absent, and its SHA-256 is in it. There is no code in it.
@@ -53,8 +55,19 @@ class Checkpoints:
     Raises:
         CheckpointError: an interval or `keep` is not a number above 0.
 
-    >>> Checkpoints("runs/a", every_steps=100).due_in(130)
-    70
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from feedax.train import fit
+    >>> batches = [(np.eye(2, dtype=np.float32), np.arange(2))] * 5
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for epochs in (2, 3):  # what the first call trained is not trained again
+    ...         checkpoints = Checkpoints(folder, every_steps=4)
+    ...         w, rows = fit(lambda w, x: w @ x, jnp.zeros((2, 2)), batches, epochs=epochs,
+    ...                       checkpoints=checkpoints)
+    ...         print(len(rows), checkpoints.newest().path.name)
+    2 step-000000010.safetensors
+    3 step-000000015.safetensors
     """
 
     def __init__(
@@ -134,7 +147,11 @@ class Checkpoints:
         return None
 
     def due_in(self, step: int) -> int | None:
-        """How many steps after `step` the next save by steps is due; None if none is."""
+        """How many steps after `step` the next save by steps is due; None if none is.
+
+        >>> Checkpoints("runs/a", every_steps=100).due_in(130)
+        70
+        """
         return None if self.every_steps is None else self.every_steps - step % self.every_steps
 
     def is_due_at(self, step: int) -> bool:

@@ -7,7 +7,20 @@ A callback is a function of one event. To look at one kind of event, match on it
             case EpochEnded(row=row):
                 print(row["epoch"], row["loss"])
 
-A callback that raises `StopTraining` ends the run in good order: `fit` returns what it has.
+A callback that raises `StopTraining` ends the run in good order: `fit` saves a checkpoint if it
+was given `Checkpoints`, and returns what it has.
+
+>>> import jax.numpy as jnp
+>>> import numpy as np
+>>> from feedax.train import fit
+>>> def until_it_fits(event):
+...     if isinstance(event, EpochEnded) and event.row["accuracy"] == 1:
+...         raise StopTraining
+>>> batches = [(np.eye(2, dtype=np.float32), np.arange(2))]
+>>> w, rows = fit(lambda w, x: w @ x, jnp.zeros((2, 2)), batches, epochs=100,
+...               callbacks=[until_it_fits])
+>>> [row["accuracy"] for row in rows]
+[0.5, 1.0]
 """
 
 from dataclasses import dataclass
@@ -24,7 +37,7 @@ class StopTraining(Exception):
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins.
+    """Training begins, or goes on.
 
     Attributes:
         epochs: how many epochs were asked for, or None where only steps were.

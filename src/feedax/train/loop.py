@@ -60,7 +60,11 @@ def fit(
         loss: a function of one example's prediction and target that returns a scalar. The
             gradient is that of its mean over a batch.
         optimizer: an optax transformation; ``optax.adam(1e-3)`` if None.
-        epochs: how many times to go through the training examples.
+        learning_rate: the optimizer's updates are multiplied by it: 1 for an optimizer that was
+            made with one, the learning rate for `feedax.train.optimizers.build_optimizer`.
+        epochs: how many times to go through the training examples; 1 if `steps` is None too.
+        steps: how many steps to train for in all. The epoch that they end in ends with them;
+            given both, whichever comes first ends the run.
         evaluate: sets to evaluate after every epoch, by name: as `train`. A loader's examples
             are then taken in the dataset's order.
         metrics: functions of one example's prediction and target, by name. If None, the accuracy
@@ -70,22 +74,42 @@ def fit(
         state: the model's state that is not trained (batch statistics), or None.
         batched: whether predict takes a batch. Such models, and models with a state, get a short
             last batch as it is, at the price of a second compilation.
+        best: the column of the rows that chooses what is returned, ``"validation_loss"`` say:
+            that of the epoch where it is lowest (its name ends in "loss" or "error") or highest.
+        patience: end after so many epochs in a row in which `best` got no better.
+        checkpoints: where and when to save. If the folder holds a checkpoint, the run goes on
+            from the newest one that is whole, to the bits of one that never stopped, where the
+            other arguments are the same; a larger `epochs` or `steps` extends it.
+        devices: how many of this process's devices share each batch; all of an accelerator's
+            if None, and one CPU. The devices of all processes work together.
+        precision: ``"bfloat16"`` to compute the model in it, with float32 parameters, losses and
+            batch statistics; otherwise it is computed in the dtypes of its parameters.
 
     Returns:
-        The trained parameters (with ``state=``, the pair of parameters and state), and the
-        history: a row an epoch with ``epoch``, ``seconds`` (training only), ``compile_seconds``,
-        ``wait_seconds`` (of them: the next batch was not there), ``load_seconds`` (of loading, in
-        all workers together, where the source tells), ``transfer_seconds``, ``start_seconds`` (of
-        workers), ``examples_per_second``, ``loss`` (mean over the epoch, as it went) and
-        ``<set>_loss``, ``<set>_<metric>`` for each evaluation set. Where waiting takes more than a
-        fifth of an epoch, the logger "feedax" says once what to change.
+        The trained parameters (with ``state=``, the pair of parameters and state), of the last
+        step or of the epoch that `best` chose, and the history: a row an epoch with ``epoch``,
+        ``seconds`` (training only), ``compile_seconds``, ``wait_seconds`` (of them: the next
+        batch was not there), ``load_seconds`` (of loading, in all workers together, where the
+        source tells), ``transfer_seconds``, ``start_seconds`` (of workers),
+        ``examples_per_second``, ``loss`` and ``<metric>`` (means over the epoch's examples as
+        they were trained on, while the parameters moved), and ``<set>_loss``, ``<set>_<metric>``
+        for each evaluation set. Where waiting takes more than a fifth of an epoch, the logger
+        "feedax" says once what to change.
 
     Raises:
-        BatchError: there is no batch, or one is not a pair of arrays.
-        ModelError, LabelError: the model or the loss does not fit the data.
+        BatchError: there is no batch, or one is not a pair of arrays; there are fewer devices.
+        ModelError, LabelError: the model or the loss does not fit the data; there is no column
+            named as `best`.
         NotANumberError: a training loss is not finite; it has the parameters of the epoch's start.
+        CheckpointError: the newest checkpoint is of another model or optimizer, or another
+            process saves in the folder. A damaged one is named in a warning, and the one before
+            it is taken.
+        RunFolderError: a checkpoint cannot be written, for want of space say.
+        PositionError: the checkpoint's place in the epoch does not fit the loader.
+        ProcessError: one of several processes is lost.
 
     >>> import feedax
+    >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> x = np.float32([[0, 1], [1, 0]] * 8)
     >>> y = x.argmax(1)

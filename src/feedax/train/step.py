@@ -29,7 +29,7 @@ class Metric(NamedTuple):
 
 class TrainState(NamedTuple):
     """All that a step changes, and the learning rate, which a network trained beside others has
-    for itself.
+    for itself. It is a PyTree, and all of a checkpoint but the place in the epoch.
 
     Attributes:
         params: the trainable parameters.
@@ -118,6 +118,19 @@ def train_step(
 
     Returns:
         The state after the step.
+
+    Two networks side by side, each with its own learning rate:
+
+    >>> optimizer = optax.sgd(1.0)
+    >>> def start(rate):
+    ...     return init_state(jnp.zeros(2), optimizer, jax.random.key(0), learning_rate=rate)
+    >>> def step(state, batch):
+    ...     return train_step(state, batch, model=Model(lambda w, x: w @ x),
+    ...                       loss=lambda p, t: (p - t) ** 2, optimizer=optimizer)
+    >>> states = jax.vmap(start)(jnp.array([0.5, 0.25]))
+    >>> batch = Batch(jnp.array([[1.0, 0.0]]), jnp.array([3.0]), jnp.ones(1))
+    >>> jax.vmap(step, in_axes=(0, None))(states, batch).params.tolist()
+    [[3.0, 0.0], [1.5, 0.0]]
     """
     key = jax.random.fold_in(state.key, state.step)
 

@@ -79,7 +79,7 @@ class Training:
         self._peers = Peers()
         self._evaluation = Evaluation(plan.model, self._check, self._residents, self._peers.index)
         self._pace = Pace(self._steps, self._peers)
-        self._saved_step = -1
+        self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._form: str | None = None  # of the steps before the run went on
 
     def run(self) -> Any:
@@ -245,11 +245,9 @@ class Training:
             self._position = {"batches": 0}
         is_last = self._is_over()
         checkpoints = plan.checkpoints
-        if (
-            checkpoints is not None
-            and not ends_early
-            and (is_last or checkpoints.is_due_after(self._epoch))
-        ):
+        if ends_early:
+            self._saved = self._epoch, self._step  # in its middle, see above
+        elif checkpoints and (is_last or checkpoints.is_due_after(self._epoch)):
             self._save()
         params = self._whole(state.params, state.model_state)
         self._tell(EpochEnded(self._epoch - 1, row, params, is_best, is_last))
@@ -277,6 +275,7 @@ class Training:
             return self._states.first(self._metrics)
         # An epoch without a step left to do has shown no examples, and needs none.
         state, plan.best.kept = self._states.saved(found, has_best=plan.best.step >= 0)
+        self._found = None
         return state
 
     def _go_on(self, about: dict[str, Any]) -> None:
@@ -291,7 +290,7 @@ class Training:
             )
         self._epoch, self._step = about["epoch"], about["step"]
         self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]
-        self._saved_step = self._step
+        self._saved = self._epoch, self._step
         self.history = about["history"]
         self.plan.best.go_on(about["best"])
         self._position = about["position"]
@@ -327,7 +326,8 @@ class Training:
     def _save(self) -> None:
         """Save where the run stands, unless that is saved already."""
         checkpoints, best = self.plan.checkpoints, self.plan.best
-        if checkpoints is None or self._state is None or self._saved_step == self._step:
+        here = self._epoch, self._step
+        if checkpoints is None or self._state is None or self._saved == here:
             return
         about = {
             "epoch": self._epoch,
@@ -337,11 +337,11 @@ class Training:
             "position": self._position,
             "metrics": [name for name in self._state.metrics if name != "loss"],
             "best": best.about(),
-            "history": self.history,
+            "history": [*self.history],  # it grows while another thread writes
             "environment": {**self._environment, "form of the steps": self._steps.form},
         }
         tree = {"state": self._state, "best": best.kept}
-        self._saved_step = self._step
+        self._saved = here
         if self._peers.index == 0:
             path = checkpoints.save(tree, about, keep_step=best.step)
             self._tell(Saved(self._step, path))
@@ -384,7 +384,7 @@ class Training:
                 callback(event)
             except StopTraining:
                 stops = ()
-        if self._peers.count > 1 and isinstance(event, Stepped | EpochEnded):
+        if self._peers.count > 1 and isinstance(event, Started | Stepped | EpochEnded):
             if self._peers.any_process(stops is not None):
                 stops = ()
             if self._peers.reached_preemption():
