@@ -22,10 +22,11 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## Time an epoch beside the tutorial's own loop, and the loader beside others.
+## Time training, starting up, checkpoints and the loader, beside others and the bare loop.
 bench: .venv/installed-bench
-	$(BIN)/python benchmarks/tutorial_epoch.py
-	$(BIN)/python benchmarks/loader.py
+	@for name in tutorial_epoch fit_overhead fit_conv start_up checkpoints loader; do \
+	    $(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 clean:
 	rm -rf .venv runs

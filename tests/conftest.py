@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,14 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
         assert "XDG_CACHE_HOME" in os.environ
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests of one session share what XLA compiles; JAX still says what it would compile."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kill_outcome import Outcome, assert_equal, checkpoint_names, parts, row_count, step_of
+
 from feedax.storage.checkpoint_file import read_checkpoint
 
 TESTS = Path(__file__).parent
 DEADLINE = 240
 """Seconds after which something hangs."""
+AGAIN = "before the next checkpoint"
+"""The moment that needs a checkpoint to go on from."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Trainer:
         wait: waits for its end; its exit code, negative for a signal.
         out, err: the files with what it says.
         checkpoints: those that were there when it began.
+        rows: that were there when it began.
+        outlived: how many seconds a process that it had started lived on after it was killed.
     """
 
     number: int
@@ -77,6 +83,7 @@ class Trainer:
     began: float = field(default_factory=time.monotonic)
     checkpoints: frozenset[str] = frozenset()
     rows: int = 0
+    outlived: float = 0.0
 
     def __post_init__(self) -> None:
         self._handle = os.pidfd_open(self.number)
@@ -88,6 +95,10 @@ class Trainer:
 
     def said(self) -> str:
         return self.err.read_text() if self.err.exists() else ""
+
+    def last_worker(self) -> str:
+        """What is to be said of the processes that it had started, when it was killed."""
+        return f" (its workers ended after {self.outlived:.1f} s)" if self.outlived else ""
 
     def new_checkpoints(self) -> set[str]:
         return set(checkpoint_names(self.run)) - self.checkpoints
@@ -117,9 +128,10 @@ class Trainer:
             self.signal(signal.SIGKILL)
         code = self.wait()
         assert code in (0, -signal.SIGKILL), f"exit code {code}: {self.said()}"
-        until = time.monotonic() + DEADLINE
+        killed = time.monotonic()
         while left := processes_of_session(self.number):
-            assert time.monotonic() < until, f"processes {left} outlive their trainer"
+            self.outlived = time.monotonic() - killed
+            assert self.outlived < DEADLINE, f"processes {left} outlive their trainer"
             time.sleep(0.02)
         return code != 0
 
@@ -188,7 +200,7 @@ class Harness:
             )
         return Trainer(process.pid, run, process.wait, out, err)
 
-    def reference(self, job: Job) -> "Outcome":
+    def reference(self, job: Job) -> Outcome:
         """What the job's run leaves that nobody interrupts."""
         if job.name not in self._references:
             run = self.folder / f"{job.name}-alone"
@@ -201,35 +213,38 @@ class Harness:
     def kill_and_resume(self, job: Job, moments: list[str], rng: Random) -> Iterator[str]:
         """Train to the end through kills, and compare; again until there was each of the kills.
 
+        Args:
+            job: what is trained.
+            moments: names in `MOMENTS`, perhaps with ", from nothing"; see `Harness.start`.
+            rng: for what is random in them.
+
         Yields:
             For each kill the moment and the phase that it hit.
         """
         reference = self.reference(job)
-        left, failures = list(moments), 0
+        left = list(moments)
         for attempt in range(2 * len(moments) + 1):
             run = self.folder / f"{job.name}-{attempt}-{rng.randrange(10**6)}"
             while left:
-                moment = left[0]
-                if moment == "before the next checkpoint" and not checkpoint_names(run):
-                    left.append(left.pop(0))
-                    failures += 1
-                    assert failures < 50
-                    continue
+                is_extra = left[0].startswith(AGAIN) and not checkpoint_names(run)
+                chosen = "while it trains" if is_extra else left[0]
+                moment, _, from_nothing = chosen.partition(", from ")
                 words = job.go_on(run)
                 trainer = self.start(
                     words,
                     run,
-                    from_nothing=moment in ("at the start", "anywhere, from nothing"),
+                    from_nothing=bool(from_nothing) or moment == "at the start",
                     compiles=moment == "while it compiles",
                 )
                 came = trainer.wait_for(MOMENTS[moment](trainer, job, rng, reference.seconds))
+                if not came:
+                    assert trainer.wait() == 0, f"{words}: {trainer.said()}"
                 if not (came and trainer.kill()):
-                    code = trainer.ends() if not came else 0
-                    assert code == 0, f"{words}: {trainer.said()}"
-                    break
-                del left[0]
+                    break  # it was done before
+                if not is_extra:
+                    del left[0]
                 check_killed(run)
-                yield f"{moment}: {phase(trainer, job)}"
+                yield f"{chosen}: {phase(trainer, job)}{trainer.last_worker()}"
             else:
                 trainer = self.start(job.go_on(run), run)
                 assert trainer.ends() == 0, trainer.said()
@@ -242,16 +257,12 @@ class Harness:
 Moment = Callable[[Trainer, Job, Random, float], Callable[[], bool]]
 
 
-def _after(seconds: float, trainer: Trainer) -> Callable[[], bool]:
-    return lambda: time.monotonic() - trainer.began >= seconds
-
-
 def _anywhere(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
-    return _after(rng.uniform(0, seconds), trainer)
+    return _some_time_after("the run's folder is", trainer, rng.uniform(0, seconds / 2))
 
 
 def _at_the_start(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
-    return _after(rng.uniform(0, 4), trainer)
+    return _some_time_after("", trainer, rng.uniform(0, 4))
 
 
 def _compiling(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
@@ -272,7 +283,7 @@ def _training(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callab
 
 
 def _saving(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
-    number, seen = rng.randint(1, 5), set()
+    number, seen = rng.randint(2, 5), set()  # so that there is one to go on from
 
     def come() -> bool:
         seen.update(parts(trainer.run / "checkpoints"))
@@ -306,19 +317,29 @@ def _ending(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable
 
 
 def _goes_on(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
-    return lambda: "goes on after step" in trainer.said()
+    return _some_time_after("goes on after step", trainer, rng.uniform(0, 0.3))
+
+
+def _some_time_after(words: str, trainer: Trainer, seconds: float) -> Callable[[], bool]:
+    since: list[float] = []
+
+    def come() -> bool:
+        if not since and words in trainer.said():
+            since.append(time.monotonic())
+        return bool(since) and time.monotonic() - since[0] >= seconds
+
+    return come
 
 
 MOMENTS: dict[str, Moment] = {
     "anywhere": _anywhere,
-    "anywhere, from nothing": _anywhere,
     "at the start": _at_the_start,
     "while it compiles": _compiling,
     "while it trains": _training,
     "while it saves": _saving,
     "while it evaluates": _evaluating,
     "at the end": _ending,
-    "before the next checkpoint": _goes_on,
+    AGAIN: _goes_on,
 }
 
 COMPILING, COMPILED = "Compiling jit(", "Finished XLA compilation of jit("
@@ -336,7 +357,7 @@ def phase(trainer: Trainer, job: Job) -> str:
     if is_compiling(said):
         return "compiling"
     if parts(run):
-        return "writing params"
+        return "writing rows or params"
     # The plan's name and a colon begin the sentence with which training begins.
     if not any(f"{plan}: " in said for plan in ("resident", "vectorised", "streamed")):
         return "starting"
@@ -356,87 +377,10 @@ def check_killed(run: Path) -> None:
         read_checkpoint(run / "checkpoints" / name)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run leaves, apart from the time it took.
-
-    Attributes:
-        params: the bytes of params.safetensors.
-        arrays: those of the last checkpoint: parameters, optimizer state, key, metrics.
-        about: of the last checkpoint.
-        rows: of metrics.jsonl.
-        files: those in the run's folder.
-    """
-
-    params: bytes
-    arrays: dict[str, tuple[str, tuple[int, ...], bytes]]
-    about: dict[str, Any]
-    rows: list[dict[str, float]]
-    files: list[str]
-    seconds: float
-
-    @classmethod
-    def of(cls, run: Path, seconds: float = 0.0) -> "Outcome":
-        arrays, about = read_checkpoint(run / "checkpoints" / checkpoint_names(run)[-1])
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        return cls(
-            (run / "params.safetensors").read_bytes(),
-            {
-                name: (array.dtype, array.numbers.shape, array.numbers.tobytes())
-                for name, array in arrays.items()
-            },
-            {
-                name: [without_times(row) for row in value] if name == "history" else value
-                for name, value in about.items()
-                if name not in ("seconds", "run")
-            },
-            [without_times(row) for row in rows],
-            sorted(path.name for path in run.iterdir()),
-            seconds,
-        )
-
-
-def assert_equal(found: Outcome, wanted: Outcome, who: str) -> None:
-    """Equal to the bit."""
-    assert found.rows == wanted.rows, who
-    assert found.about == wanted.about, who
-    assert found.arrays.keys() == wanted.arrays.keys(), who
-    others = [name for name in wanted.arrays if found.arrays[name] != wanted.arrays[name]]
-    assert not others, f"{who}: the bits of {others} differ"
-    assert found.params == wanted.params, f"{who}: the bits of params.safetensors differ"
-    assert found.files == wanted.files, who
-
-
-def without_times(row: dict[str, float]) -> dict[str, float]:
-    times = ("seconds", "examples_per_second")
-    return {name: value for name, value in row.items() if not name.endswith(times)}
-
-
-def checkpoint_names(run: Path) -> list[str]:
-    """The earliest first."""
-    return sorted(name for name in _names(run / "checkpoints") if name.startswith("step-"))
-
-
-def step_of(checkpoint: str) -> int:
-    return int(checkpoint.removeprefix("step-").removesuffix(".safetensors"))
-
-
-def parts(folder: Path) -> list[str]:
-    """Files that are being written."""
-    return [name for name in _names(folder) if name.endswith(".part")]
-
-
-def row_count(run: Path) -> int:
-    try:
-        return (run / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
 def processes_of_session(number: int) -> list[int]:
     """The processes that live of those that a trainer, the leader of its session, has started."""
     found = []
-    for name in _names(Path("/proc")):
+    for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError):
                 # After the program's name: state, parent, group, session; see proc_pid_stat(5).
@@ -444,10 +388,3 @@ def processes_of_session(number: int) -> list[int]:
                 if int(fields[3]) == number and fields[0] != "Z":
                     found.append(int(name))
     return found
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -17,7 +17,14 @@ import sys
 def serve() -> None:
     import importlib
 
-    for name in ("numpy", "jax", "torch", "torchvision", "optax", "matplotlib.backends.backend_agg"):
+    for name in (
+        "numpy",
+        "jax",
+        "torch",
+        "torchvision",
+        "optax",
+        "matplotlib.backends.backend_agg",
+    ):
         importlib.import_module(name)
     cli = ("examples", "network", "progress", "record", "resume", "train")
     for name in (*(f"feedax.cli.{part}" for part in cli), "feedax.report.curves", "kill_jobs"):

@@ -88,12 +88,12 @@ USAGE = [
         "feedax train: --seed must be below 2**32, and it is 4294967296",
     ),
     (
-        ["train", "--step-size", "nan"],
-        "feedax train: --step-size must be a number above 0, and it is nan",
+        ["train", "--learning-rate", "nan"],
+        "feedax train: --learning-rate must be a finite number above 0, and it is nan",
     ),
     (
-        ["train", "--step-size", "fast"],
-        "feedax train: --step-size must be a number, and it is 'fast'; see feedax train --help",
+        ["train", "--learning-rate", "fast"],
+        "feedax train: --learning-rate must be a number, and it is 'fast'; see feedax train --help",
     ),
     (
         ["train", "--epochs", "many"],
@@ -105,8 +105,8 @@ USAGE = [
     ),
     (
         ["train", "--optimizer", "sdg"],
-        "feedax train: --optimizer must be one of sgd, momentum, adam, adamw, and it is 'sdg'; see "
-        "feedax train --help",
+        "feedax train: --optimizer must be one of sgd, momentum, nesterov, rmsprop, adagrad, adam, "
+        "adamw, nadam, radam, adabelief, lion, and it is 'sdg'; see feedax train --help",
     ),
     (
         ["train", "--layers"],
@@ -143,6 +143,73 @@ USAGE = [
         "feedax train: datasets: the dataset must be one of mnist, fashion_mnist, kmnist, emnist, "
         "emnist:SPLIT, qmnist, cifar10, cifar100, svhn, imagefolder:DIR, npz:FILE, "
         "package.module:factory, and it is 'mnits'; did you mean 'mnist'?",
+    ),
+    (
+        ["train", "--epochs", "2", "--steps", "9"],
+        "feedax train: --epochs and --steps must not be given together; leave one out",
+    ),
+    (["train", "--steps", "0"], "feedax train: --steps must be at least 1, and it is 0"),
+    (
+        ["train", "--decay-rate", "-1"],
+        "feedax train: --decay-rate must be a finite number above 0, and it is -1.0",
+    ),
+    (
+        ["train", "--clip-norm", "0"],
+        "feedax train: --clip-norm must be a finite number above 0, and it is 0.0",
+    ),
+    (
+        ["train", "--weight-decay", "inf"],
+        "feedax train: --weight-decay must be a finite number from 0 on, and it is inf",
+    ),
+    (
+        ["train", "--warmup-steps", "-1"],
+        "feedax train: --warmup-steps must be at least 0, and it is -1",
+    ),
+    (
+        ["train", "--decay-epochs", "2"],
+        "feedax train: --decay-epochs is for --schedule step, and the schedule is constant; leave "
+        "it out",
+    ),
+    (
+        ["train", "--validation", "1"],
+        "feedax train: --validation must be a share from 0 to below 1, and it is 1.0",
+    ),
+    (
+        ["train", "--validation", "nan"],
+        "feedax train: --validation must be a share from 0 to below 1, and it is nan",
+    ),
+    (
+        ["train", "--best", "test_accuracy"],
+        "feedax train: --best must not be chosen by the test set, and it is test_accuracy; give "
+        "--validation 0.1 and --best validation_accuracy",
+    ),
+    (["train", "--patience", "0"], "feedax train: --patience must be at least 1, and it is 0"),
+    (
+        ["train", "--precision", "float16"],
+        "feedax train: --precision must be one of float32, bfloat16, and it is 'float16'; see "
+        "feedax train --help",
+    ),
+    (
+        ["train", "--checkpoint-every-steps", "0"],
+        "feedax train: --checkpoint-every-steps must be at least 1, and it is 0",
+    ),
+    (
+        ["train", "--checkpoint-every-seconds", "0"],
+        "feedax train: --checkpoint-every-seconds must be a finite number above 0, and it is 0.0",
+    ),
+    (
+        ["train", "--checkpoint-every-epochs", "0"],
+        "feedax train: --checkpoint-every-epochs must be at least 1, and it is 0",
+    ),
+    (
+        ["train", "--keep-checkpoints", "0"],
+        "feedax train: --keep-checkpoints must be at least 1, and it is 0",
+    ),
+    (["train", "--devices", "0"], "feedax train: --devices must be at least 1, and it is 0"),
+    (
+        ["train", "--processes", "2"],
+        "feedax train: --coordinator, --processes and --process must be given together; add those "
+        "that are missing",
     ),
     (["evaluate"], "feedax evaluate: RUN must be given; see feedax evaluate --help"),
     (["predict"], "feedax predict: RUN must be given; see feedax predict --help"),
@@ -184,15 +251,21 @@ def test_flags_come_back_from_their_command_line():
     from feedax.cli.parse import parse
 
     text = (
-        "--dataset npz:a.npz --root /x --batch-size 5 --shuffle --drop-last --num-workers 1 --plan "
-        "streamed --seed 3 --hidden 7 8 --initial-params runs/a --epochs 2 --optimizer adam "
-        "--step-size 0.001 --loss cross_entropy --out runs/b"
+        "--dataset npz:a.npz --root /x --batch-size 5 --shuffle --drop-last --num-workers 1 "
+        "--no-cache --plan streamed --validation 0.2 --seed 3 --hidden 7 8 --initial-params runs/a "
+        "--preset tutorial --epochs 2 --loss cross_entropy --precision bfloat16 --optimizer adam "
+        "--learning-rate 0.001 --schedule step --warmup-steps 5 --decay-epochs 6 --decay-rate 0.5 "
+        "--weight-decay 0.01 --clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
+        "--checkpoint-every-steps 7 --checkpoint-every-seconds 1e-07 --checkpoint-every-epochs 8 "
+        "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b"
     )
     words = text.split()
     flags = parse(TrainFlags, words, "train", "")
     assert command_line(flags) == words
-    assert command_line(TrainFlags()) == []
-    assert command_line(parse(TrainFlags, ["--hidden"], "train", "")) == ["--hidden"]
+    # Defaults are written down: another version may have others.
+    assert "--no-shuffle --drop-last" not in command_line(TrainFlags())
+    for flags in (TrainFlags(), parse(TrainFlags, ["--hidden"], "train", "")):
+        assert parse(TrainFlags, command_line(flags), "train", "") == flags
 
 
 @pytest.mark.parametrize(
@@ -210,8 +283,34 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["train", "--initial-params", "nothing"],
+            "feedax train: run folder: {here}/nothing must be a folder that feedax train made, and "
+            "it is not there; look under runs/",
+        ),
+        (
+            ["train", "--resume", "nothing"],
             "feedax train: run folder: nothing must be a folder that feedax train made, and it is "
             "not there; look under runs/",
+        ),
+        (
+            ["train", "--resume", "."],
+            "feedax train: run folder: . must hold a config.json, and it has none; give a folder "
+            "that feedax train made",
+        ),
+        (
+            ["train", "--devices", "2"],
+            "feedax train: fit: devices must be from 1 to the 1 that JAX has here, and it is 2; "
+            "leave it out, or give JAX more (jax.config: jax_num_cpu_devices)",
+        ),
+        (
+            ["train", "--patience", "2"],
+            "feedax train: fit: patience must be 1 or more epochs in which best=, the name of a "
+            "column, gets no better, and it is 2 with best=None; give both",
+        ),
+        (
+            ["train", "--best", "validation_loss"],
+            "feedax train: fit: best must name a column of the rows, of one of the sets ['test', "
+            "'train'], and it is 'validation_loss'; give evaluate={'validation': ...} and "
+            "best='validation_loss', say",
         ),
         (
             ["train", "--layers", "100", "10"],
@@ -243,7 +342,7 @@ def test_a_run_that_cannot_be_is_one_sentence(tmp_path, monkeypatch, capsys, arg
     (tmp_path / "file").touch()
     assert main(arguments) == 1
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", f"{sentence}\n")
+    assert (said.out, said.err) == ("", f"{sentence.replace('{here}', str(tmp_path))}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # refused before any folder
 
 

@@ -22,7 +22,9 @@ from feedax.report.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
-FILES = ["config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
+FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
+EPOCHS = 12
+"""Enough to stop a run of 32 hidden units in the middle."""
 LINES = re.compile(
     r"(Epoch \d+ in \d+\.\d\d sec\nTraining set accuracy [\d.e-]+\nTest set accuracy [\d.e-]+\n)+"
 )
@@ -89,7 +91,11 @@ def test_standard_output_is_three_lines_an_epoch(trained):
     said = done.stderr.splitlines()
     assert said[0] == "feedax train: the run's folder is run"
     assert said[1].startswith("feedax train: resident: all 60,000 examples of MNIST")
-    assert said[2:] == ["feedax train: done; the parameters, the metrics and curves.png are in run"]
+    assert said[2] == "feedax train: done; the parameters, the metrics and curves.png are in run"
+    assert re.fullmatch(
+        r"feedax train: start-up \d+\.\d s: imports \d+\.\d, data \d+\.\d, compile \d+\.\d", said[3]
+    )
+    assert len(said) == 4
     assert sorted(path.name for path in run.iterdir()) == FILES
 
 
@@ -228,20 +234,19 @@ def stopped_run(by, said, rows):
     """The folder and the command that the last line of a stopped run names."""
     match = re.fullmatch(
         rf"feedax train: stopped by {by} (in epoch \d+ after \d+ steps|after epoch \d+); the "
-        r"parameters are in (\S+); go on with: (.*)",
+        r"checkpoint and the parameters are in (\S+); go on with: (.*)",
         said.splitlines()[-1],
     )
     assert match, said
     run = Path(match[2])
     assert sorted(path.name for path in run.iterdir()) == FILES
     assert len(RunFolder.open(run).rows()) == rows
-    left = 40 - rows
-    assert match[3] == f"feedax train --hidden 32 --initial-params {run} --epochs {left}"
+    assert match[3] == f"feedax train --resume {run}"
     return run, shlex.split(match[3])
 
 
 def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
-    with started("train", "--hidden", 32, "--epochs", 40, cwd=tmp_path) as process:
+    with started("train", "--hidden", 32, "--epochs", EPOCHS, cwd=tmp_path) as process:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         lines = first + process.stdout.read()
@@ -251,10 +256,14 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
     assert len(said.splitlines()) == 3
     run, command = stopped_run("Ctrl-C", said, rows=lines.count("Epoch"))
 
-    done = feedax(*command[1:-1], 1, "--out", "on")  # one epoch of those that are left
+    rows = RunFolder.open(run).rows()
+    os.truncate(run / "metrics.jsonl", 0)
+    done = feedax(*command[1:])
     assert done.returncode == 0, done.stderr
-    stopped, went_on = RunFolder.open(run).rows()[0], RunFolder.open("on").rows()[0]
-    assert went_on["loss"] < stopped["loss"]  # it did not start afresh
+    assert LINES.fullmatch(done.stdout)
+    again = RunFolder.open(run).rows()
+    assert again[: len(rows)] == rows  # those of before, seconds and all
+    assert [row["epoch"] for row in again] == list(range(EPOCHS))
 
 
 def test_ctrl_c_to_the_whole_group_is_left_to_the_trainer(tiny, tmp_path):
@@ -360,7 +369,7 @@ def test_ctrl_c_before_training_is_one_line(tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_one_line_and_saves_what_was(tiny, feedax, tmp_path):
-    done = feedax("train", "--dataset", f"npz:{tiny}", "--step-size", 1e6, "--out", "run")
+    done = feedax("train", "--dataset", f"npz:{tiny}", "--learning-rate", 1e6, "--out", "run")
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert re.fullmatch(

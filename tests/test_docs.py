@@ -13,7 +13,8 @@ README = ROOT / "README.md"
 DESIGN = ROOT / "docs" / "design.md"
 LOADER = ROOT / "docs" / "loader.md"
 MODELS = ROOT / "docs" / "models.md"
-PAGES = [README, DESIGN, LOADER, MODELS]
+TRAINING = ROOT / "docs" / "training.md"
+PAGES = [README, DESIGN, LOADER, MODELS, TRAINING]
 
 
 def code(page: Path) -> list[str]:
@@ -59,6 +60,17 @@ def test_the_models_page_trains_a_model_of_every_library_in_under_fifteen_lines(
         assert sum(bool(line.strip()) for line in block.splitlines()) < 15
 
 
+def test_the_training_pages_run_is_resumed_to_the_same_bits(tmp_path):
+    said = dict(line.split(" ", 1) for line in run(TRAINING, tmp_path).splitlines())
+    assert float(said["resumed"]) > 0.95
+    assert float(said["by"].removeprefix("name ")) > 0.85
+    best, state = ([f"{of}.{i}" for i in range(3)] for of in ("best.0", "state.params"))
+    assert said["arrays"].split() == [*best, *state]
+    assert said["about"] == "225 5 validation_accuracy"
+    fast, slow, slowest = map(float, said["side"].removeprefix("by side ").split())
+    assert fast > slow > slowest
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -66,12 +78,17 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_readmes_commands_are_real():
-    """Every flag of every `feedax` command that the README shows is one that the help knows."""
-    shell = "".join(re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL))
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [(README, {"train", "evaluate", "predict", "plan"}), (TRAINING, {"train"})],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_commands_that_are_shown_are_real(page, commands):
+    """Every flag of every `feedax` command that a page shows is one that the help knows."""
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
     shown = re.findall(r"^feedax (\w+)(.*)$", shell, re.MULTILINE)
-    assert {command for command, _ in shown} == {"train", "evaluate", "predict", "plan"}
-    for command, rest in shown:
+    assert {command for command, _ in shown} == commands
+    for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "feedax", command, "--help"],
             capture_output=True,
@@ -79,11 +96,14 @@ def test_the_readmes_commands_are_real():
             check=True,
             env=os.environ | {"COLUMNS": "200"},
         )
-        for flag in re.findall(r"--[\w-]+", rest):
-            assert flag in done.stdout
+        flags = {flag for name, rest in shown if name == command for flag in rest.split()}
+        for flag in sorted(flag for flag in flags if flag.startswith("--")):
+            assert re.search(rf"{flag}\b", done.stdout), flag
 
 
 def test_make_targets_that_the_readme_names_exist():
     rules = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README.read_text(), re.MULTILINE):
+    named = re.findall(r"^(?:\| `)?make ([\w-]+)", README.read_text(), re.MULTILINE)
+    assert "test-all" in named
+    for target in named:
         assert f"\n{target}:" in rules

@@ -11,7 +11,18 @@ from PIL import Image
 import feedax
 
 SOURCE = Path(feedax.__file__).parent
-ORDER = ["errors", "cache_folder", "data", "datasets", "storage", "feed", "train", "report", "cli"]
+ORDER = [
+    "errors",
+    "cache_folder",
+    "machine",
+    "data",
+    "datasets",
+    "storage",
+    "feed",
+    "train",
+    "report",
+    "cli",
+]
 """Each may import those before it, and itself."""
 
 
@@ -57,6 +68,7 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
     forbidden = {
         "errors": {"jax", "torch", "torchvision", "numpy"},
         "cache_folder": {"jax", "torch", "torchvision", "numpy"},
+        "machine": {"jax", "torch", "torchvision", "numpy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},
         "storage": {"torch", "torchvision"},

@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped 
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import feedax
 from feedax.errors import FeedaxError, UnknownDatasetError
@@ -44,8 +46,10 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    is_process, argv = argv is None, sys.argv[1:] if argv is None else list(argv)
     who = f"feedax {argv[0]}" if argv and argv[0] in COMMANDS else "feedax"
+    if is_process:
+        _let_ctrl_c_end_this_process(who)
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -84,6 +88,18 @@ def _run(argv: list[str]) -> int:
     command = importlib.import_module(f"feedax.cli.{name}")
     code: int = command.run(arguments)
     return code
+
+
+def _let_ctrl_c_end_this_process(who: str) -> None:
+    """While JAX and torch are imported, an exception may be lost in one of their callbacks."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"{who}: stopped by Ctrl-C\n".encode())
+        os._exit(130)
+
+    # A process started in the background ignores Ctrl-C, and goes on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
 
 
 def _fail(who: str, sentence: str, code: int) -> int:

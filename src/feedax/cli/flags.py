@@ -21,6 +21,9 @@ DATASETS = (
 )
 
 
+HIDDEN = (512, 512)
+
+
 @dataclass(frozen=True)
 class DataFlags:
     """Which examples, in which batches."""
@@ -41,7 +44,7 @@ class DataFlags:
     plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto"
     """How batches are made; auto takes the fastest way that gives the same batches."""
     validation: float = 0.0
-    """This share of the training set, drawn from --seed, is not trained on but validated with."""
+    """Share of the training set, drawn from --seed, to validate with and not to train on."""
     seed: int = 0
     """Of the initial parameters, of the order and of each example's random numbers."""
 
@@ -110,8 +113,7 @@ class TrainingFlags:
     loss: Literal["tutorial", "cross_entropy"] = "tutorial"
     """tutorial is the mean over the classes too: a tenth of the cross-entropy for 10 classes."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; its parameters and the optimizer stay float32. On a CPU
-    bfloat16 is slower."""
+    """What the network computes in; parameters stay float32. bfloat16 is slower on a CPU."""
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
@@ -128,28 +130,27 @@ class OptimizerFlags:
         "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam",
         "adabelief", "lion",
     ] = "sgd"  # fmt: skip
-    """momentum is sgd with momentum 0.9."""
+    """The update rule; momentum and nesterov are sgd with a momentum of 0.9."""
     learning_rate: float = 0.01
-    """The step size; adam and adamw want about 0.001."""
+    """The step size at its highest; adam and its kin want about 0.001."""
     schedule: Literal["constant", "cosine", "one_cycle", "step"] = "constant"
-    """How the learning rate changes: cosine falls to 0 at the end, one_cycle rises first, step
-    falls every --decay-epochs."""
+    """Of the learning rate: cosine falls to 0 at the end, one_cycle rises before, step falls."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises from 0."""
-    decay_epochs: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: 30 with step)")
-    ] = None
-    """Epochs after which the schedule step multiplies the learning rate by --decay-rate."""
+    """First steps, in which the learning rate rises from 0; one_cycle has its own."""
+    decay_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 30)")] = (
+        None
+    )
+    """With --schedule step: the learning rate falls after each so many epochs."""
     decay_rate: float = 0.1
-    """See --decay-epochs."""
+    """With --schedule step: the factor by which it falls."""
     weight_decay: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, adamw 0.0001)")
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, adamw: 0.0001)")
     ] = None
-    """This fraction of a parameter, times the learning rate, is taken off it in each step."""
+    """Fraction of every parameter that a step takes off it, times the learning rate."""
     clip_norm: Annotated[
         float | None, arg(metavar="FLOAT", help_behavior_hint="(default: no clipping)")
     ] = None
-    """Gradients longer than this are scaled down to it."""
+    """Gradients of a larger norm are scaled down to this one."""
 
     def __post_init__(self) -> None:
         _above_zero("--learning-rate", self.learning_rate)
@@ -161,11 +162,6 @@ class OptimizerFlags:
             raise UsageError(
                 f"--weight-decay must be a finite number from 0 on, and it is {self.weight_decay}"
             )
-        if self.decay_epochs is not None and self.schedule != "step":
-            raise UsageError(
-                f"--decay-epochs is for --schedule step, and the schedule is {self.schedule}; "
-                "leave it out"
-            )
 
 
 @dataclass(frozen=True)
@@ -175,15 +171,16 @@ class SelectionFlags:
     best: Annotated[
         str | None,
         arg(
-            metavar="COLUMN", help_behavior_hint="(default: validation_accuracy, see --validation)"
+            metavar="COLUMN",
+            help="Keep the parameters of the epoch that is best in this column of metrics.jsonl: "
+            "validation_accuracy, validation_loss or loss.",
+            help_behavior_hint="(default: the first with --validation, else the last epoch's)",
         ),
     ] = None
-    """Keep the parameters of the epoch that is best in this column of metrics.jsonl:
-    validation_accuracy, validation_loss, or loss."""
     patience: Annotated[
         int | None, arg(metavar="EPOCHS", help_behavior_hint="(default: never)")
     ] = None
-    """Stop after so many epochs without a better one."""
+    """Stop after so many epochs in a row without a better one."""
 
     def __post_init__(self) -> None:
         _at_least("--patience", self.patience, 1)
@@ -199,10 +196,14 @@ class CheckpointFlags:
     """From what a run goes on that was stopped or killed."""
 
     resume: Annotated[
-        Path | None, arg(metavar="RUN", help_behavior_hint="(default: a new run)")
+        Path | None,
+        arg(
+            metavar="RUN",
+            help="Go on with the run in this folder, as if it had never stopped. It needs no "
+            "other flag; a higher --epochs or --steps extends it.",
+            help_behavior_hint="(default: a new run)",
+        ),
     ] = None
-    """Go on with the run in this folder, as if it had never stopped. It needs no other flag; a
-    higher --epochs or --steps extends it."""
     checkpoint_every_steps: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: not by steps)")
     ] = None
@@ -210,13 +211,14 @@ class CheckpointFlags:
     checkpoint_every_seconds: Annotated[
         float | None, arg(metavar="FLOAT", help_behavior_hint="(default: not by time)")
     ] = None
-    """Save when so many seconds have passed since the last time."""
+    """Save when so many seconds have passed since the last save."""
     checkpoint_every_epochs: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: 1, unless another is given)")
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: 1, unless one of those is given)"),
     ] = None
     """Save after each so many epochs."""
     keep_checkpoints: int = 3
-    """How many to keep, the last ones; the best epoch's is kept too."""
+    """How many to keep, the latest; the best epoch's is kept besides."""
 
     def __post_init__(self) -> None:
         _at_least("--checkpoint-every-steps", self.checkpoint_every_steps, 1)
@@ -228,22 +230,22 @@ class CheckpointFlags:
 @dataclass(frozen=True)
 class DeviceFlags:
     """What it is trained on. Several processes find each other under SLURM, Open MPI and
-    Kubernetes, or by three flags."""
+    Kubernetes; elsewhere by the last three flags, given together."""
 
     devices: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: all accelerators, or 1 CPU)")
     ] = None
     """Devices of this process that share each batch."""
     coordinator: Annotated[
-        str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: one process)")
+        str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: a single process)")
     ] = None
     """Where process 0 listens for the others."""
     processes: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: one process)")
+        int | None, arg(metavar="INT", help_behavior_hint="(with --coordinator)")
     ] = None
     """How many processes train together."""
     process: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: one process)")
+        int | None, arg(metavar="INT", help_behavior_hint="(with --coordinator)")
     ] = None
     """Which of them this one is, from 0."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from feedax.cli.flags import ModelFlags
+from feedax.cli.flags import HIDDEN, ModelFlags
 from feedax.errors import ModelError
 from feedax.report.run_folder import RunFolder
 from feedax.train import cross_entropy, init_network_params, tutorial_loss
@@ -19,8 +19,6 @@ LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "tutorial": tutorial_loss,
     "cross_entropy": cross_entropy,
 }
-
-HIDDEN = (512, 512)
 
 
 def predict(params: Any, example: Any) -> jax.Array:

@@ -21,6 +21,8 @@ class Record:
 
     def __init__(self, folder: RunFolder, best: str | None, note: Callable[[str], None]) -> None:
         self.compile_seconds = 0.0
+        self._began_at = -1
+        self._epochs = 0
         self._folder = folder
         self._best = best
         self._note = note
@@ -28,6 +30,7 @@ class Record:
     def __call__(self, event: Event) -> None:
         match event:
             case Started(history=history, checkpoint=checkpoint, step=step):
+                self._began_at = step
                 if checkpoint is not None:
                     self._note(f"goes on after step {step}, from {checkpoint}")
                 elif self._folder.is_resumed:
@@ -35,10 +38,19 @@ class Record:
                 if self._folder.is_resumed:
                     self._folder.write_rows(history)
             case EpochEnded(row=row, params=params, is_best=is_best):
+                self._epochs += 1
                 self.compile_seconds += row["compile_seconds"]
                 if is_best or self._best is None:
                     self._folder.save_params(params)
                 self._folder.append_row(row)
+
+    def found_the_end(self, steps: int | None) -> bool:
+        """Whether a run that goes on had no step left.
+
+        Args:
+            steps: those of the whole run, or None.
+        """
+        return self._folder.is_resumed and (self._epochs == 0 or self._began_at == steps)
 
     def end(self, params: Any, failed: bool) -> None:
         """Write what is left to write when training has ended."""

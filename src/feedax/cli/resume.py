@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from feedax.cli import UsageError
-from feedax.cli.flags import TrainFlags, flag_values
+from feedax.cli.flags import TrainFlags, flag_names, flag_values
 from feedax.cli.parse import parse
 from feedax.errors import RunFolderError
 
@@ -42,20 +42,13 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
         UsageError: one of them contradicts the run.
         RunFolderError: the run's own flags cannot be read, or would run code.
     """
-    from feedax.datasets import from_anywhere, is_code
+    from feedax.datasets import is_code
 
     recorded = recorded_flags(folder)
-    was, now = flag_values(recorded), flag_values(flags)
-    now["--dataset"] = from_anywhere(flags.data.dataset)
+    was, now = flag_values(recorded), flag_values(from_anywhere(flags))
     given = given_flags(arguments)
-    if is_code(recorded.data.dataset) and "--dataset" not in given:
-        raise RunFolderError(
-            f"run folder: code must be named by you, not by a file, and the dataset of "
-            f"{folder.path} is made by {recorded.data.dataset}; add --dataset "
-            f"{recorded.data.dataset}"
-        )
     others = [
-        f"{name} was {was[name]} and is {now[name]}"
+        f"{name} was {_in_words(was[name])} and is {_in_words(now[name])}"
         for name in given
         if name not in (*FREE, *LENGTHS) and now[name] != was[name]
     ]
@@ -64,14 +57,20 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
             f"a run goes on with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new run"
         )
+    if is_code(recorded.data.dataset) and "--dataset" not in given:
+        raise RunFolderError(
+            f"run folder: code must be named by you, not by a file, and the dataset of "
+            f"{folder.path} is made by {recorded.data.dataset}; add --dataset "
+            f"{recorded.data.dataset}"
+        )
+    for name in LENGTHS:
+        if name in given:
+            _refuse_length(name, was[name], now[name], recorded.optimizer.schedule)
     changes = {
         name.removeprefix("--").replace("-", "_"): now[name]
         for name in given
         if name in (*FREE, *LENGTHS)
     }
-    for name in LENGTHS:
-        if name in given:
-            _refuse_length(name, was[name], now[name], recorded.optimizer.schedule)
     return dataclasses.replace(
         recorded,
         training=_changed(recorded.training, changes),
@@ -88,12 +87,34 @@ def recorded_flags(folder: "RunFolder") -> TrainFlags:
     """
     arguments = folder.setting("arguments")
     try:
-        return parse(TrainFlags, [str(word) for word in arguments], "train", "")
+        words = [str(word) for word in arguments]
+        # The parser has flags of its own too, such as --help and one that writes a file.
+        foreign = {"-h"}.intersection(words)
+        foreign |= set(given_flags(words)) - set(flag_names(TrainFlags))
+        if foreign:
+            raise UsageError(f"there is no flag {min(foreign)}")
+        return parse(TrainFlags, words, "train", "")
     except (UsageError, TypeError) as error:
         raise RunFolderError(
             f"run folder: {folder.path / 'config.json'} must hold the flags of feedax train, and "
             f"they cannot be read ({error}); use the version of feedax that wrote it"
         ) from error
+
+
+def recorded_layers(folder: "RunFolder") -> list[int]:
+    """The sizes of the layers of a run.
+
+    Raises:
+        RunFolderError: config.json has no such list.
+    """
+    layers = folder.setting("layers")
+    sizes = layers if isinstance(layers, list) else []
+    if len(sizes) < 2 or any(type(size) is not int or size < 1 for size in sizes):
+        raise RunFolderError(
+            f"run folder: 'layers' of {folder.path / 'config.json'} must be a list of sizes, and "
+            f"it is {layers!r}; restore the file from a copy or train again"
+        )
+    return sizes
 
 
 def given_flags(arguments: Sequence[str]) -> list[str]:
@@ -106,14 +127,31 @@ def given_flags(arguments: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _refuse_length(name: str, was: int | None, now: int | None, schedule: str) -> None:
-    if was is None or now is None or now < was:
-        ended_by = "this run is" if was is None else f"this one has {name} {was}; give more"
+def from_anywhere(flags: TrainFlags) -> TrainFlags:
+    """The same flags for whoever reads the run's folder from another one."""
+    from feedax import datasets
+
+    data, model = flags.data, flags.model
+    root = None if data.root is None else data.root.absolute()
+    dataset = datasets.from_anywhere(data.dataset)
+    data = dataclasses.replace(data, dataset=dataset, root=root)
+    if model.initial_params is not None:
+        model = dataclasses.replace(model, initial_params=model.initial_params.absolute())
+    return dataclasses.replace(flags, data=data, model=model)
+
+
+def _refuse_length(name: str, was: int | None, now: int, schedule: str) -> None:
+    from feedax.train.optimizers import depends_on_length
+
+    if was is None:
+        other = next(other for other in LENGTHS if other != name)
         raise UsageError(
-            f"{name} can make a run longer that is as long as {name} says, and "
-            + (f"{ended_by} not; leave it out" if was is None else ended_by)
+            f"{name} must not be given where {other} says how long the run is, as it does for this "
+            f"one; leave it out, or give a higher {other}"
         )
-    if now > was and schedule in ("cosine", "one_cycle"):
+    if now < was:
+        raise UsageError(f"{name} must be at least the run's own {was}, and it is {now}; raise it")
+    if now > was and depends_on_length(schedule):
         raise UsageError(
             f"the schedule {schedule} is laid out over the whole run, so with {name} {now} in "
             f"place of {was} the learning rate of every step would have been another one; leave it "
@@ -125,3 +163,11 @@ def _changed(flags: Flags, changes: dict[str, object]) -> Flags:
     names = {one.name for one in dataclasses.fields(flags)}  # type: ignore[arg-type]
     mine = {name: value for name, value in changes.items() if name in names}
     return dataclasses.replace(flags, **mine)  # type: ignore[type-var]
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -72,6 +72,8 @@ class StopRequest:
             self.ask(NAMES[signal.Signals(number)], 128 + number)
         elif now - self._asked >= ONE_PRESS_SECONDS:
             self._restore()
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt  # workers and the terminal are left in good order
             signal.raise_signal(number)
 
     def _restore(self) -> None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from feedax.cli.flags import TrainFlags, command_line
+from feedax.cli import UsageError
+from feedax.cli.flags import HIDDEN, ModelFlags, TrainFlags, command_line
 from feedax.cli.parse import parse
 from feedax.cli.startup import StartUp
-from feedax.errors import NotANumberError, OptimizerError
+from feedax.errors import NotANumberError, OptimizerError, RunFolderError
 
 if TYPE_CHECKING:
     from feedax.cli.examples import Examples
@@ -57,14 +58,23 @@ def run(arguments: Sequence[str]) -> int:
 def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
-    from feedax.cli.network import LOSSES, initial_params, load_params, predict, resolve_layers
+    from feedax.cli.network import (
+        LOSSES,
+        check_layers,
+        initial_params,
+        load_params,
+        predict,
+        resolve_layers,
+    )
     from feedax.cli.progress import Progress
     from feedax.cli.record import Record
-    from feedax.cli.resume import resumed_flags
+    from feedax.cli.resume import from_anywhere, recorded_layers, resumed_flags
     from feedax.cli.stop import StopRequest
+    from feedax.feed import Devices
     from feedax.report.environment import environment
     from feedax.report.run_folder import RunFolder
     from feedax.train import fit
+    from feedax.train.best import Best
     from feedax.train.optimizers import build_optimizer
 
     use_compilation_cache()
@@ -74,24 +84,36 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
         **environment(),
     }
     start_up.ends("imports")
-    folder = None
+    folder = layers = None
     if peers.index == 0:
         if flags.checkpoint.resume is not None:
             folder = RunFolder.open(flags.checkpoint.resume)
             flags = resumed_flags(folder, flags, arguments)
-        flags = _from_anywhere(flags)
+            layers = recorded_layers(folder)
+        flags = _complete(from_anywhere(flags))
     # The other processes may not see that folder.
-    words = peers.broadcast(command_line(flags))
+    words, layers = peers.broadcast([command_line(flags), layers])
     flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
     examples = Examples.open(flags.data)
     loaders = examples.loaders()
     optimizer = build_optimizer(**_optimizer(flags, loaders["train"]))
     start = flags.model.initial_params
-    other = None if start is None or flags.checkpoint.resume else RunFolder.open(start)
-    layers = resolve_layers(flags.model, examples, other)
+    if layers is None:
+        other = None if start is None else RunFolder.open(start)
+        layers = list(resolve_layers(flags.model, examples, other))
+    else:
+        check_layers(layers, examples)
     params = initial_params(layers, flags.data.seed)
-    if other is not None:
-        params = load_params(other, layers)
+    if start is not None:
+        try:
+            params = load_params(RunFolder.open(start), layers)
+        except RunFolderError:
+            # A run that goes on from a checkpoint does without what it began with.
+            if folder is None or _checkpoints(flags, folder).newest() is None:
+                raise
+    # What `fit` would refuse is refused before there is a folder.
+    Devices(flags.device.devices)
+    Best(flags.selection.best, flags.selection.patience).check(loaders)
     start_up.ends("data")
 
     if peers.index == 0 and folder is None:
@@ -100,7 +122,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
         folder = RunFolder.create({**config, **begun}, path=out, name=name)
     elif folder is not None:
         folder.go_on(command_line(flags), begun)
-    record = None if folder is None else Record(folder, _best(flags), note)
+    record = None if folder is None else Record(folder, flags.selection.best, note)
     speaks = note if folder is not None else _silence
     speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 
@@ -116,11 +138,11 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
                     loss=LOSSES[training.loss],
                     optimizer=optimizer,
                     learning_rate=flags.optimizer.learning_rate,
-                    epochs=_epochs(flags),
+                    epochs=training.epochs,
                     steps=training.steps,
                     evaluate=loaders,
                     callbacks=(*([record] if record else []), progress, stop),
-                    best=_best(flags),
+                    best=flags.selection.best,
                     patience=flags.selection.patience,
                     checkpoints=_checkpoints(flags, folder),
                     devices=flags.device.devices,
@@ -144,6 +166,8 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
             f"{folder.path}; go on with: {rest}"
         )
         return stop.exit_code
+    if record is not None and record.found_the_end(training.steps):
+        note("the run had reached its end already, and there was nothing left to train")
     note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
     note(f"{start_up}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
@@ -176,16 +200,26 @@ def _config(
     }
 
 
-def _from_anywhere(flags: TrainFlags) -> TrainFlags:
-    """The same flags for whoever reads the run's folder from another one."""
-    from feedax.datasets import from_anywhere
-
-    data, model = flags.data, flags.model
-    root = None if data.root is None else data.root.absolute()
-    data = dataclasses.replace(data, dataset=from_anywhere(data.dataset), root=root)
-    if model.initial_params is not None:
-        model = dataclasses.replace(model, initial_params=model.initial_params.absolute())
-    return dataclasses.replace(flags, data=data, model=model)
+def _complete(flags: TrainFlags) -> TrainFlags:
+    """The same flags with defaults in place that depend on other flags."""
+    training, model, optimizer = flags.training, flags.model, flags.optimizer
+    if training.epochs is None and training.steps is None:
+        training = dataclasses.replace(training, epochs=EPOCHS)
+    if model == ModelFlags():
+        model = dataclasses.replace(model, hidden=HIDDEN)
+    if optimizer.schedule != "step" and optimizer.decay_epochs is not None:
+        raise UsageError(
+            f"--decay-epochs is for --schedule step, and the schedule is {optimizer.schedule}; "
+            "leave it out"
+        )
+    if optimizer.schedule == "step" and optimizer.decay_epochs is None:
+        optimizer = dataclasses.replace(optimizer, decay_epochs=DECAY_EPOCHS)
+    selection = flags.selection
+    if selection.best is None and flags.data.validation:
+        selection = dataclasses.replace(selection, best="validation_accuracy")
+    return dataclasses.replace(
+        flags, training=training, model=model, optimizer=optimizer, selection=selection
+    )
 
 
 def _code(flags: TrainFlags) -> list[str]:
@@ -195,18 +229,9 @@ def _code(flags: TrainFlags) -> list[str]:
     return ["--dataset", flags.data.dataset] if is_code(flags.data.dataset) else []
 
 
-def _epochs(flags: TrainFlags) -> int | None:
-    given = flags.training
-    return EPOCHS if given.epochs is None and given.steps is None else given.epochs
-
-
-def _best(flags: TrainFlags) -> str | None:
-    return flags.selection.best or ("validation_accuracy" if flags.data.validation else None)
-
-
 def _optimizer(flags: TrainFlags, train: Any) -> dict[str, Any]:
     """The arguments of `build_optimizer`; epochs are steps there."""
-    given, epochs = flags.optimizer, _epochs(flags)
+    given, epochs = flags.optimizer, flags.training.epochs
     length = None
     with contextlib.suppress(TypeError):  # a stream may not know
         length = len(train)

@@ -77,19 +77,18 @@ class RunFolder:
         folder = _new_default_folder(name) if path is None else _given_folder(path)
         run = cls(folder, {"format": FORMAT, **config})
         try:
-            # The first file is made by one process only, so two cannot take one folder.
-            run.metrics_path.touch(exist_ok=False)
+            remove_leftovers(folder)
+            content = _json_bytes(run.config, indent=2)
+            replace_file(folder / "config.json", content, is_new=True)
+            run.metrics_path.touch()
         except FileExistsError:
             raise _taken(folder) from None
-        except OSError as error:
-            raise not_written(folder, error) from error
-        try:
-            replace_file(folder / "config.json", _json_bytes(run.config, indent=2))
         except RunFolderError:
-            run.metrics_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only an empty one goes: ours, or the one that was given empty
             raise
+        except OSError as error:
+            raise not_written(folder, error) from error
         return run
 
     @classmethod
@@ -240,7 +239,8 @@ def _given_folder(path: Path) -> Path:
         raise _not_a_folder(path) from None
     except OSError as error:
         raise not_written(path, error) from error
-    if (path / "config.json").exists():
+    rows = path / "metrics.jsonl"
+    if (path / "config.json").exists() or (rows.exists() and rows.stat().st_size > 0):
         raise _taken(path)
     return path
 

@@ -9,14 +9,20 @@ from pathlib import Path
 from feedax.errors import RunFolderError
 
 
-def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
+def replace_file(path: Path, *pieces: bytes | memoryview, is_new: bool = False) -> None:
     """Write the pieces one after another beside `path`, then rename that file into place.
 
     Whoever reads `path`, and whatever stops this process or the machine, there is the old content
     or the new.
 
+    Args:
+        path: the file.
+        pieces: its content.
+        is_new: whether the file must not be there; of several processes one can make it.
+
     Raises:
         RunFolderError: the file cannot be written; nothing of it is left.
+        FileExistsError: it is there, and must not be.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -26,13 +32,18 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
                 file.flush()
                 # A rename can reach the disk before the bytes do.
                 os.fsync(file.fileno())
-            aside.replace(path)
+            if is_new:
+                _name(aside, path)
+            else:
+                aside.replace(path)
         except BaseException:  # Ctrl-C leaves nothing behind either
             with contextlib.suppress(OSError):
                 aside.unlink()
             raise
         _sync_folder(path.parent)
     except OSError as error:
+        if is_new and isinstance(error, FileExistsError):
+            raise
         raise not_written(path, error) from error
 
 
@@ -62,6 +73,19 @@ def not_written(path: Path, error: OSError) -> RunFolderError:
         f"run folder: {path} must be writable, and the system says {error.strerror!r}; free some "
         f"space or choose another folder with --out"
     )
+
+
+def _name(aside: Path, path: Path) -> None:
+    """Rename a file, if there is none of that name."""
+    try:
+        os.link(aside, path)
+    except OSError as error:
+        # Some file systems have no links, and cannot tell two processes of one moment apart.
+        if path.exists() or error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        aside.replace(path)
+    else:
+        aside.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ class Best:
         self.epoch = self.step = -1
         self.kept: Any = None
 
-    def check(self, sets: Collection[str]) -> None:
+    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
         """Refuse a column that no row will have, before any time is spent on training.
 
         Raises:
@@ -44,7 +44,7 @@ class Best:
                 "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
                 f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
             )
-        if self.column is None or "_" not in self.column:
+        if self.column is None or self.column in ("loss", "accuracy", *metrics):
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(

@@ -136,7 +136,8 @@ class Checkpoints:
                 arrays, about = decode(content, path)
                 if about.get("run") != self.run:
                     raise CheckpointError(
-                        f"fit: {path} must be a checkpoint of this run, and it is of another one"
+                        f"fit: {path} must be a checkpoint of this run, and it is of another "
+                        "one; use an earlier one"
                     )
             except OSError as error:
                 LOGGER.warning(f"fit: {path} cannot be read ({error.strerror}) and is left out")

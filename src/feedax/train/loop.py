@@ -122,7 +122,7 @@ def fit(
     refuse_no_batches(train, "fit: train", again=epochs != 1)
     sets = _sets(evaluate, again=epochs != 1)
     best_of = Best(best, patience)
-    best_of.check(sets)
+    best_of.check(sets, metrics or ())
     refuse_nnx(params)
     trained, static = partition(params)
     plan = Plan(

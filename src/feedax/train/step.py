@@ -144,9 +144,6 @@ def train_step(
         weights = batch.weights.astype(losses.dtype)
         return jnp.sum(losses * weights) / jnp.sum(weights), (predictions, model_state)
 
-    def value_fn(params: PyTree) -> Array:
-        return batch_loss(params)[0]
-
     (mean, (predictions, model_state)), grads = jax.value_and_grad(batch_loss, has_aux=True)(
         state.params
     )
@@ -154,11 +151,10 @@ def train_step(
         grads,
         state.opt_state,
         state.params,
-        # For the transformations that ask for them: line searches, plateaus, second orders.
+        # For the transformations that ask for them: line searches, plateaus.
         value=mean,
         grad=grads,
-        value_fn=value_fn,
-        obj_fn=value_fn,
+        value_fn=lambda params: batch_loss(params)[0],
     )
     updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
     count = jnp.sum(batch.weights)

@@ -173,7 +173,7 @@ class Training:
         clock = EpochClock(self._epoch, self._steps, self._seconds)
         # Opened every epoch: the dataset may be another one than before.
         exact = not plan.model.of_one_example
-        tell, skip = self._tell_position, self._skip
+        tell, skip, self._skip = self._tell_position, self._skip, 0
         with contextlib.closing(
             open_feed(self._train, exact, self._residents, self._check, tell, skip)
         ) as feed:
@@ -183,7 +183,7 @@ class Training:
             self._position, self._seconds = feed.position(), clock.seconds
         if self._epoch == 0:
             tell_of_text(feed)
-        self._refuse_not_a_number(start, at_the_end=True)
+        self._refuse_not_a_number(start, looks_at_params=True)
         if ends_early := self._has_all_steps():
             # Saved as the middle of an epoch, from which more steps can follow as if it had not
             # been the end; the rest of this one is done again where none do.
@@ -198,6 +198,7 @@ class Training:
             piece = waiting.take(feed, most)
             if piece is None:
                 break
+            self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
             start = self._begun() if start is None else start
             self._state = waiting.run(self._state, piece)
             self._look_at_form()
@@ -207,9 +208,10 @@ class Training:
             is_save = self._is_save_due()
             if self._pace.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                self._refuse_not_a_number(start)
+                is_save = self._pace.agreed(is_save or self._is_save_late())
+                self._refuse_not_a_number(start, looks_at_params=is_save)
                 self._position, self._seconds = feed.position(), clock.seconds
-                if self._pace.agreed(is_save or self._is_save_late()):
+                if is_save:
                     self._save()
                 self._tell(self._stepped(clock))
         start = self._begun() if start is None else start
@@ -263,9 +265,7 @@ class Training:
 
     def _first_state(self) -> TrainState:
         plan, found = self.plan, self._found
-        if self._check.has_scores:
-            self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
-        elif found is None:
+        if found is None and not self._check.has_scores:
             raise BatchError(
                 "fit: train must yield a batch in every epoch, and it yielded none in epoch "
                 f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
@@ -346,11 +346,11 @@ class Training:
             path = checkpoints.save(tree, about, keep_step=best.step)
             self._tell(Saved(self._step, path))
 
-    def _refuse_not_a_number(self, start: Any, at_the_end: bool = False) -> None:
+    def _refuse_not_a_number(self, start: Any, looks_at_params: bool) -> None:
         state = self._state
         assert state is not None
         bad = int(state.bad_step)
-        if bad < 0 and at_the_end and not self._states.are_finite(state.params):
+        if bad < 0 and looks_at_params and not self._states.are_finite(state.params):
             bad = self._step - 1
         if bad < 0:
             return

@@ -1,0 +1,189 @@
+"""A convolutional network under `fit` beside its plain `jit` loop.
+
+Two convolutions with batch norm and a linear layer, on 4,096 digits of MNIST in shuffled batches of
+128. `fit` gets the network of one example, with `state=` for its running statistics, and measures
+the loss and the accuracy in every step. By hand it is written for a batch, and a step that donates
+its state is compiled and called in a loop over the same batches. That is done in two ways: a batch
+is gathered from examples that live on the device, inside the step, or indexed in NumPy and handed
+over. The faster one counts.
+
+The first epoch compiles and does not count; the clock runs from its end until the last parameters
+are there. Sides take turns, and at the end all must have trained the same network, up to the
+rounding of sums.
+
+    python benchmarks/fit_conv.py [--pairs 7] [--epochs 3] [--quick]
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import machine
+import numpy as np
+import optax
+import turns
+from jax import lax
+from torch.utils.data import Subset
+
+import feedax
+from feedax.train.events import EpochEnded, Event
+
+EXAMPLES = 4_096
+BATCH_SIZE = 128
+CHANNELS = (1, 16, 32)
+OPTIMIZER = optax.sgd(0.05)
+AIM = 1.0
+FIT = "fit"
+GATHERED, HANDED = "plain loop, gathered on the device", "plain loop, handed over"
+
+
+def initial() -> tuple[Any, Any]:
+    """The parameters and the running statistics."""
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    convs, state = [], []
+    for before, after in itertools.pairwise(CHANNELS):
+        kernel = jax.random.normal(next(keys), (3, 3, before, after)) / np.sqrt(9 * before)
+        convs.append((kernel, jnp.ones(after), jnp.zeros(after)))
+        state.append((jnp.zeros(after), jnp.ones(after)))
+    dense = jax.random.normal(next(keys), (7 * 7 * CHANNELS[-1], 10)) * 0.02
+    return {"convs": convs, "dense": dense}, state
+
+
+def network(params: Any, state: Any, images: Any, mean: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Logits of a batch of images, and the statistics that follow; `mean` is over the batch."""
+    x = jnp.reshape(images, (-1, 28, 28, 1)) / 255
+    following = []
+    for (kernel, scale, shift), (mu, var) in zip(params["convs"], state, strict=True):
+        x = lax.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        batch_mu = mean(x)
+        batch_var = mean(jnp.square(x - batch_mu))
+        x = jax.nn.relu((x - batch_mu) * lax.rsqrt(batch_var + 1e-5) * scale + shift)
+        following.append((0.9 * mu + 0.1 * batch_mu, 0.9 * var + 0.1 * batch_var))
+    return jnp.reshape(x, (len(x), -1)) @ params["dense"], following
+
+
+def predict(params: Any, state: Any, image: Any) -> tuple[Any, Any]:
+    """The network of one example, as `fit` wants it."""
+    logits, state = network(
+        params, state, image[None], lambda x: lax.pmean(jnp.mean(x, (0, 1, 2)), "batch")
+    )
+    return logits[0], state
+
+
+def by_fit(loader: feedax.NumpyLoader, epochs: int) -> tuple[Any, float]:
+    """The trained network, and the seconds of an epoch."""
+    started = 0.0
+
+    def clock(event: Event) -> None:
+        nonlocal started
+        if isinstance(event, EpochEnded) and event.epoch == 0:
+            started = time.perf_counter()
+
+    params, state = initial()
+    trained, _ = feedax.fit(
+        predict,
+        params,
+        loader,
+        loss=feedax.cross_entropy,
+        optimizer=OPTIMIZER,
+        epochs=1 + epochs,
+        callbacks=[clock],
+        state=state,
+    )
+    jax.block_until_ready(trained)
+    return trained, (time.perf_counter() - started) / epochs
+
+
+def batch_loss(params: Any, state: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    logits, state = network(params, state, images, lambda x: jnp.mean(x, (0, 1, 2)))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses), state
+
+
+def update(trained: Any, opt_state: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    params, state = trained
+    grads, state = jax.grad(batch_loss, has_aux=True)(params, state, images, labels)
+    updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), state), opt_state
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def handed_step(trained: Any, opt_state: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    return update(trained, opt_state, images, labels)
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def gathered_step(
+    trained: Any, opt_state: Any, images: Any, labels: Any, indices: Any
+) -> tuple[Any, Any]:
+    return update(trained, opt_state, images[indices], labels[indices])
+
+
+def by_hand(loader: feedax.NumpyLoader, epochs: int, gathers: bool) -> tuple[Any, float]:
+    """The plain loop: the trained network, and the seconds of an epoch."""
+    images, labels = loader.arrays()
+    if gathers:
+        images, labels = jax.device_put((images, labels))
+    trained = initial()
+    opt_state = OPTIMIZER.init(trained[0])
+    started = 0.0
+    for epoch in range(1 + epochs):
+        if epoch == 1:
+            started = time.perf_counter()
+        for indices in loader.index_batches():
+            if gathers:
+                step, batch = gathered_step, (images, labels, indices)
+            else:
+                step, batch = handed_step, (images[indices], labels[indices])
+            trained, opt_state = step(trained, opt_state, *batch)
+        jax.block_until_ready(trained)
+    return trained, (time.perf_counter() - started) / epochs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7, help="how many times each is timed")
+    parser.add_argument("--epochs", type=int, default=3, help="how many count, each time")
+    parser.add_argument("--quick", action="store_true", help="2 pairs of an epoch: to try it out")
+    options = parser.parse_args()
+    pairs, epochs = (2, 1) if options.quick else (options.pairs, options.epochs)
+
+    print(f"{machine.describe()}\n", flush=True)
+    dataset = Subset(feedax.datasets.mnist(), range(EXAMPLES))
+    trained: dict[str, Any] = {}
+
+    def side(name: str, run: Callable[..., tuple[Any, float]]) -> turns.Side:
+        def timed() -> float:
+            # A loader of its own: every side sees the same epochs' orders, from the first one on.
+            loader = feedax.NumpyLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, seed=0)
+            trained[name], seconds = run(loader, epochs)
+            return seconds
+
+        return timed
+
+    seconds = turns.in_turn(
+        {
+            FIT: side(FIT, by_fit),
+            GATHERED: side(GATHERED, partial(by_hand, gathers=True)),
+            HANDED: side(HANDED, partial(by_hand, gathers=False)),
+        },
+        pairs,
+    )
+    for name in (GATHERED, HANDED):
+        for a, b in zip(*map(jax.tree.leaves, (trained[FIT], trained[name])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=5e-3, err_msg=name)
+    print(turns.table(f"{EXAMPLES:,} digits, an epoch", seconds))
+    better = min((GATHERED, HANDED), key=lambda name: statistics.median(seconds[name]))
+    print(f"\nfit / {better}: {turns.verdict(seconds[FIT], seconds[better], AIM)}")
+
+
+if __name__ == "__main__":
+    main()

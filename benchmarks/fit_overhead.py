@@ -1,0 +1,234 @@
+"""What `fit` costs beside the bare loop: the same steps, called by hand.
+
+`fit` runs as `feedax train` runs it: a checkpoint, the parameters and a row written every epoch, a
+progress bar on a terminal, the accuracy measured in every step, Ctrl-C heard. Nothing is evaluated.
+The bare loop runs the same `train_step` and knows nothing of all that. Resident, it is one compiled
+call an epoch; streamed, one compiled step a batch of the same loader, called by hand. A second bare
+loop measures the accuracy in its steps too: beside it stands what is around the steps.
+
+Each side trains the tutorial's network on MNIST from the same parameters. The first epoch compiles
+and does not count; the clock runs from its end until the last parameters are there, and for `fit`
+until the last checkpoint is on the disk. Sides take turns. At the end all must have trained the
+same network: resident equal to the bit, streamed up to the rounding of sums.
+
+    python benchmarks/fit_overhead.py [--pairs 7] [--epochs 3] [--only adam-streamed] [--quick]
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import machine
+import numpy as np
+import optax
+import turns
+from jax import lax
+from torch.utils.data import Subset
+
+import feedax
+from feedax.cli.network import initial_params, predict
+from feedax.cli.progress import Progress
+from feedax.cli.record import Record
+from feedax.cli.stop import StopRequest
+from feedax.feed import Batch, pick
+from feedax.report.run_folder import RunFolder
+from feedax.train import Checkpoints
+from feedax.train.events import EpochEnded, Event
+from feedax.train.losses import is_right
+from feedax.train.model import Model
+from feedax.train.optimizers import build_optimizer
+from feedax.train.step import init_state, train_step
+
+SIZES = (784, 512, 512, 10)
+BATCH_SIZE = 128
+RATES = {"sgd": 0.01, "adam": 0.001}
+PLANS = ("resident", "streamed")
+AIM = 1.05
+FIT, BARE, BARE_WITH_METRICS = "fit", "bare loop", "bare loop with the accuracy"
+
+
+class Case(NamedTuple):
+    """What every side trains.
+
+    Attributes:
+        optimizer: of learning rate 1.
+        rate: the learning rate.
+        loader: yields the batches; resident or streamed.
+        epochs: how many count; one more comes before them.
+    """
+
+    optimizer: optax.GradientTransformation
+    rate: float
+    loader: feedax.NumpyLoader
+    epochs: int
+
+
+Trained = tuple[Any, float]
+"""The parameters in the end, and the seconds of an epoch."""
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[None]:
+    """Let standard output be a terminal that another process reads."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["wc", "-c"], stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as reader:
+        os.close(ours)
+        with open(theirs, "w") as stdout, contextlib.redirect_stdout(stdout):
+            yield
+        said = reader.communicate()[0]
+    assert int(said) > 1_000, f"the bar has written {said.strip()} bytes"
+
+
+class Clock:
+    """A callback that reads the time when the first epoch has ended; the last of the callbacks."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.epoch == 0:
+            self.started = time.perf_counter()
+
+
+def by_fit(case: Case) -> Trained:
+    """As `feedax train` does it, evaluation apart."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as parent, terminal():
+        folder = RunFolder.create({}, path=Path(parent) / "run")
+        with StopRequest() as stop, Progress(lambda _: None, stop) as progress:
+            params, _ = feedax.fit(
+                predict,
+                initial_params(SIZES, 0),
+                case.loader,
+                loss=feedax.tutorial_loss,
+                optimizer=case.optimizer,
+                learning_rate=case.rate,
+                epochs=1 + case.epochs,
+                callbacks=(Record(folder, None, lambda _: None), progress, stop, clock),
+                checkpoints=Checkpoints(folder.checkpoints_path, every_epochs=1),
+            )
+            jax.block_until_ready(params)
+            seconds = time.perf_counter() - clock.started
+        saved = len(list(folder.checkpoints_path.glob("*.safetensors")))
+        assert saved == min(3, 1 + case.epochs), f"{saved} checkpoints"
+    return params, seconds / case.epochs
+
+
+def by_hand(case: Case, epoch: Callable[[Any], Any], metrics: Any) -> Trained:
+    """A bare loop over epochs."""
+    state = init_state(
+        initial_params(SIZES, 0),
+        case.optimizer,
+        jax.random.key(0),
+        learning_rate=case.rate,
+        metrics=metrics,
+    )
+    state = jax.tree.map(jnp.copy, state)  # steps take over their state's memory
+    state = jax.block_until_ready(epoch(state))
+    started = time.perf_counter()
+    for _ in range(case.epochs):
+        state = jax.block_until_ready(epoch(state))
+    return state.params, (time.perf_counter() - started) / case.epochs
+
+
+def resident_epoch(case: Case, step: Callable[..., Any]) -> Callable[[Any], Any]:
+    """All steps in one compiled loop, over examples that live on the device."""
+    examples = jax.device_put(case.loader.arrays())
+
+    @partial(jax.jit, donate_argnums=0)
+    def steps(state: Any, examples: Any, indices: Any, sizes: Any, count: Any) -> Any:
+        def body(i: Any, state: Any) -> Any:
+            return step(state, pick(examples, indices[i], sizes[i]))
+
+        return lax.fori_loop(0, count, body, state)
+
+    def epoch(state: Any) -> Any:
+        rows = list(case.loader.index_batches())
+        indices = np.zeros((len(rows), BATCH_SIZE), np.int32)
+        sizes = np.zeros(len(rows), np.int32)
+        for i, row in enumerate(rows):
+            indices[i], sizes[i] = row[0], len(row)
+            indices[i, : len(row)] = row
+        return steps(state, examples, indices, sizes, np.int32(len(rows)))
+
+    return epoch
+
+
+def streamed_epoch(case: Case, step: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A compiled step a batch; the short last batch is compiled for itself."""
+    compiled = jax.jit(step, donate_argnums=0)
+
+    def epoch(state: Any) -> Any:
+        for x, y in case.loader:
+            state = compiled(state, Batch(x, y, np.ones(len(y), np.float32)))
+        return state
+
+    return epoch
+
+
+def measure(name: str, plan: str, dataset: Any, pairs: int, epochs: int) -> str:
+    """The table of one optimizer and plan."""
+    loader = feedax.NumpyLoader(dataset, batch_size=BATCH_SIZE, seed=0, plan=plan)
+    case = Case(build_optimizer(name), RATES[name], loader, epochs)
+    open_epoch = resident_epoch if plan == "resident" else streamed_epoch
+    trained: dict[str, Any] = {}
+
+    def side(name: str, run: Callable[[], Trained]) -> turns.Side:
+        def timed() -> float:
+            trained[name], seconds = run()
+            return seconds
+
+        return timed
+
+    sides = {FIT: side(FIT, partial(by_fit, case))}
+    for label, metrics in ((BARE, {}), (BARE_WITH_METRICS, {"accuracy": is_right})):
+        step = partial(
+            train_step,
+            model=Model(predict),
+            loss=feedax.tutorial_loss,
+            optimizer=case.optimizer,
+            metrics=metrics,
+        )
+        sides[label] = side(label, partial(by_hand, case, open_epoch(case, step), metrics))
+
+    seconds = turns.in_turn(sides, pairs)
+    tolerance = 0.0 if plan == "resident" else 2e-3
+    for label in (BARE, BARE_WITH_METRICS):
+        for a, b in zip(*map(jax.tree.leaves, (trained[FIT], trained[label])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=label)
+    verdict = turns.verdict(seconds[FIT], seconds[BARE], AIM)
+    return f"{turns.table(f'{name}, {plan}, an epoch', seconds)}\n\n{verdict}\n"
+
+
+def main() -> None:
+    cases = [f"{name}-{plan}" for plan in PLANS for name in RATES]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7, help="how many times each is timed")
+    parser.add_argument("--epochs", type=int, default=3, help="how many count, each time")
+    parser.add_argument("--only", choices=cases, help="this case and no other")
+    parser.add_argument("--quick", action="store_true", help="a part of MNIST: to try it out")
+    options = parser.parse_args()
+
+    os.environ["TERM"] = "xterm-256color"  # as a person has it: rich draws nothing for others
+    print(f"{machine.describe()}\n", flush=True)
+    dataset = feedax.datasets.mnist()
+    if options.quick:
+        dataset, options.pairs, options.epochs = Subset(dataset, range(6_400 + 96)), 2, 1
+    for case in [options.only] if options.only else cases:
+        name, plan = case.split("-")
+        print(measure(name, plan, dataset, options.pairs, options.epochs), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""`fit` on 2, 3 and 8 devices of one process beside `fit` on one.
+
+Devices must be asked for before JAX starts, so what has many of them runs in one process that is
+started for all tests together; what has one runs here.
+"""
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import device_jobs
+import numpy as np
+import pytest
+from device_jobs import Job, Kept
+from kill_jobs import TRAIN
+
+from feedax.errors import BatchError
+
+TESTS = Path(__file__).parent
+
+# No number of devices divides 27, and the last of 12 batches has 3 examples.
+JOBS = {
+    "resident": (Job(steps=50, batch=27), [2, 3, 8]),
+    "streamed": (Job(steps=50, batch=27, plan="streamed", augments=True), [8]),
+    "float64": (Job(epochs=1, batch=27, plan="streamed", augments=True, workers=2, x64=True), [3]),
+    "batch norm": (Job("norm", steps=50, batch=27, plan="streamed", augments=True), [8]),
+    "interrupted": (Job(epochs=2, rests=True), [8]),
+    "small budget": (Job(epochs=1, budget=100_000), [8]),
+    "500 steps": (Job(steps=500, plan="vectorised"), [8]),
+}
+FLOAT64 = Job(epochs=1, batch=27, x64=True)
+SLOW_JOBS = {
+    "vectorised": (Job(steps=50, batch=27, plan="vectorised"), [2, 3, 8]),
+    "vectorised, workers": (Job(steps=50, plan="vectorised", workers=2), [2, 3, 8]),
+    "streamed, workers": (
+        Job(steps=50, batch=27, plan="streamed", augments=True, workers=2),
+        [2, 3, 8],
+    ),
+    "streamed, even": (Job(steps=50, plan="streamed", augments=True), [2, 3, 8]),
+    "resident, even": (Job(steps=50), [2, 3, 8]),
+    "resident, float64": (FLOAT64, [2, 3, 8]),
+    "vectorised, float64": (Job(epochs=1, plan="vectorised", x64=True), [2, 3, 8]),
+    "streamed, float64": (
+        Job(epochs=1, batch=27, plan="streamed", augments=True, x64=True),
+        [2, 3, 8],
+    ),
+    "convolution, resident": (Job("conv", steps=50, batch=27), [2, 3, 8]),
+    "convolution, streamed, workers": (
+        Job("conv", steps=50, batch=27, plan="streamed", augments=True, workers=2),
+        [8],
+    ),
+    "convolution, float64": (Job("conv", epochs=1, batch=27, x64=True), [2, 3, 8]),
+    "convolution, 500 steps": (Job("conv", steps=500, batch=30, plan="vectorised"), [8]),
+    "convolution, 500 resident steps": (Job("conv", steps=500, batch=30), [8]),
+}
+
+
+def on_eight_devices(jobs: dict[str, tuple[Job, list[int]]], folder: Path) -> dict:
+    """What jobs leave on devices of a process that has eight."""
+    wanted, out = folder / "wanted", folder / "kept"
+    wanted.write_bytes(pickle.dumps([(n, job, d) for n, (job, many) in jobs.items() for d in many]))
+    ended = subprocess.run(
+        [sys.executable, TESTS / "device_jobs.py", wanted, out, "8"],
+        env={k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return pickle.loads(out.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    return on_eight_devices(JOBS, tmp_path_factory.mktemp("eight"))
+
+
+@pytest.fixture(scope="module")
+def eight_slowly(tmp_path_factory):
+    return on_eight_devices(SLOW_JOBS, tmp_path_factory.mktemp("slowly"))
+
+
+@functools.cache
+def on_one_device(job: Job) -> Kept:
+    return device_jobs.train(job, 1)
+
+
+def found(results: dict, name: str, devices: int) -> Kept:
+    kept = results[name, devices]
+    assert isinstance(kept, Kept), kept
+    return kept
+
+
+def assert_close(kept: Kept, one: Kept, tolerance: float) -> None:
+    """Parameters, optimizer state, model state and metrics."""
+    assert kept.arrays.keys() == one.arrays.keys()
+    for name, array in one.arrays.items():
+        assert kept.arrays[name].dtype == array.dtype
+        # Sums of metrics are as large as the examples are many.
+        np.testing.assert_allclose(
+            kept.arrays[name], array, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+    assert len(kept.params) == len(one.params)
+    for array, wanted in zip(kept.params, one.params, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance)
+    assert [row.keys() for row in kept.rows] == [row.keys() for row in one.rows]
+    for row, wanted in zip(kept.rows, one.rows, strict=True):
+        for name in ("epoch", "loss", "accuracy", "test_loss", "test_accuracy"):
+            assert row[name] == pytest.approx(wanted[name], rel=tolerance, abs=tolerance), name
+
+
+def assert_like_one_device(results: dict, name: str, job: Job, devices: int) -> None:
+    # Trajectories in float32 part after some hundred steps: chaos, not error.
+    assert_close(found(results, name, devices), on_one_device(job), 1e-9 if job.x64 else 1e-5)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8])
+def test_fifty_steps_on_several_devices_are_those_of_one(eight, devices):
+    assert_like_one_device(eight, "resident", JOBS["resident"][0], devices)
+
+
+@pytest.mark.parametrize(("name", "devices"), [("streamed", 8), ("batch norm", 8), ("float64", 3)])
+def test_augmented_batches_on_several_devices_are_those_of_one(eight, name, devices):
+    assert_like_one_device(eight, name, JOBS[name][0], devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [(n, d) for n, (job, many) in SLOW_JOBS.items() for d in many if job.steps != 500],
+)
+def test_every_plan_on_several_devices_trains_as_on_one(eight_slowly, name, devices):
+    assert_like_one_device(eight_slowly, name, SLOW_JOBS[name][0], devices)
+
+
+def test_every_device_has_all_resident_examples(eight):
+    kept = found(eight, "resident", 8)
+    assert kept.how.startswith("resident: ")
+    assert kept.holders == 8
+    assert kept.said == []
+
+
+def test_a_budget_for_one_copy_is_too_small_for_eight_in_one_memory(eight):
+    one, kept = on_one_device(JOBS["small budget"][0]), found(eight, "small budget", 8)
+    assert (one.how.split(":")[0], one.holders) == ("resident", 1)
+    assert kept.holders == 0
+    # 300 images of 64 float32 and a label of 8 bytes, eight times.
+    assert kept.how == (
+        "vectorised: 8 devices of one memory would each hold all examples, 0.6 MB together, over "
+        "the budget of 0.1 MB"
+    )
+    assert_close(kept, one, 1e-5)
+
+
+def compilations(kept: Kept) -> dict[str, int]:
+    """How often the programs of `fit` were compiled; JAX's own small ones apart."""
+    return {name: count for name, count in kept.compiled.items() if name.startswith("_")}
+
+
+PROGRAMS = {"_first_state", "_epoch_begun", "_are_finite", "_score_block"}
+
+
+def test_each_program_is_compiled_once_for_all_batches_and_epochs(eight):
+    for name, step in (("resident", "_train_chunk"), ("streamed", "_train_batch")):
+        kept = found(eight, name, 8)
+        assert len(kept.rows) == 5
+        assert compilations(kept) == dict.fromkeys({*PROGRAMS, step}, 1)
+    # Batches of their true size: of 27 and of 3; for evaluation of 32 and of 26.
+    kept = found(eight, "batch norm", 8)
+    assert compilations(kept) == dict.fromkeys(PROGRAMS, 1) | {"_train_batch": 2, "_score_block": 2}
+
+
+def test_a_run_that_goes_on_compiles_its_steps_once(eight):
+    # Twice `fit`, of which the second one begins with a checkpoint in place of a first state.
+    kept = found(eight, "interrupted", 8)
+    assert compilations(kept) == dict.fromkeys(PROGRAMS - {"_first_state"}, 2) | {
+        "_first_state": 1,
+        "_train_chunk": 2,
+    }
+    assert_close(kept, on_one_device(JOBS["interrupted"][0]), 1e-5)
+
+
+def test_five_hundred_streamed_steps_have_few_programs_in_flight(eight):
+    kept = found(eight, "500 steps", 8)
+    assert kept.how.startswith("vectorised: ")
+    assert int(kept.arrays["state.step"]) == 500
+    assert kept.in_flight <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convolution, 500 steps", "convolution, 500 resident steps"])
+def test_five_hundred_steps_one_by_one_have_few_programs_in_flight(eight_slowly, name):
+    kept = found(eight_slowly, name, 8)
+    assert int(kept.arrays["state.step"]) == 500
+    assert kept.compiled["_train_chunk"] == 0
+    assert 1 < kept.in_flight <= 8
+
+
+def test_an_epoch_loads_every_example_once(eight):
+    # 50 steps of 27 are four epochs of 300 and two steps of the fifth.
+    loaded = Counter(found(eight, "streamed", 8).loaded)
+    assert loaded.total() == 4 * TRAIN + 2 * 27
+    assert set(loaded.values()) == {4, 5}
+
+
+@pytest.mark.parametrize("devices", [0, 2, True, "all"])
+def test_devices_that_are_not_there_are_refused(devices):
+    with pytest.raises(BatchError) as raised:
+        device_jobs.train(Job(epochs=1), devices)
+    assert str(raised.value) == (
+        f"fit: devices must be from 1 to the 1 that JAX has here, and it is {devices!r}; leave it "
+        "out, or give JAX more (jax.config: jax_num_cpu_devices)"
+    )
