@@ -165,6 +165,7 @@ def two(*then: str, **more) -> Iterator[Two]:
             process.communicate()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_only_late_is_waited_for() -> None:
     with two("late", "late") as both:
         assert [(code, out) for code, out, _ in both.end()] == [(0, "ready\nleft\n")] * 2
@@ -187,10 +188,11 @@ FAILURES = {
 
 @pytest.mark.parametrize(
     ("bad", "how", "other"),
-    [(1, "fails", "collective"), (0, "fails", "python")]
+    [(1, "fails", "collective")]
     + [
         pytest.param(*case, marks=pytest.mark.slow)
         for case in [
+            (0, "fails", "python"),
             (1, "exits", "computing"),
             (0, "breaks", "collective"),
             (1, "breaks", "sleeps"),
@@ -213,10 +215,16 @@ def test_a_process_that_fails_ends_the_other(bad: int, how: str, other: str) -> 
 
 @pytest.mark.parametrize(
     ("dead", "other"),
-    [(1, "collective"), (0, "computing")]
+    [(0, "computing")]
     + [
         pytest.param(*case, marks=pytest.mark.slow)
-        for case in [(0, "collective"), (0, "python"), (1, "python"), (1, "sleeps")]
+        for case in [
+            (0, "collective"),
+            (0, "python"),
+            (1, "collective"),
+            (1, "python"),
+            (1, "sleeps"),
+        ]
     ],
 )
 def test_a_process_that_is_killed_ends_the_other(dead: int, other: str) -> None:
@@ -264,7 +272,8 @@ def test_a_process_that_is_stopped_ends_the_other_and_itself_when_it_goes_on(
         assert sentence in err
 
 
-@pytest.mark.parametrize("me", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("me", [0, 1])
 def test_a_process_whose_peers_do_not_come_ends_with_a_sentence(me: int) -> None:
     with two("sleeps", "sleeps", limits={"join": 3}) as both:
         both.processes[1 - me].kill()
