@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from feedax.train import TrainState as TrainState
     from feedax.train import accuracy as accuracy
     from feedax.train import batched_predict as batched_predict
+    from feedax.train import build_optimizer as build_optimizer
+    from feedax.train import build_schedule as build_schedule
     from feedax.train import cross_entropy as cross_entropy
     from feedax.train import evaluate as evaluate
     from feedax.train import fit as fit
@@ -77,6 +79,8 @@ _HOMES = {
         "TrainState",
         "accuracy",
         "batched_predict",
+        "build_optimizer",
+        "build_schedule",
         "cross_entropy",
         "evaluate",
         "fit",

@@ -22,6 +22,7 @@ from feedax.train.mlp import (
     update,
 )
 from feedax.train.model import Model
+from feedax.train.optimizers import build_optimizer, build_schedule
 from feedax.train.step import Metric, TrainState, init_state, train_step
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "TrainState",
     "accuracy",
     "batched_predict",
+    "build_optimizer",
+    "build_schedule",
     "cross_entropy",
     "evaluate",
     "fit",
