@@ -64,7 +64,7 @@ class Kept:
         said: warnings of feedax.
         loaded: the training examples that this process loaded itself, by index.
         how: how batches reached the devices.
-        holders: how many devices held all training examples when the run ended.
+        holders: how many devices held all training examples at once.
         in_flight: the most programs that were dispatched and not done.
     """
 

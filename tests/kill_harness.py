@@ -90,8 +90,9 @@ class Trainer:
         self.checkpoints = frozenset(checkpoint_names(self.run))
         self.rows = row_count(self.run)
 
-    def is_running(self) -> bool:
-        return not select.select([self._handle], [], [], 0)[0]
+    def is_running(self, seconds: float = 0.0) -> bool:
+        """Whether it still runs after so many seconds."""
+        return not select.select([self._handle], [], [], seconds)[0]
 
     def said(self) -> str:
         return self.err.read_text() if self.err.exists() else ""
@@ -105,19 +106,22 @@ class Trainer:
 
     def wait_for(self, moment: Callable[[], bool]) -> bool:
         """Whether the moment comes while it runs."""
-        while self.is_running():
+        while self.is_running(0.0005):
             if moment():
                 return True
             if time.monotonic() - self.began > DEADLINE:
-                self.signal(signal.SIGKILL)
-                raise AssertionError(f"hangs for {DEADLINE} s: {self.said()}")
-            time.sleep(0.0002)
+                self._hangs()
         return False
 
     def ends(self) -> int:
         """Wait for its end; the exit code."""
-        self.wait_for(lambda: False)
+        if self.is_running(DEADLINE):
+            self._hangs()
         return self.wait()
+
+    def _hangs(self) -> None:
+        self.signal(signal.SIGKILL)
+        raise AssertionError(f"hangs for {DEADLINE} s: {self.said()}")
 
     def signal(self, number: int) -> None:
         signal.pidfd_send_signal(self._handle, number)

@@ -127,7 +127,8 @@ def test_equal_flags_are_fine(train, begun, data, monkeypatch):
     change_config(begun, arguments=words)
     words = (
         "--dataset npz:tiny.npz --hidden 8 --seed 3 --shuffle --no-cache --epochs 2 "
-        "--loss=cross_entropy --optimizer adam --learning-rate 1e-2 --out run --keep-checkpoints 7 --batch-size=16"
+        "--loss=cross_entropy --optimizer adam --learning-rate 1e-2 --out run "
+        "--keep-checkpoints 7 --batch-size=16"
     )
     done = train(f"--resume run {words}", start=False)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ started for all tests together; what has one runs here.
 """
 
 import functools
+import gc
 import os
 import pickle
 import subprocess
@@ -13,10 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import device_jobs
+import jax
 import numpy as np
 import pytest
 from device_jobs import Job, Kept
-from kill_jobs import TRAIN
+from kill_jobs import SIDE, TRAIN
 
 from feedax.errors import BatchError
 
@@ -24,15 +26,13 @@ TESTS = Path(__file__).parent
 
 # No number of devices divides 27, and the last of 12 batches has 3 examples.
 JOBS = {
-    "resident": (Job(steps=50, batch=27), [2, 3, 8]),
+    "resident": (Job(steps=50, batch=27), [3, 8]),
     "streamed": (Job(steps=50, batch=27, plan="streamed", augments=True), [8]),
-    "float64": (Job(epochs=1, batch=27, plan="streamed", augments=True, workers=2, x64=True), [3]),
+    "float64": (Job(epochs=1, batch=27, plan="streamed", augments=True, x64=True), [3]),
     "batch norm": (Job("norm", steps=50, batch=27, plan="streamed", augments=True), [8]),
     "interrupted": (Job(epochs=2, rests=True), [8]),
-    "small budget": (Job(epochs=1, budget=100_000), [8]),
-    "500 steps": (Job(steps=500, plan="vectorised"), [8]),
+    "small budget": (Job(steps=500, budget=100_000), [8]),
 }
-FLOAT64 = Job(epochs=1, batch=27, x64=True)
 SLOW_JOBS = {
     "vectorised": (Job(steps=50, batch=27, plan="vectorised"), [2, 3, 8]),
     "vectorised, workers": (Job(steps=50, plan="vectorised", workers=2), [2, 3, 8]),
@@ -42,10 +42,11 @@ SLOW_JOBS = {
     ),
     "streamed, even": (Job(steps=50, plan="streamed", augments=True), [2, 3, 8]),
     "resident, even": (Job(steps=50), [2, 3, 8]),
-    "resident, float64": (FLOAT64, [2, 3, 8]),
+    "resident, uneven": (Job(steps=50, batch=27), [2]),
+    "resident, float64": (Job(epochs=1, batch=27, x64=True), [2, 3, 8]),
     "vectorised, float64": (Job(epochs=1, plan="vectorised", x64=True), [2, 3, 8]),
     "streamed, float64": (
-        Job(epochs=1, batch=27, plan="streamed", augments=True, x64=True),
+        Job(epochs=1, batch=27, plan="streamed", augments=True, workers=2, x64=True),
         [2, 3, 8],
     ),
     "convolution, resident": (Job("conv", steps=50, batch=27), [2, 3, 8]),
@@ -119,7 +120,7 @@ def assert_like_one_device(results: dict, name: str, job: Job, devices: int) -> 
     assert_close(found(results, name, devices), on_one_device(job), 1e-9 if job.x64 else 1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 3, 8])
+@pytest.mark.parametrize("devices", [3, 8])
 def test_fifty_steps_on_several_devices_are_those_of_one(eight, devices):
     assert_like_one_device(eight, "resident", JOBS["resident"][0], devices)
 
@@ -145,49 +146,58 @@ def test_every_device_has_all_resident_examples(eight):
     assert kept.said == []
 
 
+def test_resident_examples_leave_the_device_with_the_end_of_training():
+    gc.collect()
+    gc.disable()
+    try:
+        kept = device_jobs.train(Job(epochs=1), 1)
+        after = [a for a in jax.live_arrays() if a.shape == (TRAIN, SIDE, SIDE)]
+    finally:
+        gc.enable()
+    assert kept.holders == 1
+    assert after == []
+
+
 def test_a_budget_for_one_copy_is_too_small_for_eight_in_one_memory(eight):
-    one, kept = on_one_device(JOBS["small budget"][0]), found(eight, "small budget", 8)
+    # 300 images of 64 float32 and a label of 8 bytes are 0.08 MB.
+    one, kept = device_jobs.train(Job(epochs=1, budget=100_000), 1), found(eight, "small budget", 8)
     assert (one.how.split(":")[0], one.holders) == ("resident", 1)
     assert kept.holders == 0
-    # 300 images of 64 float32 and a label of 8 bytes, eight times.
     assert kept.how == (
         "vectorised: 8 devices of one memory would each hold all examples, 0.6 MB together, over "
         "the budget of 0.1 MB"
     )
-    assert_close(kept, one, 1e-5)
+
+
+PROGRAMS = ("_first_state", "_train_chunk", "_train_batch", "_train_row", "_score_block")
 
 
 def compilations(kept: Kept) -> dict[str, int]:
-    """How often the programs of `fit` were compiled; JAX's own small ones apart."""
-    return {name: count for name, count in kept.compiled.items() if name.startswith("_")}
-
-
-PROGRAMS = {"_first_state", "_epoch_begun", "_are_finite", "_score_block"}
+    """How often the programs of `fit` were compiled; those apart that calls of it share."""
+    assert all(kept.compiled[name] <= 1 for name in ("_epoch_begun", "_are_finite", "pick"))
+    return {name: kept.compiled[name] for name in PROGRAMS if kept.compiled[name]}
 
 
 def test_each_program_is_compiled_once_for_all_batches_and_epochs(eight):
     for name, step in (("resident", "_train_chunk"), ("streamed", "_train_batch")):
         kept = found(eight, name, 8)
         assert len(kept.rows) == 5
-        assert compilations(kept) == dict.fromkeys({*PROGRAMS, step}, 1)
+        assert compilations(kept) == {"_first_state": 1, step: 1, "_score_block": 1}
     # Batches of their true size: of 27 and of 3; for evaluation of 32 and of 26.
-    kept = found(eight, "batch norm", 8)
-    assert compilations(kept) == dict.fromkeys(PROGRAMS, 1) | {"_train_batch": 2, "_score_block": 2}
+    batches = {"_train_batch": 2, "_score_block": 2}
+    assert compilations(found(eight, "batch norm", 8)) == {"_first_state": 1} | batches
 
 
 def test_a_run_that_goes_on_compiles_its_steps_once(eight):
     # Twice `fit`, of which the second one begins with a checkpoint in place of a first state.
     kept = found(eight, "interrupted", 8)
-    assert compilations(kept) == dict.fromkeys(PROGRAMS - {"_first_state"}, 2) | {
-        "_first_state": 1,
-        "_train_chunk": 2,
-    }
-    assert_close(kept, on_one_device(JOBS["interrupted"][0]), 1e-5)
+    assert len(kept.rows) == 2
+    assert compilations(kept) == {"_first_state": 1, "_train_chunk": 2, "_score_block": 2}
 
 
 def test_five_hundred_streamed_steps_have_few_programs_in_flight(eight):
-    kept = found(eight, "500 steps", 8)
-    assert kept.how.startswith("vectorised: ")
+    # Of programs that wait for each other's parts, 50 in flight are a deadlock.
+    kept = found(eight, "small budget", 8)
     assert int(kept.arrays["state.step"]) == 500
     assert kept.in_flight <= 8
 

@@ -15,19 +15,12 @@ from pathlib import Path
 import device_jobs
 import pytest
 from device_jobs import Job, Kept
-from kill_harness import (
-    Harness,
-    Outcome,
-    Trainer,
-    assert_equal,
-    check_killed,
-    checkpoint_names,
-    processes_of_session,
-    step_of,
-    without_times,
-)
-from kill_jobs import TRAIN
-from test_devices import assert_close
+from kill_harness import Harness, Trainer, check_killed, processes_of_session
+from kill_jobs import TRAIN, save_npz
+from kill_outcome import Outcome, assert_equal, checkpoint_names, without_times
+from test_devices import assert_close, compilations
+
+from feedax.storage.checkpoint_file import read_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc")
 TESTS = Path(__file__).parent
@@ -162,12 +155,10 @@ def test_each_process_loads_its_columns_of_one_order(two, name):
 
 
 def test_every_program_is_compiled_once_in_each_process(two):
-    for name, step in (("resident", "_train_chunk"), ("streamed", "_train_batch")):
+    # Twice for batches of two sizes: of 28 examples and of 20.
+    for name, steps in (("resident", {"_train_chunk": 1}), ("streamed", {"_train_batch": 2})):
         for kept in found(two, name):
-            compiled = {n: count for n, count in kept.compiled.items() if n.startswith("_")}
-            programs = ("_first_state", "_epoch_begun", "_are_finite", "_score_block", step)
-            batches = {"_train_batch": 2} if step == "_train_batch" else {}
-            assert compiled == dict.fromkeys(programs, 1) | batches
+            assert compilations(kept) == {"_first_state": 1, "_score_block": 1} | steps
 
 
 ADAM = "--optimizer adam --learning-rate 0.003 --loss cross_entropy --shuffle --batch-size 32"
@@ -220,8 +211,6 @@ class Pairs:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    from kill_jobs import save_npz
-
     folder = tmp_path_factory.mktemp("pairs")
     save_npz(folder / "images.npz")
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
@@ -259,14 +248,19 @@ def nothing_is_left(both: list[Trainer]) -> None:
         time.sleep(0.02)
 
 
-def stops_in_good_order(both: list[Trainer], run: Path, by: str, code: int) -> None:
-    codes = [one.ends() for one in both]
-    assert codes[0] == code, said(both)
-    step = step_of(checkpoint_names(run)[-1])
-    # An epoch has 10 steps, or 9 without the validation examples; neither run is at its end.
-    assert f"feedax train: stopped by {by} " in both[0].said().splitlines()[-1], said(both)
-    assert f"go on with: feedax train --resume {run}" in both[0].said().splitlines()[-1]
-    assert step > 0
+def stops_in_good_order(both: list[Trainer], run: Path, by: str, codes: list[int]) -> None:
+    """Both end at one step, and process 0 says where it has saved."""
+    assert [one.ends() for one in both] == codes, said(both)
+    nothing_is_left(both)
+    about = read_checkpoint(run / "checkpoints" / checkpoint_names(run)[-1])[1]
+    where = f"after epoch {about['epoch'] - 1}"
+    if about["epoch_step"]:
+        where = f"in epoch {about['epoch']} after {about['epoch_step']} steps"
+    last = both[0].said().splitlines()[-1]
+    assert last.startswith(
+        f"feedax train: stopped by {by} {where}; the checkpoint and the parameters are in {run}; "
+        f"go on with: feedax train --resume {run}"
+    ), said(both)
 
 
 def kills(pairs: Pairs, name: str, run: Path, dead: list[int]) -> None:
@@ -290,9 +284,7 @@ def test_two_processes_stopped_and_killed_go_on_with_the_same_bits(pairs):
     both = pairs.begin("streamed", run)
     in_an_epoch(both)
     both[1].signal(signal.SIGTERM)
-    codes = [one.ends() for one in both]
-    assert codes == [143, 143], said(both)
-    stops_in_good_order(both, run, "SIGTERM", 143)
+    stops_in_good_order(both, run, "SIGTERM", [143, 143])
     kills(pairs, "streamed", run, dead=[1])
     ends_well(pairs, "streamed", run)
 
@@ -316,9 +308,10 @@ def test_stopped_processes_go_on_with_the_same_bits(pairs, name, me, number):
     both = pairs.begin(name, run)
     in_an_epoch(both)
     both[me].signal(number)
-    by = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
-    stops_in_good_order(both, run, by, 128 + number)
-    nothing_is_left(both)
+    if number == signal.SIGTERM:
+        stops_in_good_order(both, run, "SIGTERM", [143, 143])
+    else:
+        stops_in_good_order(both, run, "Ctrl-C", [130, 0])
     ends_well(pairs, name, run)
 
 

@@ -107,14 +107,15 @@ class ResidentFeed:
         rows = [first]
         # Drawn when it is needed and no sooner: a sampler may look at how training goes.
         while len(rows) < min(steps, most):
-            before = position(self._tell, self._batches)
+            before = position(self._tell, self._batches) if self._exact else None
             row = self._draw()
             if row is None:
                 break
-            if len(row) != size and (self._exact or len(row) > size):
+            if self._exact and len(row) != size:
                 self._held, self._before_held = row, before
                 break
             rows.append(row)
+            size = max(size, len(row))
         self._size = size
         indices = np.zeros((most, size), np.int32)
         sizes = np.ones(most, np.int32)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -97,7 +98,9 @@ class Evaluation:
         self._share = process, residents.devices.processes
         # Every process scores examples of its own, on its own devices.
         self._devices = Devices(residents.devices.count, everywhere=False)
-        self._score = Compiled(self._score_block, out=self._devices.replicated)
+        # Of no method, or examples would stay on the device until cycles are collected.
+        score = partial(_score_block, model=model, check=check, devices=self._devices)
+        self._score = Compiled(score, out=self._devices.replicated)
         self._pick = Compiled(pick)
 
     @property
@@ -139,14 +142,6 @@ class Evaluation:
     def _names(self) -> list[str]:
         return list(self._check.scores) if self._check.has_scores else ["loss"]
 
-    def _score_block(self, batch: Batch, params: Any, state: Any) -> dict[str, jax.Array]:
-        batch = self._devices.spread(batch)
-        predictions, _ = self._model.predictions(
-            params, state, batch.inputs, jax.random.key(0), train=False
-        )
-        scores = self._check.scores.items()
-        return {name: each(score, predictions, batch.targets) for name, score in scores}
-
     def _blocks(self, batches: Any) -> Any:
         source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
         if not self._model.of_one_example:
@@ -165,6 +160,15 @@ class Evaluation:
         for start in range(part * size, count, parts * size):
             rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
             yield self._pick(examples, rows, np.int32(size)), min(size, count - start)
+
+
+def _score_block(
+    batch: Batch, params: Any, state: Any, *, model: Model, check: ModelCheck, devices: Devices
+) -> dict[str, jax.Array]:
+    batch = devices.spread(batch)
+    predictions, _ = model.predictions(params, state, batch.inputs, jax.random.key(0), train=False)
+    scores = check.scores.items()
+    return {name: each(score, predictions, batch.targets) for name, score in scores}
 
 
 def _block_size(leaves: list[Any]) -> int:
