@@ -299,7 +299,7 @@ def test_flags_come_back_from_their_command_line():
         (
             ["train", "--devices", "2"],
             "feedax train: fit: devices must be from 1 to the 1 that JAX has here, and it is 2; "
-            "leave it out, or give JAX more (jax.config: jax_num_cpu_devices)",
+            "leave it out, or give JAX more (JAX_NUM_CPU_DEVICES)",
         ),
         (
             ["train", "--patience", "2"],

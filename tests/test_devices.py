@@ -224,5 +224,5 @@ def test_devices_that_are_not_there_are_refused(devices):
         device_jobs.train(Job(epochs=1), devices)
     assert str(raised.value) == (
         f"fit: devices must be from 1 to the 1 that JAX has here, and it is {devices!r}; leave it "
-        "out, or give JAX more (jax.config: jax_num_cpu_devices)"
+        "out, or give JAX more (JAX_NUM_CPU_DEVICES)"
     )

@@ -1,7 +1,11 @@
 """What a run writes into its folder while it trains."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import jax
+import numpy as np
 
 from feedax.report.run_folder import RunFolder
 from feedax.train.events import EpochEnded, Event, Started
@@ -26,6 +30,8 @@ class Record:
         self._folder = folder
         self._best = best
         self._note = note
+        self._thread = ThreadPoolExecutor(1, "feedax-params")
+        self._pending: Future[None] | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -40,8 +46,11 @@ class Record:
             case EpochEnded(row=row, params=params, is_best=is_best):
                 self._epochs += 1
                 self.compile_seconds += row["compile_seconds"]
+                self._wait()
                 if is_best or self._best is None:
-                    self._folder.save_params(params)
+                    # Training goes on with the memory of these while a thread writes a copy.
+                    copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
+                    self._pending = self._thread.submit(self._folder.save_params, copy)
                 self._folder.append_row(row)
 
     def found_the_end(self, steps: int | None) -> bool:
@@ -54,6 +63,14 @@ class Record:
 
     def end(self, params: Any, failed: bool) -> None:
         """Write what is left to write when training has ended."""
+        self._wait()
+        self._thread.shutdown()
         if self._best is None or not failed:
             self._folder.save_params(params)
         self._folder.save_curves()
+
+    def _wait(self) -> None:
+        """Wait until the last parameters are written, and raise what went wrong with them."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

@@ -117,4 +117,4 @@ def _key_impl(leaf: Any) -> str:
 
 
 def _more(platform: str) -> Any:
-    return "jax.config: jax_num_cpu_devices" if platform == "cpu" else "CUDA_VISIBLE_DEVICES"
+    return "JAX_NUM_CPU_DEVICES" if platform == "cpu" else "CUDA_VISIBLE_DEVICES"
