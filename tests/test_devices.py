@@ -208,7 +208,7 @@ def test_five_hundred_steps_one_by_one_have_few_programs_in_flight(eight_slowly,
     kept = found(eight_slowly, name, 8)
     assert int(kept.arrays["state.step"]) == 500
     assert kept.compiled["_train_chunk"] == 0
-    assert 1 < kept.in_flight <= 8
+    assert kept.in_flight <= 8
 
 
 def test_an_epoch_loads_every_example_once(eight):

@@ -18,18 +18,26 @@ class Record:
         folder: the run's.
         best: the column by which parameters are kept, or None to keep the last ones.
         note: says what a person should know.
+        goes_on: of a run that goes on, what is written down of that, see `RunFolder.go_on`.
 
     Attributes:
         compile_seconds: spent on compiling in this process.
     """
 
-    def __init__(self, folder: RunFolder, best: str | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        best: str | None,
+        note: Callable[[str], None],
+        goes_on: tuple[list[str], dict[str, Any]] | None = None,
+    ) -> None:
         self.compile_seconds = 0.0
         self._began_at = -1
         self._epochs = 0
         self._folder = folder
         self._best = best
         self._note = note
+        self._goes_on = goes_on
         self._thread = ThreadPoolExecutor(1, "feedax-params")
         self._pending: Future[None] | None = None
 
@@ -39,9 +47,11 @@ class Record:
                 self._began_at = step
                 if checkpoint is not None:
                     self._note(f"goes on after step {step}, from {checkpoint}")
-                elif self._folder.is_resumed:
+                elif self._goes_on is not None:
                     self._note("there is no checkpoint to go on from, so it starts at step 0")
-                if self._folder.is_resumed:
+                # Not before: another process may train the same run, which `fit` has found out.
+                if self._goes_on is not None:
+                    self._folder.go_on(*self._goes_on)
                     self._folder.write_rows(history)
             case EpochEnded(row=row, params=params, is_best=is_best):
                 self._epochs += 1
@@ -59,7 +69,7 @@ class Record:
         Args:
             steps: those of the whole run, or None.
         """
-        return self._folder.is_resumed and (self._epochs == 0 or self._began_at == steps)
+        return self._goes_on is not None and (self._epochs == 0 or self._began_at == steps)
 
     def end(self, params: Any, failed: bool) -> None:
         """Write what is left to write when training has ended."""

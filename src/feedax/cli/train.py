@@ -116,13 +116,12 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     Best(flags.selection.best, flags.selection.patience).check(loaders)
     start_up.ends("data")
 
+    goes_on = None if folder is None else (command_line(flags), begun)
     if peers.index == 0 and folder is None:
         config = _config(flags, examples, layers, str(loaders["train"].plan()))
         out, name = flags.output.out, flags.output.name or examples.name
         folder = RunFolder.create({**config, **begun}, path=out, name=name)
-    elif folder is not None:
-        folder.go_on(command_line(flags), begun)
-    record = None if folder is None else Record(folder, flags.selection.best, note)
+    record = None if folder is None else Record(folder, flags.selection.best, note, goes_on)
     speaks = note if folder is not None else _silence
     speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 

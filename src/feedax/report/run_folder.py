@@ -36,13 +36,11 @@ class RunFolder:
     Attributes:
         path: the folder.
         config: what config.json holds.
-        is_resumed: whether the run goes on in this process, see `go_on`.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self.is_resumed = False
 
     @property
     def params_path(self) -> Path:
@@ -153,7 +151,6 @@ class RunFolder:
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
         replace_file(self.path / "config.json", _json_bytes(self.config, indent=2))
-        self.is_resumed = True
 
     def write_rows(self, rows: "list[Row]") -> None:
         """Let metrics.jsonl hold these epochs and no others.

@@ -54,6 +54,7 @@ class Peers:
     """
 
     _entered = 0
+    _ending = threading.Lock()
 
     def __init__(
         self,
@@ -245,6 +246,9 @@ class Peers:
 
     def _end(self, sentence: str, selector: selectors.BaseSelector, lost: bool = False) -> None:
         """End this process, whatever its main thread waits for."""
+        # One sentence, where a run inside a command has a watch of its own.
+        if not Peers._ending.acquire(blocking=False):
+            return
         # First of all: JAX aborts this process milliseconds after process 0 has died.
         os.write(2, f"feedax: {sentence}\n".encode())
         if lost:
