@@ -189,7 +189,9 @@ class _Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "feedax":
-            self.said.append(record.getMessage())
+            # Advice on time depends on how busy the machine is.
+            if "training should wait for data" not in record.getMessage():
+                self.said.append(record.getMessage())
         elif found := re.match(r"Compiling jit\((\w+)\)", record.getMessage()):
             self.compiled[found[1]] += 1
 

@@ -272,13 +272,117 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
         "fit: a run goes on with a loader like the one it was saved with, which could say where it "
         "stood, and train is a list; give the same loader"
     )
+    with pytest.raises(CheckpointError) as caught:
+        train(loader(), feedax.Checkpoints(tmp_path, run="b"))
+    assert str(caught.value) == (
+        f"fit: a folder of checkpoints belongs to one run, and {tmp_path} has those of another "
+        "one; choose another folder"
+    )
+    assert path.exists()
+
+
+def test_another_runs_newest_is_named_and_the_one_before_it_used(tmp_path, caplog):
+    whole, _, _ = train(loader(), feedax.Checkpoints(tmp_path / "a", run="a"))
+    train(loader(), feedax.Checkpoints(tmp_path / "b", run="b", every_steps=3), epochs=1)
+    foreign = tmp_path / "b" / "step-000000007.safetensors"
+    foreign.write_bytes((tmp_path / "a" / "step-000000014.safetensors").read_bytes())
     with caplog.at_level(logging.WARNING, logger="feedax"):
-        _, _, events = train(loader(), feedax.Checkpoints(tmp_path, run="b"))
-    assert events[0].step == 0
+        params, _, events = train(loader(), feedax.Checkpoints(tmp_path / "b", run="b"))
+    assert (events[0].step, bits(params)) == (6, bits(whole))
     assert caplog.messages == [
-        f"fit: {path} must be a checkpoint of this run, and it is of another one; use an earlier "
-        "one, which is done"
+        f"fit: {foreign} must be a checkpoint of this run, and it is of another one; use an "
+        "earlier one, which is done"
     ]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        x, y = problem()
+        return iter(zip(x + np.random.normal(0, 0.1, x.shape).astype(np.float32), y, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["stream", "picked"])
+def test_evaluating_a_loader_that_picks_its_examples_moves_no_epoch(kind, tmp_path):
+    def source():
+        if kind == "stream":
+            return feedax.NumpyLoader(Stream(), SIZE, seed=1)
+        data = ArrayDataset(*problem())
+        picked = torch.utils.data.RandomSampler(data, num_samples=40)
+        return feedax.NumpyLoader(data, SIZE, sampler=picked, seed=1)
+
+    def run(folder, epochs):
+        loader = source()
+        params, rows = feedax.fit(
+            with_dropout, PARAMS, loader, epochs=epochs, evaluate={"train": loader},
+            checkpoints=feedax.Checkpoints(tmp_path / folder),
+        )  # fmt: skip
+        return bits(params), timeless(rows)
+
+    whole = run("whole", 4)
+    for epochs in (1, 2):
+        run("cut", epochs)
+    assert run("cut", 4) == whole
+
+
+def test_a_forked_child_keeps_no_folder(tmp_path):
+    """PyTorch's workers may be forks that outlive the training that started them."""
+    code = f"""
+import os, signal
+from feedax.train import Checkpoints
+begun, begins = os.pipe()
+with Checkpoints({str(tmp_path)!r}).in_use():
+    child = os.fork()
+    if child == 0:
+        os.write(begins, b"x")
+        signal.pause()
+    os.read(begun, 1)
+with Checkpoints({str(tmp_path)!r}).in_use():
+    print("again")
+os.kill(child, signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "again\n", done.stderr
+
+
+def test_stopping_while_a_state_is_saved_stops_at_the_next_event(tmp_path):
+    def stop(event):
+        if isinstance(event, feedax.Saved):
+            raise feedax.StopTraining
+
+    _, rows = feedax.fit(
+        with_dropout, PARAMS, loader(), epochs=3,
+        checkpoints=feedax.Checkpoints(tmp_path), callbacks=[stop],
+    )  # fmt: skip
+    assert len(rows) == 1
+
+
+def test_what_a_callback_does_to_a_row_is_its_own(tmp_path):
+    def add(event):
+        if isinstance(event, feedax.EpochEnded):
+            event.row["mine"] = object()
+
+    _, rows = feedax.fit(
+        with_dropout, PARAMS, loader(), epochs=2,
+        checkpoints=feedax.Checkpoints(tmp_path), callbacks=[add],
+    )  # fmt: skip
+    assert all("mine" not in row for row in rows)
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, tells_of_every_step):
+    """The step that ruins them has a finite loss, and a callback stops right after it."""
+
+    def stop(event):
+        if isinstance(event, feedax.Stepped):
+            raise feedax.StopTraining
+
+    ruined = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u * jnp.inf, updates))
+    feedax.fit(
+        with_dropout, PARAMS, loader(), optimizer=ruined,
+        checkpoints=feedax.Checkpoints(tmp_path), callbacks=[stop],
+    )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_difference_that_changes_bits_is_named(tmp_path, caplog, monkeypatch):
@@ -310,6 +414,7 @@ def test_intervals_are_checked(options, said):
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     code = f"""
 import sys
+import time
 from feedax.train import Checkpoints
 with Checkpoints({str(tmp_path)!r}).in_use():
     print("taken", flush=True)

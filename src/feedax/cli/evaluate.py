@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
             params,
             loader,
             loss=LOSSES[folder.setting("loss")],
-            precision=folder.setting("flags")["training"]["precision"],
+            precision=folder.setting("flags").get("training", {}).get("precision"),
         )
         print(*accuracy_lines({f"{name}_accuracy": scores["accuracy"]}))
         print(f"{TITLES[name]} set loss {scores['loss']}", flush=True)

@@ -105,11 +105,14 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
         check_layers(layers, examples)
     params = initial_params(layers, flags.data.seed)
     if start is not None:
+        has_checkpoint = peers.broadcast(
+            folder is not None and _checkpoints(flags, folder).newest() is not None
+        )
         try:
             params = load_params(RunFolder.open(start), layers)
         except RunFolderError:
             # A run that goes on from a checkpoint does without what it began with.
-            if folder is None or _checkpoints(flags, folder).newest() is None:
+            if not flags.checkpoint.resume or not has_checkpoint:
                 raise
     # What `fit` would refuse is refused before there is a folder.
     Devices(flags.device.devices)

@@ -277,24 +277,30 @@ class NumpyLoader(DataLoader[Any]):
         if self._account.cache is not None:
             self._account.cache.forget()
 
-    def sequential(self) -> "NumpyLoader":
-        """This loader's examples once each, in the dataset's order; for evaluation.
-
-        Iterating it draws nothing from the loader's generator or from global random states, so
-        that an evaluation between two epochs does not change the second one. A loader whose
-        sampler picks examples of its own (weighted, a subset) is returned as it is.
-        """
+    @property
+    def takes_each_once(self) -> bool:
+        """Whether an epoch has each example of the dataset, in whatever order."""
         whole = type(self.sampler) in (SequentialSampler, RandomSampler) and (
             len(self.sampler) == len(self.dataset)  # type: ignore[arg-type]
             and not getattr(self.sampler, "replacement", False)
         )
-        if not whole or self.batch_size is None:
-            return self
+        return bool(whole and self.batch_size is not None)
+
+    def sequential(self) -> "NumpyLoader":
+        """This loader's examples once each, in the dataset's order; for evaluation.
+
+        Iterating it draws nothing from the loader's generator or from global random states, so
+        that an evaluation between two epochs does not change the second one. Of an iterable
+        dataset, and of a loader whose sampler picks examples of its own (weighted, a subset), they
+        are those of its first epoch: see `takes_each_once`.
+        """
+        if self._sequential is None and not self.takes_each_once:
+            self._sequential = self._twin(_resume=None)
         if self._sequential is None:
             sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
             self._sequential = self._twin(
                 sampler=sampler,
-                batch_sampler=torch.utils.data.BatchSampler(sampler, self.batch_size, False),
+                batch_sampler=torch.utils.data.BatchSampler(sampler, self.batch_size or 1, False),
                 drop_last=False,
                 generator=torch.Generator(),
                 _resume=None,

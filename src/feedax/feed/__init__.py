@@ -11,6 +11,7 @@ else that can be iterated is taken as an iterable of NumPy batches.
 
 from feedax.feed.batch import Batch, Chunk, Masked, pick, refuse_no_batches
 from feedax.feed.devices import Devices
+from feedax.feed.hosts import columns_of
 from feedax.feed.position import Position, go_on, teller
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
 from feedax.feed.resident import CHUNK_STEPS, ArrayLoader, Residents, is_resident
@@ -27,6 +28,7 @@ __all__ = [
     "Masked",
     "Position",
     "Residents",
+    "columns_of",
     "device_blocks",
     "go_on",
     "how",

@@ -52,8 +52,8 @@ class Chunk(NamedTuple):
     """
 
     examples: tuple[PyTree, PyTree]
-    indices: np.ndarray
-    sizes: np.ndarray
+    indices: Array
+    sizes: Array
     steps: np.int32
 
 

@@ -79,6 +79,8 @@ class Devices:
         mine = Devices(self.count, everywhere=False).replicated
 
         def view(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array):
+                return leaf
             parts = [shard.data for shard in leaf.addressable_shards]
             if mine is None:
                 return parts[0]

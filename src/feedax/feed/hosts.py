@@ -89,3 +89,17 @@ def _unequal(what: str, found: list[str]) -> BatchError:
         f"{WHO}: every host must have the same {what}, and {each}; give every host as many "
         "examples, and fill up short batches with last='pad' or 'wrap'"
     )
+
+
+def columns_of(sources: list[Any], part: int, parts: int, seed: int | None) -> list[Any]:
+    """The same loaders, each yielding this host's columns of its batches.
+
+    What has no columns stays as it is; a source that is there twice is one again.
+    """
+
+    def view(source: Any) -> Any:
+        columns = getattr(source, "columns", None)
+        return columns(part, parts, seed=seed) if columns else source
+
+    views = {id(source): view(source) for source in sources}
+    return [views[id(source)] for source in sources]

@@ -24,6 +24,8 @@ class ArrayLoader(Protocol):
     def arrays(self) -> Any: ...
     def index_batches(self) -> Iterator[np.ndarray]: ...
     def sequential(self) -> Any: ...
+    @property
+    def takes_each_once(self) -> bool: ...
 
 
 Check = Callable[[PyTree, PyTree, str], None]
@@ -123,10 +125,8 @@ class ResidentFeed:
             indices[i] = row[0]
             indices[i, : len(row)] = row
             sizes[i] = len(row)
-        plan = (indices, sizes, np.int32(len(rows)))
-        if self._devices.mesh is not None:
-            plan = self._devices.replicate(plan)
-        return Chunk(self._examples, *plan)
+        indices, sizes = self._devices.replicate((indices, sizes))
+        return Chunk(self._examples, indices, sizes, np.int32(len(rows)))
 
     def position(self) -> Position:
         """Where the loader stood after the steps that were handed out."""

@@ -1,6 +1,7 @@
 """Checkpoints: when a run is saved, where, and what it goes on from."""
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -97,6 +98,7 @@ class Checkpoints:
         self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
         self._saved_at = time.monotonic()
+        self._damaged: list[Path] = []
 
     @contextlib.contextmanager
     def in_use(self, writes: bool = True) -> Iterator[None]:
@@ -125,16 +127,25 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
+            if self._pending is not None and (lost := self._pending.exception()) is not None:
+                LOGGER.warning(f"{lost}")  # training has ended by another error
             self._thread = self._pending = None
-            os.close(taken)
+            _release(taken)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole and of this run; says which ones are not."""
+        """The newest checkpoint that is whole and of this run; says which ones are not.
+
+        Raises:
+            CheckpointError: there are only those of another run.
+        """
+        self._damaged.clear()
+        others = []
         for path in reversed(self._paths()):
             try:
                 content = path.read_bytes()
                 arrays, about = decode(content, path)
                 if about.get("run") != self.run:
+                    others.append(path)
                     raise CheckpointError(
                         f"fit: {path} must be a checkpoint of this run, and it is of another "
                         "one; use an earlier one"
@@ -142,9 +153,16 @@ class Checkpoints:
             except OSError as error:
                 LOGGER.warning(f"fit: {path} cannot be read ({error.strerror}) and is left out")
             except CheckpointError as error:
+                if path not in others:
+                    self._damaged.append(path)
                 LOGGER.warning(f"{error}, which is done")
             else:
                 return Checkpoint(path, content, arrays, about)
+        if others:
+            raise CheckpointError(
+                f"fit: a folder of checkpoints belongs to one run, and {self.folder} has those of "
+                "another one; choose another folder"
+            )
         return None
 
     def due_in(self, step: int) -> int | None:
@@ -210,10 +228,13 @@ class Checkpoints:
     def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
         write_checkpoint(path, arrays, about)
         steps = {int(_NAME.fullmatch(p.name)[1]): p for p in self._paths()}  # type: ignore[index]
-        # Later ones were not whole when this run went on from an earlier one: they are done again.
         later = [step for step in steps if step > about["step"]]
+        # What was not whole when this run went on from an earlier one is done again.
+        for step in later:
+            if steps[step] in self._damaged:
+                steps[step].unlink(missing_ok=True)
         before = sorted(steps.keys() - later)
-        for step in (*later, *before[: -self.keep]):
+        for step in before[: -self.keep]:
             if step != keep_step:
                 steps[step].unlink(missing_ok=True)
 
@@ -226,9 +247,15 @@ class Checkpoints:
         return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
+_TAKEN: set[int] = set()
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems say that have none, some of them on networks."""
+
+
 def _take(folder: Path) -> int:
     """Lock a folder for this process; the system opens the lock when the process ends."""
     taken = os.open(folder, os.O_RDONLY)
+    _TAKEN.add(taken)
     try:
         import fcntl
 
@@ -236,12 +263,31 @@ def _take(folder: Path) -> int:
     except ImportError:  # Windows
         pass
     except BlockingIOError:
-        os.close(taken)
+        _release(taken)
         raise CheckpointError(
             f"fit: only one run at a time may save checkpoints in {folder}, and another process "
             "does; wait for its end, or choose another folder"
         ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            _release(taken)
+            raise
     return taken
+
+
+def _release(taken: int) -> None:
+    _TAKEN.discard(taken)
+    os.close(taken)
+
+
+def _forget_taken() -> None:
+    """A forked child has its parent's folders open, and would keep their locks after it."""
+    for taken in list(_TAKEN):
+        _release(taken)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_taken)
 
 
 def _wrong(name: str, rule: str, value: Any) -> CheckpointError:

@@ -25,6 +25,10 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": package_version("jaxlib"),
         "optax": package_version("optax"),
+        # The order of examples and their augmentation.
+        "torch": package_version("torch"),
+        "numpy": package_version("numpy"),
+        "feedax": package_version("feedax"),
         "machine": platform.machine(),
         "device": device.device_kind,
         "platform version": device.client.platform_version,

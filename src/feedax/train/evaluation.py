@@ -147,7 +147,7 @@ class Evaluation:
         if not self._model.of_one_example:
             return device_blocks(source, None, self._check, self._devices, self._share)
         # A loader that is its own sequential form has a sampler that picks: its batches count.
-        if self._residents.live_here(batches) and source is not batches:
+        if self._residents.live_here(batches) and batches.takes_each_once:
             return self._resident_blocks(batches)
         # Blocks of one size whatever the batch size: the same products, so the same bits.
         return device_blocks(source, _block_size, self._check, self._devices, self._share)

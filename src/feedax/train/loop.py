@@ -15,9 +15,10 @@ from feedax.train.best import Best
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event, Row
+from feedax.train.job import Job
 from feedax.train.losses import cross_entropy
 from feedax.train.model import Model, compute_dtype, partition
-from feedax.train.plan import Plan
+from feedax.train.optimizers import build_optimizer
 from feedax.train.training import Training
 
 LOGGER = logging.getLogger("feedax")
@@ -30,7 +31,7 @@ def fit(
     *,
     loss: Callable[[Any, Any], Any] = cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
-    learning_rate: float = 1.0,
+    learning_rate: float | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     evaluate: Mapping[str, Iterable[Any]] | None = None,
@@ -59,9 +60,9 @@ def fit(
             on the host: in a dict its key is left out, elsewhere None stands in its place.
         loss: a function of one example's prediction and target that returns a scalar. The
             gradient is that of its mean over a batch.
-        optimizer: an optax transformation; ``optax.adam(1e-3)`` if None.
-        learning_rate: the optimizer's updates are multiplied by it: 1 for an optimizer that was
-            made with one, the learning rate for `feedax.train.optimizers.build_optimizer`.
+        optimizer: an optax transformation; Adam if None.
+        learning_rate: the optimizer's updates are multiplied by it. None for 1, as an optimizer
+            that was made with a learning rate wants, or 1e-3 where `optimizer` is None.
         epochs: how many times to go through the training examples; 1 if `steps` is None too.
         steps: how many steps to train for in all. The epoch that they end in ends with them;
             given both, whichever comes first ends the run.
@@ -117,22 +118,30 @@ def fit(
     >>> [row["epoch"] for row in history], history[-1]["loss"] < history[0]["loss"]
     ([0, 1, 2], True)
     """
+    for name, count in {"epochs": epochs, "steps": steps}.items():
+        if count is not None and (type(count) is not int or count < 0):
+            raise BatchError(
+                f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it out"
+            )
     if epochs is None and steps is None:
         epochs = 1
+    if optimizer is None:
+        optimizer = build_optimizer("adam")
+        learning_rate = 1e-3 if learning_rate is None else learning_rate
     refuse_no_batches(train, "fit: train", again=epochs != 1)
     sets = _sets(evaluate, again=epochs != 1)
     best_of = Best(best, patience)
     best_of.check(sets, metrics or ())
     refuse_nnx(params)
     trained, static = partition(params)
-    plan = Plan(
+    job = Job(
         model=Model(predict, batched, state is not None, static, compute_dtype(precision)),
         params=trained,
         model_state=state,
         train=train,
         loss=loss,
-        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
-        learning_rate=learning_rate,
+        optimizer=optimizer,
+        learning_rate=1.0 if learning_rate is None else learning_rate,
         epochs=epochs,
         steps=steps,
         sets=sets,
@@ -143,13 +152,13 @@ def fit(
         checkpoints=checkpoints,
         devices=Devices(devices),
     )
-    if plan.model.dtype is not None:
+    if job.model.dtype is not None:
         slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
         LOGGER.info(
             f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; parameters, "
             "losses, the optimizer and batch statistics stay in float32"
         )
-    training = Training(plan)
+    training = Training(job)
     return training.run(), training.history
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from jax import Array
 
 from feedax.errors import CheckpointError
+from feedax.storage.leaf_names import named_leaves
 from feedax.storage.snapshot import restore
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
-from feedax.train.plan import Plan
+from feedax.train.job import Job
 from feedax.train.step import TrainState, init_state, zero_metric
 
 
@@ -20,12 +21,12 @@ class States:
     """Makes the states of a run, and looks at them; each in one program.
 
     Args:
-        plan: of the run.
+        job: of the run.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        everywhere = plan.devices.replicated
-        self._plan = plan
+    def __init__(self, job: Job) -> None:
+        everywhere = job.devices.replicated
+        self._job = job
         self._first = Compiled(self._first_state)
         self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
         self._copy = Compiled(_copied, out=everywhere)
@@ -33,13 +34,16 @@ class States:
 
     def first(self, metrics: Iterable[str]) -> TrainState:
         """The state before the first step, with these metrics."""
-        return self._everywhere(self._first(self._parts(), dict.fromkeys(metrics, 0)))
+        state = self._first(self._parts(), dict.fromkeys(metrics, 0))
+        if self._job.checkpoints is not None:
+            named_leaves(state, who="fit")  # what cannot be saved is found out now
+        return self._everywhere(state)
 
     def saved(self, checkpoint: Checkpoint, has_best: bool) -> tuple[TrainState, Any]:
         """A checkpoint's state, and the parameters and model state that were the best.
 
         Raises:
-            CheckpointError: they are not those of this plan.
+            CheckpointError: they are not those of this job.
         """
         metrics = dict.fromkeys(checkpoint.about["metrics"], 0)
         shapes = jax.eval_shape(self._first_state, self._parts(), metrics)
@@ -52,8 +56,8 @@ class States:
     def _refuse_another_run(self, saved: TrainState, checkpoint: Checkpoint) -> None:
         """What never changes in a run, and is another one here, was another one there."""
         now = {
-            "key": jax.random.key_data(_as_key(self._plan.key)),
-            "learning_rate": jnp.asarray(self._plan.learning_rate, float),
+            "key": jax.random.key_data(_as_key(self._job.key)),
+            "learning_rate": jnp.asarray(self._job.learning_rate, float),
         }
         then = {
             "key": jax.random.key_data(_as_key(saved.key)),
@@ -81,19 +85,19 @@ class States:
         return bool(self._are_finite(params))
 
     def _parts(self) -> Any:
-        plan = self._plan
-        return jax.tree.map(jnp.asarray, (plan.params, plan.model_state)), plan.key
+        job = self._job
+        return jax.tree.map(jnp.asarray, (job.params, job.model_state)), job.key
 
     def _first_state(self, parts: Any, metrics: dict[str, Any]) -> TrainState:
         (params, model_state), key = parts
-        rate, optimizer = self._plan.learning_rate, self._plan.optimizer
+        rate, optimizer = self._job.learning_rate, self._job.optimizer
         # Steps take over their state's memory, and none of the user's.
         return _copied(
             init_state(params, optimizer, key, model_state, learning_rate=rate, metrics=metrics)
         )
 
     def _everywhere(self, tree: Any) -> Any:
-        devices = self._plan.devices
+        devices = self._job.devices
         return tree if devices.mesh is None else devices.replicate(tree)
 
 

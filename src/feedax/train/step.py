@@ -138,9 +138,7 @@ def train_step(
         predictions, model_state = model.predictions(
             params, state.model_state, batch.inputs, key, train=True
         )
-        losses = each(loss, predictions, batch.targets)
-        # A mean of losses in half precision is taken in float32.
-        losses = losses.astype(jnp.float64 if losses.dtype == jnp.float64 else jnp.float32)
+        losses = _summable(each(loss, predictions, batch.targets))
         weights = batch.weights.astype(losses.dtype)
         return jnp.sum(losses * weights) / jnp.sum(weights), (predictions, model_state)
 
@@ -160,8 +158,8 @@ def train_step(
     count = jnp.sum(batch.weights)
     sums = {"loss": mean * count}
     for name, score in (metrics or {}).items():
-        scores = each(score, predictions, batch.targets).astype(batch.weights.dtype)
-        sums[name] = jnp.sum(scores * batch.weights)
+        scores = _summable(each(score, predictions, batch.targets))
+        sums[name] = jnp.sum(scores * batch.weights.astype(scores.dtype))
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     return TrainState(
         params=optax.apply_updates(state.params, updates),
@@ -173,6 +171,11 @@ def train_step(
         metrics={name: _grown(state.metrics[name], sums[name], count) for name in sums},
         bad_step=jnp.where(bad, state.step, state.bad_step),
     )
+
+
+def _summable(scores: Array) -> Array:
+    """Scores as float32, in which those of half precision are summed too; float64 stays."""
+    return scores.astype(jnp.float64 if scores.dtype == jnp.float64 else jnp.float32)
 
 
 def _grown(metric: Metric, total: Array, count: Array) -> Metric:

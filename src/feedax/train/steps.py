@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -92,8 +91,7 @@ class Steps:
         if self._loops:
             return self._chunk(chunk, state)
         for i in range(int(chunk.steps)):
-            row = (chunk.examples, chunk.indices[i], chunk.sizes[i])
-            state, done = self._row(row, state)
+            state, done = self._row((chunk, np.int32(i)), state)
             self._wait_for(done)
         return state
 
@@ -113,8 +111,7 @@ class Steps:
         if isinstance(piece, Batch):
             jaxpr = jax.make_jaxpr(self._one_step)(piece, state)
         else:
-            row = (piece.examples, piece.indices[0], piece.sizes[0])
-            jaxpr = jax.make_jaxpr(self._train_row)(row, state)
+            jaxpr = jax.make_jaxpr(self._train_row)((piece, np.int32(0)), state)
         return "conv_general_dilated" in str(jaxpr)
 
     def _one_step(self, batch: Batch, state: TrainState) -> TrainState:
@@ -132,10 +129,10 @@ class Steps:
         # The state is donated to the next step; the second result can still be waited for.
         return state, state.step
 
-    def _train_row(
-        self, row: tuple[Any, Array, Array], state: TrainState
-    ) -> tuple[TrainState, Array]:
-        state = self._one_step(pick(*row), state)
+    def _train_row(self, row: tuple[Chunk, Array], state: TrainState) -> tuple[TrainState, Array]:
+        chunk, i = row
+        batch = pick(chunk.examples, chunk.indices[i], chunk.sizes[i])
+        state = self._one_step(batch, state)
         return state, state.step
 
     def _train_chunk(self, chunk: Chunk, state: TrainState) -> TrainState:

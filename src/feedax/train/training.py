@@ -15,6 +15,7 @@ from feedax.feed import (
     Feed,
     Position,
     Residents,
+    columns_of,
     go_on,
     how,
     open_feed,
@@ -36,10 +37,10 @@ from feedax.train.events import (
     Stopped,
     StopTraining,
 )
+from feedax.train.job import Job
 from feedax.train.model import combine
 from feedax.train.pace import Pace
 from feedax.train.peers import Peers
-from feedax.train.plan import Plan
 from feedax.train.states import States
 from feedax.train.step import Score, TrainState
 from feedax.train.steps import Steps
@@ -53,43 +54,44 @@ class Training:
     """Trains as planned.
 
     Args:
-        plan: what was asked for.
+        job: what was asked for.
 
     Attributes:
         history: a row for each epoch that ended.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, job: Job) -> None:
+        self.job = job
         self.history: list[Row] = []
-        modes = (True, False) if plan.sets else (True,)
+        modes = (True, False) if job.sets else (True,)
         self._check = ModelCheck(
-            plan.model, plan.params, plan.model_state, plan.loss, plan.metrics, modes
+            job.model, job.params, job.model_state, job.loss, job.metrics, modes
         )
-        self._residents = Residents(plan.devices)
+        self._residents = Residents(job.devices)
         self._metrics: dict[str, Score] = {}  # filled when the first examples have been seen
-        self._steps = Steps(plan.model, plan.loss, plan.optimizer, self._metrics, plan.devices)
-        self._states = States(plan)
+        self._steps = Steps(job.model, job.loss, job.optimizer, self._metrics, job.devices)
+        self._states = States(job)
         self._state: TrainState | None = None
         self._epoch = self._step = self._epoch_step = self._skip = 0
         self._seconds = 0.0  # of this epoch so far
         self._position: Position = {"batches": 0}
         self._found: Checkpoint | None = None
-        self._environment = environment(plan.devices, plan.model.dtype)
+        self._environment = environment(job.devices, job.model.dtype)
         self._peers = Peers()
-        self._evaluation = Evaluation(plan.model, self._check, self._residents, self._peers.index)
+        self._evaluation = Evaluation(job.model, self._check, self._residents, self._peers.index)
         self._pace = Pace(self._steps, self._peers)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
+        self._is_asked_to_stop = False
         self._form: str | None = None  # of the steps before the run went on
 
     def run(self) -> Any:
         """Train to the end; the parameters, with the model's state if there is one."""
-        plan = self.plan
+        job = self.job
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._peers)
-            if plan.checkpoints is not None:
-                stack.enter_context(plan.checkpoints.in_use(writes=self._peers.index == 0))
-                self._found = self._newest(plan.checkpoints)
+            if job.checkpoints is not None:
+                stack.enter_context(job.checkpoints.in_use(writes=self._peers.index == 0))
+                self._found = self._newest(job.checkpoints)
             self._share_batches()
             for batches in (self._train, *self._sets.values()):
                 self._evaluation.prepare(batches)
@@ -100,7 +102,8 @@ class Training:
                 while not self._is_over():
                     self._train_epoch()
             except StopTraining as stop:
-                self._save()
+                if self._state is not None and self._states.are_finite(self._state.params):
+                    self._save()
                 preempted = stop.args == (PREEMPTED,)
                 self._tell(Stopped(self._epoch, self._epoch_step, preempted))
         return self._result()
@@ -118,23 +121,20 @@ class Training:
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its columns of a batch."""
-        plan, peers = self.plan, self._peers
-        self._train, self._sets = plan.train, plan.sets
-        if peers.count > 1:
-            saved = {} if self._found is None else self._found.about["position"].get("loader", {})
-            # For loaders without one: those of process 0.
-            seed = peers.broadcast(saved.get("seed", secrets.randbits(31)))
-
-            def view(loader: Any) -> Any:
-                columns = getattr(loader, "columns", None)
-                return columns(peers.index, peers.count, seed=seed) if columns else loader
-
-            views = {id(source): view(source) for source in (plan.train, *plan.sets.values())}
-            self._train = views[id(plan.train)]
-            self._sets = {name: views[id(batches)] for name, batches in plan.sets.items()}
+        job, peers = self.job, self._peers
+        self._train, self._sets = job.train, job.sets
+        saved = {} if self._found is None else self._found.about["position"].get("loader", {})
+        seed = saved.get("seed") if isinstance(saved, dict) else None
+        if peers.count > 1:  # for loaders without one, process 0's
+            seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
+        # One process goes on with the seed that several have drawn.
+        if peers.count > 1 or (seed is not None and getattr(job.train, "seed", 0) is None):
+            sources = [job.train, *job.sets.values()]
+            self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
+            self._sets = dict(zip(job.sets, sets, strict=True))
         self._advice = Advice(self._train)
-        self._tell_position = None if plan.checkpoints is None else teller(self._train)
-        if plan.checkpoints is not None and getattr(self._train, "seed", 0) is None:
+        self._tell_position = None if job.checkpoints is None else teller(self._train)
+        if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
             LOGGER.info(
                 "fit: without a seed a loader's randomness does not go on where it was; a run that "
                 "goes on has the same bits with NumpyLoader(seed=...)"
@@ -146,10 +146,10 @@ class Training:
             length = len(self._train)  # type: ignore[arg-type]
         checkpoint = None if self._found is None else self._found.path
         return Started(
-            self.plan.epochs,
+            self.job.epochs,
             length,
             how(self._train, self._residents),
-            [*self.history],
+            [dict(row) for row in self.history],
             checkpoint,
             self._step,
         )
@@ -157,22 +157,22 @@ class Training:
     def _is_over(self) -> bool:
         if self._epoch_step > 0:
             return False  # first that epoch ends, with its row
-        epochs = self.plan.epochs
+        epochs = self.job.epochs
         return (
             (epochs is not None and self._epoch >= epochs)
             or self._has_all_steps()
-            or self.plan.best.is_over(self._epoch)
+            or self.job.best.is_over(self._epoch)
         )
 
     def _has_all_steps(self) -> bool:
-        return self.plan.steps is not None and self._step >= self.plan.steps
+        return self.job.steps is not None and self._step >= self.job.steps
 
     def _train_epoch(self) -> None:
-        plan = self.plan
+        job = self.job
         waiting = Waiting(self._train, self._steps)
         clock = EpochClock(self._epoch, self._steps, self._seconds)
         # Opened every epoch: the dataset may be another one than before.
-        exact = not plan.model.of_one_example
+        exact = not job.model.of_one_example
         tell, skip, self._skip = self._tell_position, self._skip, 0
         with contextlib.closing(
             open_feed(self._train, exact, self._residents, self._check, tell, skip)
@@ -229,7 +229,7 @@ class Training:
 
     def _end_epoch(self, row: Row, ends_early: bool) -> None:
         """Evaluate, keep the best, tell, save."""
-        plan, state = self.plan, self._state
+        job, state = self.job, self._state
         assert state is not None
         compiled = self._evaluation.compile_seconds
         for name, batches in self._sets.items():
@@ -238,21 +238,21 @@ class Training:
             )
             row |= {f"{name}_{score}": value for score, value in scores.items()}
         row["compile_seconds"] += self._evaluation.compile_seconds - compiled
-        is_best = plan.best.is_beaten_by(row)
+        is_best = job.best.is_beaten_by(row)
         if is_best:
-            plan.best.keep(row, self._step, self._states.copy(state))
+            job.best.keep(row, self._step, self._states.copy(state))
         self.history.append(row)
         self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
         if self._tell_position is None:
             self._position = {"batches": 0}
         is_last = self._is_over()
-        checkpoints = plan.checkpoints
+        checkpoints = job.checkpoints
         if ends_early:
             self._saved = self._epoch, self._step  # in its middle, see above
-        elif checkpoints and (is_last or checkpoints.is_due_after(self._epoch)):
+        elif checkpoints and (is_last or is_best or checkpoints.is_due_after(self._epoch)):
             self._save()
         params = self._whole(state.params, state.model_state)
-        self._tell(EpochEnded(self._epoch - 1, row, params, is_best, is_last))
+        self._tell(EpochEnded(self._epoch - 1, dict(row), params, is_best, is_last))
 
     def _begun(self) -> Any:
         """Make the first state, or go on with the checkpoint's; a copy of what it begins with."""
@@ -264,7 +264,7 @@ class Training:
         return self._states.copy(self._state)
 
     def _first_state(self) -> TrainState:
-        plan, found = self.plan, self._found
+        job, found = self.job, self._found
         if found is None and not self._check.has_scores:
             raise BatchError(
                 "fit: train must yield a batch in every epoch, and it yielded none in epoch "
@@ -274,15 +274,14 @@ class Training:
         if found is None:
             return self._states.first(self._metrics)
         # An epoch without a step left to do has shown no examples, and needs none.
-        state, plan.best.kept = self._states.saved(found, has_best=plan.best.step >= 0)
+        state, job.best.kept = self._states.saved(found, has_best=job.best.step >= 0)
         self._found = None
         return state
 
     def _go_on(self, about: dict[str, Any]) -> None:
         """Stand where the checkpoint was made."""
-        before = dict(about["environment"])
-        self._form = before.pop("form of the steps")
-        changed = differences(before, self._environment)
+        self._form = about["form"]
+        changed = differences(about["environment"], self._environment)
         if changed:
             LOGGER.warning(
                 "fit: a run that goes on has the bits of one that never stopped only where nothing "
@@ -292,7 +291,12 @@ class Training:
         self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]
         self._saved = self._epoch, self._step
         self.history = about["history"]
-        self.plan.best.go_on(about["best"])
+        if self.job.epochs is not None and self._epoch > self.job.epochs:
+            LOGGER.warning(
+                f"fit: the run has {self._epoch} epochs already, and {self.job.epochs} were asked "
+                "for; nothing is trained"
+            )
+        self.job.best.go_on(about["best"])
         self._position = about["position"]
         self._skip = go_on(self._train, self._position)
 
@@ -307,25 +311,25 @@ class Training:
 
     def _steps_until_save(self) -> int:
         """How many steps may follow before something is to be done after an exact one."""
-        checkpoints, steps = self.plan.checkpoints, self.plan.steps
+        checkpoints, steps = self.job.checkpoints, self.job.steps
         due = None if checkpoints is None else checkpoints.due_in(self._step)
         left = None if steps is None else steps - self._step
         return min([CHUNK_STEPS, *(count for count in (due, left) if count is not None)])
 
     def _is_save_due(self) -> bool:
-        checkpoints = self.plan.checkpoints
+        checkpoints = self.job.checkpoints
         if checkpoints is None:
             return False
         checkpoints.look()
         return checkpoints.is_due_at(self._step)
 
     def _is_save_late(self) -> bool:
-        checkpoints = self.plan.checkpoints
+        checkpoints = self.job.checkpoints
         return checkpoints is not None and checkpoints.is_due_by_time()
 
     def _save(self) -> None:
         """Save where the run stands, unless that is saved already."""
-        checkpoints, best = self.plan.checkpoints, self.plan.best
+        checkpoints, best = self.job.checkpoints, self.job.best
         here = self._epoch, self._step
         if checkpoints is None or self._state is None or self._saved == here:
             return
@@ -337,12 +341,13 @@ class Training:
             "position": self._position,
             "metrics": [name for name in self._state.metrics if name != "loss"],
             "best": best.about(),
-            "history": [*self.history],  # it grows while another thread writes
-            "environment": {**self._environment, "form of the steps": self._steps.form},
+            "history": [dict(row) for row in self.history],  # as they are now
+            "environment": self._environment,
+            "form": self._form or self._steps.form,
         }
-        tree = {"state": self._state, "best": best.kept}
         self._saved = here
         if self._peers.index == 0:
+            tree = {"state": self._state, "best": best.kept}
             path = checkpoints.save(tree, about, keep_step=best.step)
             self._tell(Saved(self._step, path))
 
@@ -364,22 +369,22 @@ class Training:
         raise error
 
     def _result(self) -> Any:
-        if self.plan.best.kept is not None:
-            return self._whole(*self.plan.best.kept)
+        if self.job.best.kept is not None:
+            return self._whole(*self.job.best.kept)
         if self._state is None and self._found is not None:
             self._state = self._first_state()
             return self._result()
         if self._state is None:
-            return self._whole(self.plan.params, self.plan.model_state)
+            return self._whole(self.job.params, self.job.model_state)
         return self._whole(self._state.params, self._state.model_state)
 
     def _whole(self, params: Any, model_state: Any) -> Any:
-        whole = combine(params, self.plan.model.static)
-        return (whole, model_state) if self.plan.model.stateful else whole
+        whole = combine(params, self.job.model.static)
+        return (whole, model_state) if self.job.model.stateful else whole
 
     def _tell(self, event: Event) -> None:
-        stops: tuple[str, ...] | None = None
-        for callback in self.plan.callbacks:
+        stops: tuple[str, ...] | None = () if self._is_asked_to_stop else None
+        for callback in self.job.callbacks:
             try:
                 callback(event)
             except StopTraining:
@@ -389,5 +394,7 @@ class Training:
                 stops = ()
             if self._peers.reached_preemption():
                 stops = (PREEMPTED,)
+        # While a state is saved is no place to stop: the next event is.
+        self._is_asked_to_stop = stops is not None
         if stops is not None and not isinstance(event, Saved | Stopped):
             raise StopTraining(*stops)

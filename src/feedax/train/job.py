@@ -17,7 +17,7 @@ from feedax.train.step import Score
 
 
 @dataclass
-class Plan:
+class Job:
     """The arguments of `fit`; `params` are the trained leaves alone, `sets` what is evaluated."""
 
     model: Model
