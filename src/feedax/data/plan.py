@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Plan:
     name: str
     reason: str
     notes: tuple[str, ...] = ()
-    size: int = 0
+    size: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name}: {'. '.join((self.reason, *self.notes))}."
