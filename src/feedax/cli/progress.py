@@ -14,6 +14,8 @@ from feedax.train.events import EpochEnded, Event, Started, Stepped
 
 SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
+REFRESHES = 4
+"""Times a second that the bar is drawn; training says as often what is new, and wants the CPU."""
 
 
 def accuracy_lines(row: Mapping[str, float]) -> list[str]:
@@ -121,6 +123,7 @@ class Progress:
             TextColumn("steps  {task.fields[said]}"),
             TimeElapsedColumn(),
             transient=True,
+            refresh_per_second=REFRESHES,
         )
         self._task = self._bar.add_task("Epoch 0", total=steps, said="")
         self._bar.start()

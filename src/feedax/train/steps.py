@@ -20,6 +20,8 @@ CHUNK_SECONDS = 0.2
 IN_FLIGHT = 3
 """How many steps may wait for the device. With several devices on one CPU, programs that wait for
 each other's parts take its threads: 50 of them are a deadlock, 8 are none."""
+ROWS_IN_FLIGHT = 32
+"""The same where one device gathers the batches itself, so that waiting batches take no memory."""
 
 
 class Steps:
@@ -73,7 +75,7 @@ class Steps:
         self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
         if isinstance(piece, Batch):
             state, done = self._batch((piece, np.int32(1)), state)
-            self._wait_for(done)
+            self._wait_for(done, IN_FLIGHT)
             return state
         started = time.perf_counter() - self.compile_seconds
         state = self._run_chunk(state, piece)
@@ -92,13 +94,13 @@ class Steps:
             return self._chunk(chunk, state)
         for i in range(int(chunk.steps)):
             state, done = self._row((chunk, np.int32(i)), state)
-            self._wait_for(done)
+            self._wait_for(done, ROWS_IN_FLIGHT if self._devices.mesh is None else IN_FLIGHT)
         return state
 
-    def _wait_for(self, done: Array) -> None:
-        """Let the device fall behind by some steps, and by no more."""
+    def _wait_for(self, done: Array, most: int) -> None:
+        """Let the device fall behind by so many steps, and by no more."""
         self._waiting.append(done)
-        if len(self._waiting) > IN_FLIGHT:
+        while len(self._waiting) > most:
             self._waiting.popleft().block_until_ready()
 
     def _is_slow_in_a_loop(self, state: TrainState, piece: Batch | Chunk) -> bool:
