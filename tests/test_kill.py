@@ -147,7 +147,7 @@ JOBS = [
 BY_NAME = {job.name: job for job in JOBS}
 
 SHORT = {
-    "streamed-workers": ["while it saves, from nothing", "before the next checkpoint"],
+    "resident": ["while it saves, from nothing"],
     "dropout": ["while it trains"],
 }
 
