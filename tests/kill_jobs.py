@@ -165,12 +165,12 @@ def _fit(
     from feedax.report.run_folder import RunFolder
 
     use_compilation_cache()
+    goes_on: Any = None
     if (run / "config.json").exists():
-        folder = RunFolder.open(run)
-        folder.go_on([], {})
+        folder, goes_on = RunFolder.open(run), ([], {})
     else:
         folder = RunFolder.create({}, path=run)
-    record = Record(folder, "validation_loss", lambda said: print(said, file=sys.stderr))
+    record = Record(folder, "validation_loss", lambda said: print(said, file=sys.stderr), goes_on)
 
     def started(event: Any) -> None:
         if isinstance(event, feedax.train.Started):
