@@ -20,8 +20,10 @@ CHUNK_SECONDS = 0.2
 IN_FLIGHT = 3
 """How many steps may wait for the device. With several devices on one CPU, programs that wait for
 each other's parts take its threads: 50 of them are a deadlock, 8 are none."""
-ROWS_IN_FLIGHT = 32
-"""The same where one device gathers the batches itself, so that waiting batches take no memory."""
+MOST_IN_FLIGHT = 32
+"""The same for one device, where waiting batches take little memory."""
+BYTES_IN_FLIGHT = 2**26
+"""How much memory they may take."""
 
 
 class Steps:
@@ -75,7 +77,7 @@ class Steps:
         self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
         if isinstance(piece, Batch):
             state, done = self._batch((piece, np.int32(1)), state)
-            self._wait_for(done, IN_FLIGHT)
+            self._wait_for(done, sum(leaf.nbytes for leaf in jax.tree.leaves(piece)))
             return state
         started = time.perf_counter() - self.compile_seconds
         state = self._run_chunk(state, piece)
@@ -94,11 +96,14 @@ class Steps:
             return self._chunk(chunk, state)
         for i in range(int(chunk.steps)):
             state, done = self._row((chunk, np.int32(i)), state)
-            self._wait_for(done, ROWS_IN_FLIGHT if self._devices.mesh is None else IN_FLIGHT)
+            self._wait_for(done, 0)  # each batch is gathered when its turn comes
         return state
 
-    def _wait_for(self, done: Array, most: int) -> None:
-        """Let the device fall behind by so many steps, and by no more."""
+    def _wait_for(self, done: Array, size: int) -> None:
+        """Let the device fall behind by some steps of batches of `size` bytes, and by no more."""
+        most = IN_FLIGHT
+        if self._devices.mesh is None:
+            most = max(most, min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // max(1, size)))
         self._waiting.append(done)
         while len(self._waiting) > most:
             self._waiting.popleft().block_until_ready()
