@@ -1,13 +1,13 @@
 """What a run writes into its folder while it trains."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
 from feedax.report.run_folder import RunFolder
+from feedax.storage.writer import Writer
 from feedax.train.events import EpochEnded, Event, Started
 
 
@@ -38,8 +38,7 @@ class Record:
         self._best = best
         self._note = note
         self._goes_on = goes_on
-        self._thread = ThreadPoolExecutor(1, "feedax-params")
-        self._pending: Future[None] | None = None
+        self._writer = Writer("feedax-params")
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -56,11 +55,11 @@ class Record:
             case EpochEnded(row=row, params=params, is_best=is_best):
                 self._epochs += 1
                 self.compile_seconds += row["compile_seconds"]
-                self._wait()
+                self._writer.wait()
                 if is_best or self._best is None:
                     # Training goes on with the memory of these while a thread writes a copy.
                     copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
-                    self._pending = self._thread.submit(self._folder.save_params, copy)
+                    self._writer.submit(self._folder.save_params, copy)
                 self._folder.append_row(row)
 
     def found_the_end(self, steps: int | None) -> bool:
@@ -73,14 +72,8 @@ class Record:
 
     def end(self, params: Any, failed: bool) -> None:
         """Write what is left to write when training has ended."""
-        self._wait()
-        self._thread.shutdown()
+        self._writer.wait()
+        self._writer.close()
         if self._best is None or not failed:
             self._folder.save_params(params)
         self._folder.save_curves()
-
-    def _wait(self) -> None:
-        """Wait until the last parameters are written, and raise what went wrong with them."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()

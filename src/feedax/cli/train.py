@@ -247,7 +247,8 @@ def _optimizer(flags: TrainFlags, train: Any) -> dict[str, Any]:
                 "optimizer: --decay-epochs counts epochs, and the stream "
                 f"{flags.data.dataset} does not know its length; choose another --schedule"
             )
-        decay_steps = length * (given.decay_epochs or DECAY_EPOCHS)
+        assert given.decay_epochs is not None  # see `_complete`
+        decay_steps = length * given.decay_epochs
     return {
         "name": given.optimizer,
         "schedule": given.schedule,

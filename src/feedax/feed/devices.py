@@ -4,13 +4,13 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from feedax.errors import BatchError
 from feedax.feed.batch import PyTree
 from feedax.feed.place import Placement
+from feedax.storage.snapshot import is_key
 
 AXES = ("process", "device")
 
@@ -114,8 +114,7 @@ class Devices:
 
 def _key_impl(leaf: Any) -> str:
     """The name of random keys' implementation, "" of anything else."""
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return str(jax.random.key_impl(leaf)) if is_key else ""
+    return str(jax.random.key_impl(leaf)) if is_key(leaf) else ""
 
 
 def _more(platform: str) -> Any:

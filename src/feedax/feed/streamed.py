@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -203,9 +203,12 @@ def _pipeline(
     # as JAX computes while it loads; and a sampler may look at how training goes.
     size = 2 if _has_workers(source) else 1
 
+    @cache
+    def placement(count: int, is_part: bool) -> Placement:
+        return Placement((devices.columns if is_part else devices.rows)(count), foreign)
+
     def put(batch: Batch, is_part: bool = False) -> Batch:
-        sharding = devices.columns if is_part else devices.rows
-        place = Placement(sharding(length(batch)), foreign)
+        place = placement(length(batch), is_part)
         placed: Batch = place.put(batch, wait=foreign or size > 1)
         return placed
 

@@ -5,4 +5,5 @@
 - `feedax.storage.params_file`: parameters as one file.
 - `feedax.storage.snapshot`: any state's arrays and keys on the host, and back.
 - `feedax.storage.checkpoint_file`: a snapshot as one file, to the bit, with proof that it is whole.
+- `feedax.storage.writer`: a thread that writes files.
 """

@@ -133,7 +133,7 @@ def _source(name: str, leaf: Any) -> tuple[Any, str | None]:
     """What to copy: an array, and the implementation if it is key data."""
     key_impl = None
     if isinstance(leaf, jax.Array):
-        if _is_key(leaf):
+        if is_key(leaf):
             key_impl, leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
         if not (leaf.is_fully_replicated or leaf.is_fully_addressable):
             raise RunFolderError(
@@ -160,7 +160,7 @@ def _own_copy(array: Any) -> np.ndarray:
 
 def _expected(leaf: Any) -> tuple[str, tuple[int, ...]]:
     """The dtype and the shape that a leaf's array must have."""
-    if _is_key(leaf):
+    if is_key(leaf):
         # Only real keys say their implementation, not what stands for them.
         return f"key<{jax.random.key_impl(jnp.empty((), leaf.dtype))}>", leaf.shape
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
@@ -183,5 +183,6 @@ def _like(leaf: Any, array: HostArray) -> Any:
     return jnp.array(numbers)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is one of JAX's typed random keys, or an array of them."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from feedax.errors import CheckpointError
 from feedax.storage.checkpoint_file import decode, write_checkpoint
 from feedax.storage.replace_file import not_written, remove_leftovers
 from feedax.storage.snapshot import Snapshot, snapshot
+from feedax.storage.writer import Writer
 
 LOGGER = logging.getLogger("feedax")
 _NAME = re.compile(r"step-(\d{9,})\.safetensors")
@@ -95,8 +95,7 @@ class Checkpoints:
         self.every_epochs = every_epochs
         self.keep = keep
         self.run = run
-        self._thread: ThreadPoolExecutor | None = None
-        self._pending: Future[None] | None = None
+        self._writer: Writer | None = None
         self._saved_at = time.monotonic()
         self._damaged: list[Path] = []
 
@@ -121,15 +120,14 @@ class Checkpoints:
             raise not_written(self.folder, error) from error
         remove_leftovers(self.folder)
         self._saved_at = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, "feedax-checkpoint")
+        self._writer = Writer("feedax-checkpoint")
         try:
             yield
-            self.wait()
+            self._writer.wait()
         finally:
-            self._thread.shutdown()
-            if self._pending is not None and (lost := self._pending.exception()) is not None:
+            if (lost := self._writer.close()) is not None:
                 LOGGER.warning(f"{lost}")  # training has ended by another error
-            self._thread = self._pending = None
+            self._writer = None
             _release(taken)
 
     def newest(self) -> Checkpoint | None:
@@ -197,12 +195,12 @@ class Checkpoints:
         Raises:
             RunFolderError: the checkpoint before could not be written.
         """
-        self.wait()
+        assert self._writer is not None
+        self._writer.wait()
         path = self.folder / f"step-{about['step']:09}.safetensors"
         arrays = snapshot(tree)
-        assert self._thread is not None
         about = {"run": self.run, **about}
-        self._pending = self._thread.submit(self._write, path, arrays, about, keep_step)
+        self._writer.submit(self._write, path, arrays, about, keep_step)
         self._saved_at = time.monotonic()
         return path
 
@@ -212,18 +210,8 @@ class Checkpoints:
         Raises:
             RunFolderError: it could not.
         """
-        if self._pending is not None and self._pending.done():
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is written.
-
-        Raises:
-            RunFolderError: it could not be.
-        """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._writer is not None:
+            self._writer.look()
 
     def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
         write_checkpoint(path, arrays, about)

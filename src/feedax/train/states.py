@@ -10,7 +10,7 @@ from jax import Array
 
 from feedax.errors import CheckpointError
 from feedax.storage.leaf_names import named_leaves
-from feedax.storage.snapshot import restore
+from feedax.storage.snapshot import is_key, restore
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
 from feedax.train.job import Job
@@ -103,8 +103,7 @@ class States:
 
 def _as_key(key: Array) -> Array:
     """A typed key, also of an old one that is an array of numbers."""
-    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if is_typed else jax.random.wrap_key_data(key)
+    return key if is_key(key) else jax.random.wrap_key_data(key)
 
 
 def _copied(tree: Any) -> Any:

@@ -198,8 +198,9 @@ class Training:
             piece = waiting.take(feed, most)
             if piece is None:
                 break
-            self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
-            start = self._begun() if start is None else start
+            if start is None:
+                self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
+                start = self._begun()
             self._state = waiting.run(self._state, piece)
             self._look_at_form()
             count = int(piece.steps) if isinstance(piece, Chunk) else 1
@@ -369,11 +370,10 @@ class Training:
         raise error
 
     def _result(self) -> Any:
-        if self.job.best.kept is not None:
-            return self._whole(*self.job.best.kept)
         if self._state is None and self._found is not None:
             self._state = self._first_state()
-            return self._result()
+        if self.job.best.kept is not None:
+            return self._whole(*self.job.best.kept)
         if self._state is None:
             return self._whole(self.job.params, self.job.model_state)
         return self._whole(self._state.params, self._state.model_state)
