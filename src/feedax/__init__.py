@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from feedax import augment as augment
     from feedax import data as data
     from feedax import datasets as datasets
     from feedax import errors as errors
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from feedax.train import EpochEnded as EpochEnded
     from feedax.train import Metric as Metric
     from feedax.train import Model as Model
+    from feedax.train import Network as Network
+    from feedax.train import NetworkEnded as NetworkEnded
+    from feedax.train import NetworksStarted as NetworksStarted
     from feedax.train import Saved as Saved
     from feedax.train import Started as Started
     from feedax.train import Stepped as Stepped
     from feedax.train import Stopped as Stopped
     from feedax.train import StopTraining as StopTraining
+    from feedax.train import Summary as Summary
+    from feedax.train import Sweep as Sweep
     from feedax.train import TrainState as TrainState
     from feedax.train import accuracy as accuracy
     from feedax.train import batched_predict as batched_predict
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from feedax.train import predict as predict
     from feedax.train import random_layer_params as random_layer_params
     from feedax.train import relu as relu
+    from feedax.train import sweep as sweep
     from feedax.train import train_step as train_step
     from feedax.train import tutorial_loss as tutorial_loss
     from feedax.train import update as update
@@ -71,10 +78,15 @@ _HOMES = {
         "EpochEnded",
         "Metric",
         "Model",
+        "Network",
+        "NetworkEnded",
+        "NetworksStarted",
         "Saved",
         "Started",
         "Stepped",
         "Stopped",
+        "Summary",
+        "Sweep",
         "StopTraining",
         "TrainState",
         "accuracy",
@@ -93,13 +105,14 @@ _HOMES = {
         "predict",
         "random_layer_params",
         "relu",
+        "sweep",
         "train_step",
         "tutorial_loss",
         "update",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("data", "datasets", "errors", "feed", "train")
+_MODULES = ("augment", "data", "datasets", "errors", "feed", "train")
 
 __all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]
 

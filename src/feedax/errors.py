@@ -18,6 +18,7 @@
       + RunFolderError    a run folder that cannot be written or read
           + CheckpointError        a checkpoint that is damaged, or does not fit the state
       + ImageError        an image file that `feedax predict` cannot use
+      + AugmentError      an augmentation whose strength or image is out of range
 
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
@@ -100,3 +101,7 @@ class CheckpointError(RunFolderError):
 
 class ImageError(FeedaxError):
     """An image file cannot be prepared for a model."""
+
+
+class AugmentError(FeedaxError):
+    """A strength of an augmentation is out of range, or its image is not an image."""

@@ -123,10 +123,7 @@ class NumpyLoader(DataLoader[Any]):
                 f"is {plan!r}; leave it out for the fastest one"
             )
         if seed is not None and generator is not None:
-            raise PlanError(
-                "NumpyLoader: either seed or generator must decide the order, and both are given; "
-                "leave one of them out"
-            )
+            raise _two_orders()
         if cache:
             alone = batch_size is None and batch_sampler is None
             refuse_cache(dataset, alone, collate_fn, in_order, plan)
@@ -308,6 +305,19 @@ class NumpyLoader(DataLoader[Any]):
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
         return self._sequential
 
+    def with_seed(self, seed: int) -> "NumpyLoader":
+        """The same examples in the order, and with the randomness, of another seed.
+
+        It shares the dataset, its plan and the cache with this one, and has not begun yet.
+
+        Raises:
+            PlanError: a generator decides the order.
+        """
+        if self.generator is not None:
+            raise _two_orders()
+        self.plan()  # made once, for all of them
+        return self._twin(seed=operator.index(seed), _resume=None, _next_epoch=0)
+
     def columns(self, part: int, parts: int, *, seed: int | None = None) -> "NumpyLoader":
         """This process's part of every batch, where several processes train one model.
 
@@ -392,3 +402,10 @@ class NumpyLoader(DataLoader[Any]):
                 f"this one is {choice.plan}"
             )
         return choice.form
+
+
+def _two_orders() -> PlanError:
+    return PlanError(
+        "NumpyLoader: either seed or generator must decide the order, and both are given; leave "
+        "one of them out"
+    )

@@ -15,6 +15,7 @@ from feedax.feed.hosts import columns_of
 from feedax.feed.position import Position, go_on, teller
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
 from feedax.feed.resident import CHUNK_STEPS, ArrayLoader, Residents, is_resident
+from feedax.feed.stacked import StackedFeed
 from feedax.feed.streamed import Feed, device_blocks, how, open_feed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Masked",
     "Position",
     "Residents",
+    "StackedFeed",
     "columns_of",
     "device_blocks",
     "go_on",

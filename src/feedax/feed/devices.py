@@ -63,6 +63,11 @@ class Devices:
         """Where everything goes of which each device needs all."""
         return self._sharding(PartitionSpec())
 
+    @cached_property
+    def shared(self) -> NamedSharding | None:
+        """Where arrays go of whose first axis each device has its part."""
+        return self._sharding(PartitionSpec(AXES))
+
     def replicate(self, tree: PyTree) -> PyTree:
         """Arrays of the host, or of this process's first device, on every device; copies."""
         impls = jax.tree.map(_key_impl, tree)
@@ -95,7 +100,7 @@ class Devices:
         """
         if self.mesh is None or self.processes > 1 or count % self.count:
             return self.replicated
-        return self._sharding(PartitionSpec(AXES))
+        return self.shared
 
     def columns(self, count: int) -> NamedSharding | None:
         """Where a batch goes of which each process has so many examples, its own."""
@@ -105,7 +110,7 @@ class Devices:
         """Cut a batch into rows, evenly or not; pure, for use inside compiled code."""
         if self.mesh is None:
             return batch
-        rows = self._sharding(PartitionSpec(AXES))
+        rows = self.shared
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding | None:

@@ -1,7 +1,7 @@
 """Examples that live on the device: they go there once, and batches are gathered there."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,14 +48,28 @@ class Residents:
         return is_resident(source, self.devices.copies)
 
     def examples(self, loader: ArrayLoader, check: Check) -> tuple[PyTree, PyTree]:
+        """The inputs and the targets of a loader, all of them on the devices."""
         plan = loader.plan()
         # A loader makes another plan when its dataset is not what it was.
         if id(loader) not in self._kept or self._kept[id(loader)][1] is not plan:
-            inputs, targets = pair(loader.arrays())
-            check(inputs, targets, "the dataset")
-            examples = self.devices.replicate((inputs, targets))
-            self._kept[id(loader)] = (loader, plan, examples)
+            self._kept[id(loader)] = (loader, plan, self._put(loader, plan, check))
         return self._kept[id(loader)][2]
+
+    def forget_others(self, sources: Iterable[Any]) -> None:
+        """Let go of examples that none of these loaders has."""
+        plans = [source.plan() for source in sources if isinstance(source, ArrayLoader)]
+        for name, (_, plan, _) in list(self._kept.items()):
+            if not any(plan is one for one in plans):
+                del self._kept[name]
+
+    def _put(self, loader: ArrayLoader, plan: Any, check: Check) -> tuple[PyTree, PyTree]:
+        for _, another, examples in self._kept.values():
+            if another is plan:  # the same examples in the order of another seed
+                return examples
+        inputs, targets = pair(loader.arrays())
+        check(inputs, targets, "the dataset")
+        examples = self.devices.replicate((inputs, targets))
+        return examples
 
 
 def is_resident(source: Any, copies: int = 1) -> bool:
@@ -76,6 +90,9 @@ class ResidentFeed:
         check: called once with all examples.
         tell: says where the loader stands, if it can.
         skip: how many batches to leave out first.
+
+    Attributes:
+        examples: (inputs, targets), all of them, on the devices.
     """
 
     def __init__(
@@ -91,7 +108,7 @@ class ResidentFeed:
         self._tell = tell
         self._batches = skip
         self._devices = residents.devices
-        self._examples = residents.examples(loader, check)
+        self.examples = residents.examples(loader, check)
         self._size = 0
         self._rows = islice(loader.index_batches(), skip, None)
         self._held: np.ndarray | None = None
@@ -101,6 +118,15 @@ class ResidentFeed:
 
     def take(self, steps: int) -> Chunk | None:
         """The next steps of the epoch, at most `steps` of them; None at its end."""
+        table = self.take_indices(steps)
+        if table is None:
+            return None
+        indices, sizes, count = table
+        indices, sizes = self._devices.replicate((indices, sizes))
+        return Chunk(self.examples, indices, sizes, np.int32(count))
+
+    def take_indices(self, steps: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """The same on the host: the indices and sizes of a `Chunk`, and how many rows count."""
         first = self._draw()
         if first is None:
             return None
@@ -125,8 +151,7 @@ class ResidentFeed:
             indices[i] = row[0]
             indices[i, : len(row)] = row
             sizes[i] = len(row)
-        indices, sizes = self._devices.replicate((indices, sizes))
-        return Chunk(self._examples, indices, sizes, np.int32(len(rows)))
+        return indices, sizes, len(rows)
 
     def position(self) -> Position:
         """Where the loader stood after the steps that were handed out."""

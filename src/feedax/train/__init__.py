@@ -7,7 +7,16 @@ from feedax.feed import Batch
 from feedax.train.adapters import from_linen, from_nnx
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.evaluation import evaluate
-from feedax.train.events import EpochEnded, Saved, Started, Stepped, Stopped, StopTraining
+from feedax.train.events import (
+    EpochEnded,
+    NetworkEnded,
+    NetworksStarted,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+    StopTraining,
+)
 from feedax.train.loop import fit
 from feedax.train.losses import cross_entropy, tutorial_loss
 from feedax.train.mlp import (
@@ -22,8 +31,10 @@ from feedax.train.mlp import (
     update,
 )
 from feedax.train.model import Model
+from feedax.train.networks import Network, Summary, Sweep
 from feedax.train.optimizers import build_optimizer, build_schedule
 from feedax.train.step import Metric, TrainState, init_state, train_step
+from feedax.train.sweep import sweep
 
 __all__ = [
     "Batch",
@@ -31,11 +42,16 @@ __all__ = [
     "EpochEnded",
     "Metric",
     "Model",
+    "Network",
+    "NetworkEnded",
+    "NetworksStarted",
     "Saved",
     "Started",
     "Stepped",
     "StopTraining",
     "Stopped",
+    "Summary",
+    "Sweep",
     "TrainState",
     "accuracy",
     "batched_predict",
@@ -53,6 +69,7 @@ __all__ = [
     "predict",
     "random_layer_params",
     "relu",
+    "sweep",
     "train_step",
     "tutorial_loss",
     "update",

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
+from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Model, each
 
@@ -22,6 +24,7 @@ class ModelCheck:
         state: its other state, or None.
         loss: a function of one example's prediction and target.
         metrics: as in `fit`; None for the accuracy where targets are class labels.
+        hyperparams: as in `fit`.
         modes: whether predict is to be called with ``train``: True, False or both.
     """
 
@@ -32,6 +35,7 @@ class ModelCheck:
         state: Any,
         loss: Callable[[Any, Any], Any],
         metrics: Scores | None,
+        hyperparams: Hyperparams,
         modes: tuple[bool, ...] = (True,),
     ) -> None:
         self._model = model
@@ -39,6 +43,7 @@ class ModelCheck:
         self._state = state
         self._loss = loss
         self._metrics = metrics
+        self._hyperparams = {name: jnp.asarray(value, float) for name, value in hyperparams.items()}
         self._modes = modes
         if "loss" in (metrics or {}):
             raise ModelError(
@@ -73,7 +78,8 @@ class ModelCheck:
     def _look_at_shapes(self, inputs: Any, targets: Any) -> None:
         inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
         for train in self._modes:
-            predictions, state = self._predictions(inputs, train)
+            seen = self._augmented(inputs) if train else inputs
+            predictions, state = self._predictions(seen, train)
             self._look_at_state(state)
         target, prediction = jax.tree.leaves(targets), jax.tree.leaves(predictions)
         labels = (
@@ -97,15 +103,31 @@ class ModelCheck:
         for kind, score in self._scores.items():
             self._look_at_score(kind, score, predictions, targets)
 
+    def _augmented(self, inputs: Any) -> Any:
+        try:
+            return jax.eval_shape(
+                lambda x, scalars: self._model.augmented(x, jax.random.key(0), scalars),
+                inputs,
+                self._hyperparams,
+            )
+        except FeedaxError:
+            raise
+        except (TypeError, ValueError, KeyError, NameError, RuntimeError) as error:
+            raise ModelError(
+                "fit: augment must take a key and the input of one example, and it fails on inputs "
+                f"of {_spoken(inputs)}: {_first_line(error)}"
+            ) from error
+
     def _predictions(self, inputs: Any, train: bool) -> Any:
         try:
             return jax.eval_shape(
-                lambda params, state, x: self._model.predictions(
-                    params, state, x, jax.random.key(0), train
+                lambda params, state, x, scalars: self._model.predictions(
+                    params, state, x, jax.random.key(0), train, scalars
                 ),
                 self._params,
                 self._state,
                 inputs,
+                self._hyperparams,
             )
         except FeedaxError:
             raise
@@ -128,7 +150,12 @@ class ModelCheck:
 
     def _look_at_score(self, kind: str, score: Any, predictions: Any, targets: Any) -> None:
         try:
-            shapes = jax.eval_shape(lambda p, t: each(score, p, t), predictions, targets)
+            shapes = jax.eval_shape(
+                lambda p, t, scalars: each(score, p, t, scalars),
+                predictions,
+                targets,
+                self._hyperparams,
+            )
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"fit: the {kind} function must take one example's prediction and target, and it "

@@ -99,6 +99,17 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._damaged: list[Path] = []
 
+    def within(self, name: str) -> "Checkpoints":
+        """A folder in this one, for one of many runs, with the same intervals."""
+        return Checkpoints(
+            self.folder / name,
+            every_steps=self.every_steps,
+            every_seconds=self.every_seconds,
+            every_epochs=self.every_epochs,
+            keep=self.keep,
+            run=self.run,
+        )
+
     @contextlib.contextmanager
     def in_use(self, writes: bool = True) -> Iterator[None]:
         """Take the folder for one run, until its last checkpoint is written.

@@ -1,5 +1,6 @@
 """What the bits of a run depend on besides its program, and what of it has changed."""
 
+import logging
 import os
 import platform
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 
 from feedax.feed import Devices
 from feedax.machine import package_version, usable_cpus
+
+LOGGER = logging.getLogger("feedax")
 
 
 def environment(devices: Devices, precision: Any) -> dict[str, Any]:
@@ -42,6 +45,15 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
         "processes": devices.processes,
         "precision": None if precision is None else jnp.dtype(precision).name,
     }
+
+
+def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn that a run that goes on may not have the bits of one that never stopped."""
+    if changed := differences(before, now):
+        LOGGER.warning(
+            "fit: a run that goes on has the bits of one that never stopped only where nothing "
+            f"else has changed, and {'; '.join(changed)}"
+        )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from feedax.feed import (
 )
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
+from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import cross_entropy
 from feedax.train.model import Model, compute_dtype, each, partition
 from feedax.train.steps import IN_FLIGHT
@@ -42,6 +43,7 @@ def evaluate(
     state: Any = None,
     batched: bool = False,
     precision: Literal["float32", "bfloat16"] | None = None,
+    hyperparams: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """The mean loss and metrics of a model over all examples of a set.
 
@@ -58,6 +60,7 @@ def evaluate(
         state: the model's other state, as in `fit`.
         batched: whether predict takes a batch.
         precision: as in `fit`.
+        hyperparams: as in `fit`.
 
     Returns:
         ``"loss"`` and each metric by name: the mean over the examples.
@@ -73,9 +76,10 @@ def evaluate(
     refuse_no_batches(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static, compute_dtype(precision))
-    check = ModelCheck(model, trained, state, loss, metrics, modes=(False,))
+    scalars = dict(hyperparams or {})
+    check = ModelCheck(model, trained, state, loss, metrics, scalars, modes=(False,))
     return Evaluation(model, check, Residents(Devices(1, everywhere=False))).of(
-        trained, state, batches, "batches"
+        trained, state, scalars, batches, "batches"
     )
 
 
@@ -87,10 +91,16 @@ class Evaluation:
         check: the check of examples, which also knows the scores.
         residents: the examples that are on the device.
         process: which of the processes of `residents.devices` this one is.
+        mapped: whether parameters are those of many networks, as in `Steps`.
     """
 
     def __init__(
-        self, model: Model, check: ModelCheck, residents: Residents, process: int = 0
+        self,
+        model: Model,
+        check: ModelCheck,
+        residents: Residents,
+        process: int = 0,
+        mapped: bool = False,
     ) -> None:
         self._model = model
         self._check = check
@@ -100,7 +110,10 @@ class Evaluation:
         self._devices = Devices(residents.devices.count, everywhere=False)
         # Of no method, or examples would stay on the device until cycles are collected.
         score = partial(_score_block, model=model, check=check, devices=self._devices)
-        self._score = Compiled(score, out=self._devices.replicated)
+        if mapped:
+            score = partial(_score_networks, model=model, check=check)
+        out = self._devices.shared if mapped else self._devices.replicated
+        self._score = Compiled(score, out=out)
         self._pick = Compiled(pick)
 
     @property
@@ -112,20 +125,38 @@ class Evaluation:
         if self._residents.live_here(batches):
             self._residents.examples(batches, self._check)
 
-    def of(self, params: Any, state: Any, batches: Any, name: str) -> dict[str, float]:
+    def of(
+        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+    ) -> dict[str, float]:
         """The mean of each score over all examples."""
+        found = self._values(params, state, hyperparams, batches, name)
+        return {score: _mean(each_value) for score, each_value in found.items()}
+
+    def of_each(
+        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+    ) -> list[dict[str, float]]:
+        """The same of each of many networks."""
+        found = self._values(params, state, hyperparams, batches, name)
+        count = len(found["loss"])
+        return [{score: _mean(of[i]) for score, of in found.items()} for i in range(count)]
+
+    def _values(
+        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+    ) -> dict[str, np.ndarray]:
+        """Each score of every example: `(examples,)`, or `(networks, examples)`."""
         values: dict[str, list[np.ndarray]] = {}
-        params, state = self._residents.devices.local((params, state))
+        scalars = {key: jnp.asarray(value, float) for key, value in hyperparams.items()}
+        parts = self._residents.devices.local((params, state, scalars))
         under_way: deque[tuple[Any, int]] = deque()
 
         def keep() -> None:
             scores, count = under_way.popleft()
             for score, each_value in scores.items():
-                values.setdefault(score, []).append(np.asarray(each_value)[:count])
+                values.setdefault(score, []).append(np.asarray(each_value)[..., :count])
 
         with contextlib.closing(self._blocks(batches)) as blocks:
             for block, count in blocks:
-                under_way.append((self._score(block, params, state), count))
+                under_way.append((self._score(block, *parts), count))
                 if len(under_way) > IN_FLIGHT:
                     keep()
         while under_way:
@@ -137,7 +168,7 @@ class Evaluation:
                 "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
                 "dataset is not empty"
             )
-        return {score: _mean(each_value) for score, each_value in found.items()}
+        return found
 
     def _names(self) -> list[str]:
         return list(self._check.scores) if self._check.has_scores else ["loss"]
@@ -163,12 +194,37 @@ class Evaluation:
 
 
 def _score_block(
-    batch: Batch, params: Any, state: Any, *, model: Model, check: ModelCheck, devices: Devices
+    batch: Batch,
+    params: Any,
+    state: Any,
+    hyperparams: Hyperparams,
+    *,
+    model: Model,
+    check: ModelCheck,
+    devices: Devices,
 ) -> dict[str, jax.Array]:
     batch = devices.spread(batch)
-    predictions, _ = model.predictions(params, state, batch.inputs, jax.random.key(0), train=False)
-    scores = check.scores.items()
-    return {name: each(score, predictions, batch.targets) for name, score in scores}
+    key = jax.random.key(0)
+    predictions, _ = model.predictions(params, state, batch.inputs, key, False, hyperparams)
+    return {
+        name: each(score, predictions, batch.targets, hyperparams)
+        for name, score in check.scores.items()
+    }
+
+
+def _score_networks(
+    batch: Batch,
+    params: Any,
+    state: Any,
+    hyperparams: Hyperparams,
+    *,
+    model: Model,
+    check: ModelCheck,
+) -> dict[str, jax.Array]:
+    # The devices share the networks, and not the examples.
+    one = Devices(1, everywhere=False)
+    score = partial(_score_block, batch, model=model, check=check, devices=one)
+    return jax.vmap(score)(params, state, hyperparams)
 
 
 def _block_size(leaves: list[Any]) -> int:
@@ -179,7 +235,7 @@ def _block_size(leaves: list[Any]) -> int:
 
 def _together(parts: list[np.ndarray], process: int, processes: int) -> np.ndarray:
     """The values of all processes; each has found those of its own examples."""
-    values = np.concatenate([np.zeros(0), *parts])
+    values = np.concatenate(parts, axis=-1, dtype=np.float64) if parts else np.zeros(0)
     if processes == 1:
         return values
     # As bytes, so that float64 arrives as such.

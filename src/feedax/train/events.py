@@ -25,7 +25,10 @@ was given `Checkpoints`, and returns what it has.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feedax.train.networks import Network
 
 Row = dict[str, float]
 """One epoch of the history: plain names and plain numbers."""
@@ -124,4 +127,34 @@ class Stopped:
     preempted: bool
 
 
-Event = Started | Stepped | EpochEnded | Saved | Stopped
+@dataclass(frozen=True)
+class NetworksStarted:
+    """A sweep begins with some of its networks, or goes on with them.
+
+    Attributes:
+        names: of the networks that are trained now, side by side if they are many.
+        ended: how many were trained before.
+        count: how many the sweep has.
+        epochs: how many epochs each is trained for, or None where only steps were asked for.
+        steps: steps an epoch has, or None where the batches have no length.
+    """
+
+    names: list[str]
+    ended: int
+    count: int
+    epochs: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class NetworkEnded:
+    """One network of a sweep is trained, or has turned not-a-number.
+
+    Attributes:
+        network: what came out.
+    """
+
+    network: "Network"
+
+
+Event = Started | Stepped | EpochEnded | Saved | Stopped | NetworksStarted | NetworkEnded

@@ -4,16 +4,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import optax
+import jax
 from jax import Array
 
-from feedax.feed import Devices
+from feedax.errors import BatchError
+from feedax.feed import Devices, refuse_no_batches
+from feedax.train.adapters import refuse_nnx
 from feedax.train.best import Best
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event
-from feedax.train.model import Model
-from feedax.train.step import Score
+from feedax.train.hyperparams import refuse_hyperparams, refuse_mixup
+from feedax.train.losses import cross_entropy
+from feedax.train.model import Model, compute_dtype, partition
+from feedax.train.optimizers import build_optimizer
+from feedax.train.step import Optimizer, Score
 
 
 @dataclass
@@ -25,8 +30,10 @@ class Job:
     model_state: Any
     train: Iterable[Any]
     loss: Score
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     learning_rate: float
+    hyperparams: dict[str, float]
+    mixup: float
     epochs: int | None
     steps: int | None
     sets: Mapping[str, Iterable[Any]]
@@ -36,3 +43,89 @@ class Job:
     best: Best
     checkpoints: Checkpoints | None
     devices: Devices
+
+
+def plan_job(
+    predict: Callable[..., Any],
+    params: Any,
+    train: Iterable[Any],
+    *,
+    loss: Callable[..., Any] = cross_entropy,
+    optimizer: Optimizer | None = None,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    evaluate: Mapping[str, Iterable[Any]] | None = None,
+    metrics: Scores | None = None,
+    augment: Callable[..., Any] | None = None,
+    mixup: float = 0.0,
+    hyperparams: Mapping[str, float] | None = None,
+    key: Array | None = None,
+    callbacks: Iterable[Callable[[Event], None]] = (),
+    state: Any = None,
+    batched: bool = False,
+    best: str | None = None,
+    patience: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    devices: int | None = None,
+    precision: str | None = None,
+) -> Job:
+    """Look at the arguments of `fit` before any time is spent.
+
+    Raises:
+        BatchError, ModelError: one of them is wrong; see `fit`.
+    """
+    for name, count in {"epochs": epochs, "steps": steps}.items():
+        if count is not None and (type(count) is not int or count < 0):
+            raise BatchError(
+                f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it out"
+            )
+    if epochs is None and steps is None:
+        epochs = 1
+    if optimizer is None:
+        optimizer = build_optimizer("adam")
+        learning_rate = 1e-3 if learning_rate is None else learning_rate
+    refuse_no_batches(train, "fit: train", again=epochs != 1)
+    sets = _sets(evaluate, again=epochs != 1)
+    best_of = Best(best, patience)
+    best_of.check(sets, metrics or ())
+    refuse_nnx(params)
+    trained, static = partition(params)
+    scalars = dict(hyperparams or {})
+    refuse_hyperparams(scalars, predict, loss, augment, optimizer, *(metrics or {}).values())
+    refuse_mixup(mixup)
+    dtype = compute_dtype(precision)
+    return Job(
+        model=Model(predict, batched, state is not None, static, dtype, augment),
+        params=trained,
+        model_state=state,
+        train=train,
+        loss=loss,
+        optimizer=optimizer,
+        learning_rate=1.0 if learning_rate is None else learning_rate,
+        hyperparams=scalars,
+        mixup=mixup,
+        epochs=epochs,
+        steps=steps,
+        sets=sets,
+        metrics=metrics,
+        key=jax.random.key(0) if key is None else key,
+        callbacks=tuple(callbacks),
+        best=best_of,
+        checkpoints=checkpoints,
+        devices=Devices(devices),
+    )
+
+
+def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
+    """The evaluation sets, looked at before any time is spent on training."""
+    if evaluate is None:
+        return {}
+    if not isinstance(evaluate, Mapping):
+        raise BatchError(
+            "fit: evaluate must be a dict of sets by name, and it is a "
+            f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
+        )
+    for name, batches in evaluate.items():
+        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
+    return evaluate

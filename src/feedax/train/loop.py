@@ -1,27 +1,17 @@
 """`fit`: many epochs."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-import jax
-import optax
 from jax import Array
 
-from feedax.errors import BatchError
-from feedax.feed import Devices, refuse_no_batches
-from feedax.train.adapters import refuse_nnx
-from feedax.train.best import Best
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event, Row
-from feedax.train.job import Job
+from feedax.train.job import plan_job
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, compute_dtype, partition
-from feedax.train.optimizers import build_optimizer
+from feedax.train.step import Optimizer
 from feedax.train.training import Training
-
-LOGGER = logging.getLogger("feedax")
 
 
 def fit(
@@ -29,13 +19,16 @@ def fit(
     params: Any,
     train: Iterable[Any],
     *,
-    loss: Callable[[Any, Any], Any] = cross_entropy,
-    optimizer: optax.GradientTransformation | None = None,
+    loss: Callable[..., Any] = cross_entropy,
+    optimizer: Optimizer | None = None,
     learning_rate: float | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     evaluate: Mapping[str, Iterable[Any]] | None = None,
     metrics: Scores | None = None,
+    augment: Callable[..., Any] | None = None,
+    mixup: float = 0.0,
+    hyperparams: Mapping[str, float] | None = None,
     key: Array | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
     state: Any = None,
@@ -60,7 +53,8 @@ def fit(
             on the host: in a dict its key is left out, elsewhere None stands in its place.
         loss: a function of one example's prediction and target that returns a scalar. The
             gradient is that of its mean over a batch.
-        optimizer: an optax transformation; Adam if None.
+        optimizer: an optax transformation, or a function of hyperparameters that makes one; Adam
+            if None.
         learning_rate: the optimizer's updates are multiplied by it. None for 1, as an optimizer
             that was made with a learning rate wants, or 1e-3 where `optimizer` is None.
         epochs: how many times to go through the training examples; 1 if `steps` is None too.
@@ -70,7 +64,15 @@ def fit(
             are then taken in the dataset's order.
         metrics: functions of one example's prediction and target, by name. If None, the accuracy
             where targets are class labels.
-        key: the random key of the run, for models that want keys; ``jax.random.key(0)`` if None.
+        augment: a function of (key, x) that changes the input of one example at random while it
+            is trained on, afresh in every epoch; see `feedax.augment`.
+        mixup: alpha of `feedax.augment.mixup`: every example is mixed with another of its batch,
+            and scored against both targets. 0 for none.
+        hyperparams: scalars by name. Each is given to those of predict, loss, augment, the metrics
+            and a function `optimizer` that have a parameter of that name. They are arguments of
+            the compiled step: `sweep` trains networks with many values by one program.
+        key: the random key of the run, for models and augmentations; ``jax.random.key(0)`` if
+            None.
         callbacks: functions of one event, see `feedax.train.events`.
         state: the model's state that is not trained (batch statistics), or None.
         batched: whether predict takes a batch. Such models, and models with a state, get a short
@@ -118,59 +120,29 @@ def fit(
     >>> [row["epoch"] for row in history], history[-1]["loss"] < history[0]["loss"]
     ([0, 1, 2], True)
     """
-    for name, count in {"epochs": epochs, "steps": steps}.items():
-        if count is not None and (type(count) is not int or count < 0):
-            raise BatchError(
-                f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it out"
-            )
-    if epochs is None and steps is None:
-        epochs = 1
-    if optimizer is None:
-        optimizer = build_optimizer("adam")
-        learning_rate = 1e-3 if learning_rate is None else learning_rate
-    refuse_no_batches(train, "fit: train", again=epochs != 1)
-    sets = _sets(evaluate, again=epochs != 1)
-    best_of = Best(best, patience)
-    best_of.check(sets, metrics or ())
-    refuse_nnx(params)
-    trained, static = partition(params)
-    job = Job(
-        model=Model(predict, batched, state is not None, static, compute_dtype(precision)),
-        params=trained,
-        model_state=state,
-        train=train,
+    job = plan_job(
+        predict,
+        params,
+        train,
         loss=loss,
         optimizer=optimizer,
-        learning_rate=1.0 if learning_rate is None else learning_rate,
+        learning_rate=learning_rate,
         epochs=epochs,
         steps=steps,
-        sets=sets,
+        evaluate=evaluate,
         metrics=metrics,
-        key=jax.random.key(0) if key is None else key,
-        callbacks=tuple(callbacks),
-        best=best_of,
+        augment=augment,
+        mixup=mixup,
+        hyperparams=hyperparams,
+        key=key,
+        callbacks=callbacks,
+        state=state,
+        batched=batched,
+        best=best,
+        patience=patience,
         checkpoints=checkpoints,
-        devices=Devices(devices),
+        devices=devices,
+        precision=precision,
     )
-    if job.model.dtype is not None:
-        slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
-        LOGGER.info(
-            f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; parameters, "
-            "losses, the optimizer and batch statistics stay in float32"
-        )
     training = Training(job)
     return training.run(), training.history
-
-
-def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
-    """The evaluation sets, looked at before any time is spent on training."""
-    if evaluate is None:
-        return {}
-    if not isinstance(evaluate, Mapping):
-        raise BatchError(
-            "fit: evaluate must be a dict of sets by name, and it is a "
-            f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
-        )
-    for name, batches in evaluate.items():
-        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
-    return evaluate

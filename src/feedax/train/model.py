@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from feedax.errors import ModelError
+from feedax.train.hyperparams import Hyperparams, taken
 
 PyTree = Any
 
@@ -22,12 +24,15 @@ class Model:
 
     Attributes:
         predict: a function of (params, x), or of (params, state, x) if `stateful`. It is also
-            given ``key`` and ``train`` by name if it has parameters of these names.
+            given ``key``, ``train`` and hyperparameters by name if it has parameters of these
+            names.
         batched: predict takes a batch. Otherwise it takes one example.
         stateful: predict takes the model's state too and returns (prediction, state).
         static: the leaves of the user's parameters that are not trained, None in place of others.
         dtype: what the model computes in, ``bfloat16`` say, while parameters and state keep their
             own dtypes; None to compute in those.
+        augment: a function of (key, x) that changes one example's input at random, in training
+            only; it is given hyperparameters by name too. None to leave inputs as they are.
     """
 
     predict: Callable[..., Any]
@@ -35,20 +40,36 @@ class Model:
     stateful: bool = False
     static: PyTree = None
     dtype: DTypeLike | None = None
+    augment: Callable[..., Any] | None = None
 
     @property
     def of_one_example(self) -> bool:
         """Whether examples do not see each other, so that copies can fill a short batch."""
         return not (self.batched or self.stateful)
 
+    def augmented(self, inputs: PyTree, key: Array, hyperparams: Hyperparams) -> PyTree:
+        """Change each example of a batch at random, if there is an `augment`."""
+        if self.augment is None:
+            return inputs
+        keys = jax.random.split(key, len(jax.tree.leaves(inputs)[0]))
+        return jax.vmap(partial(self.augment, **taken(self.augment, hyperparams)))(keys, inputs)
+
     def predictions(
-        self, params: PyTree, state: PyTree, inputs: PyTree, key: Array, train: bool
+        self,
+        params: PyTree,
+        state: PyTree,
+        inputs: PyTree,
+        key: Array,
+        train: bool,
+        hyperparams: Hyperparams,
     ) -> tuple[PyTree, PyTree]:
         """Predict a batch: the predictions `(examples, ...)` and the model's new state."""
         params, inputs = self._cast((params, inputs))
         params = combine(params, self.static)
         names = inspect.signature(self.predict).parameters
-        flags = {"train": train} if "train" in names else {}
+        flags = taken(self.predict, hyperparams)
+        if "train" in names:
+            flags["train"] = train
 
         def call(state: PyTree, x: PyTree, key: Array) -> tuple[PyTree, PyTree]:
             keys = {"key": key} if "key" in names else {}
@@ -75,9 +96,11 @@ class Model:
         return _as_dtype(predictions, jnp.float32), state
 
 
-def each(score: Callable[[Any, Any], Any], predictions: PyTree, targets: PyTree) -> Array:
+def each(
+    score: Callable[..., Any], predictions: PyTree, targets: PyTree, hyperparams: Hyperparams
+) -> Array:
     """Score every example of a batch: `(examples,)`."""
-    return jax.vmap(score)(predictions, targets)
+    return jax.vmap(partial(score, **taken(score, hyperparams)))(predictions, targets)
 
 
 def partition(params: PyTree) -> tuple[PyTree, PyTree]:

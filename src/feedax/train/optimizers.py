@@ -72,7 +72,7 @@ def build_optimizer(
     warmup_steps: int = 0,
     decay_steps: int | None = None,
     decay_rate: float = 0.1,
-    weight_decay: float | None = None,
+    weight_decay: float | Array | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """An optimizer of learning rate 1, by name.
@@ -90,7 +90,7 @@ def build_optimizer(
         decay_rate: the factor by which it does.
         weight_decay: what is taken off every trained array in a step, biases too: this fraction
             of it times the learning rate. It is decoupled from the gradient, as in AdamW, for
-            every optimizer. If None, 1e-4 for adamw and 0 for the others.
+            every optimizer. It may be traced. If None, 1e-4 for adamw and 0 for the others.
         clip_norm: the gradient is scaled down to this Euclidean norm, taken over all arrays
             together, where it is longer. If None, it is never clipped.
 
@@ -116,11 +116,13 @@ def build_optimizer(
     )
     if weight_decay is None:
         weight_decay = _WEIGHT_DECAY.get(name, 0.0)
+    # One that is traced, in a step that is compiled for every value, has been looked at before.
+    decays = isinstance(weight_decay, Array) or _number("optimizer: weight_decay", weight_decay)
     parts = [_TRANSFORMATIONS[name]()]
     if clip_norm is not None:
         clip_norm = _number("optimizer: clip_norm", clip_norm, zero="leave it out to clip nothing")
         parts.insert(0, optax.clip_by_global_norm(clip_norm))
-    if _number("optimizer: weight_decay", weight_decay):
+    if decays:
         parts.append(optax.add_decayed_weights(weight_decay))
     if schedule == "constant" and not warmup_steps:
         # A change of sign costs no bit, and there is nothing to count.

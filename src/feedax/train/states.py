@@ -9,67 +9,62 @@ import numpy as np
 from jax import Array
 
 from feedax.errors import CheckpointError
+from feedax.feed import Devices
 from feedax.storage.leaf_names import named_leaves
 from feedax.storage.snapshot import is_key, restore
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
 from feedax.train.job import Job
-from feedax.train.step import TrainState, init_state, zero_metric
+from feedax.train.step import Optimizer, TrainState, init_state
 
 
 class States:
     """Makes the states of a run, and looks at them; each in one program.
 
     Args:
-        job: of the run.
+        optimizer: as in `train_step`.
+        devices: what the run runs on.
+        mapped: whether a state is that of many networks, as in `Steps`.
     """
 
-    def __init__(self, job: Job) -> None:
-        everywhere = job.devices.replicated
-        self._job = job
-        self._first = Compiled(self._first_state)
+    def __init__(self, optimizer: Optimizer, devices: Devices, mapped: bool = False) -> None:
+        everywhere = devices.shared if mapped else devices.replicated
+        self._optimizer = optimizer
+        self._devices = devices
+        self._mapped = mapped
+        self._first = Compiled(self._first_state, out=everywhere if mapped else None)
         self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
         self._copy = Compiled(_copied, out=everywhere)
-        self._are_finite = Compiled(_are_finite, out=everywhere)
+        are_finite = jax.vmap(_are_finite) if mapped else _are_finite
+        self._are_finite = Compiled(are_finite, out=everywhere)
 
-    def first(self, metrics: Iterable[str]) -> TrainState:
+    def first(self, job: Job, metrics: Iterable[str]) -> TrainState:
         """The state before the first step, with these metrics."""
-        state = self._first(self._parts(), dict.fromkeys(metrics, 0))
-        if self._job.checkpoints is not None:
+        state = self._first(_parts(job), dict.fromkeys(metrics, 0))
+        if job.checkpoints is not None:
             named_leaves(state, who="fit")  # what cannot be saved is found out now
         return self._everywhere(state)
 
-    def saved(self, checkpoint: Checkpoint, has_best: bool) -> tuple[TrainState, Any]:
-        """A checkpoint's state, and the parameters and model state that were the best.
+    def saved(
+        self, job: Job, checkpoint: Checkpoint, copies: Iterable[str]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """A checkpoint's state, and the copies of parameters and model states beside it.
+
+        Args:
+            job: of the run.
+            checkpoint: of it.
+            copies: their names, ``"best"`` say.
 
         Raises:
             CheckpointError: they are not those of this job.
         """
         metrics = dict.fromkeys(checkpoint.about["metrics"], 0)
-        shapes = jax.eval_shape(self._first_state, self._parts(), metrics)
-        best = (shapes.params, shapes.model_state) if has_best else None
-        like = {"state": shapes, "best": best}
+        shapes = jax.eval_shape(self._first_state, _parts(job), metrics)
+        like = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
         restored = restore(checkpoint.arrays, like, source=checkpoint.path)
-        self._refuse_another_run(restored["state"], checkpoint)
-        return self._everywhere(restored["state"]), self._everywhere(restored["best"])
-
-    def _refuse_another_run(self, saved: TrainState, checkpoint: Checkpoint) -> None:
-        """What never changes in a run, and is another one here, was another one there."""
-        now = {
-            "key": jax.random.key_data(_as_key(self._job.key)),
-            "learning_rate": jnp.asarray(self._job.learning_rate, float),
-        }
-        then = {
-            "key": jax.random.key_data(_as_key(saved.key)),
-            "learning_rate": saved.learning_rate,
-        }
-        for name, value in now.items():
-            if not np.array_equal(value, then[name]):
-                raise CheckpointError(
-                    f"fit: a run goes on with the {name}= that it began with, and in "
-                    f"{checkpoint.path} that was {then[name]} but is {value}; give the same, or "
-                    "another folder"
-                )
+        _refuse_another_run(job, restored["state"], checkpoint)
+        state = self._everywhere(restored.pop("state"))
+        return state, {name: self._everywhere(copy) for name, copy in restored.items()}
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
@@ -80,25 +75,58 @@ class States:
         """The parameters and the model's state; the next step takes over what the state holds."""
         return self._copy((state.params, state.model_state))
 
-    def are_finite(self, params: Any) -> bool:
-        """Whether there is a number everywhere."""
-        return bool(self._are_finite(params))
-
-    def _parts(self) -> Any:
-        job = self._job
-        return jax.tree.map(jnp.asarray, (job.params, job.model_state)), job.key
+    def are_finite(self, params: Any) -> np.ndarray:
+        """Whether there is a number everywhere; bool, of each of many networks."""
+        return np.asarray(self._are_finite(params))
 
     def _first_state(self, parts: Any, metrics: dict[str, Any]) -> TrainState:
-        (params, model_state), key = parts
-        rate, optimizer = self._job.learning_rate, self._job.optimizer
+        def first(parts: Any) -> TrainState:
+            params, model_state, key, learning_rate, hyperparams = parts
+            return init_state(
+                params,
+                self._optimizer,
+                key,
+                model_state,
+                learning_rate=learning_rate,
+                hyperparams=hyperparams,
+                metrics=metrics,
+            )
+
         # Steps take over their state's memory, and none of the user's.
-        return _copied(
-            init_state(params, optimizer, key, model_state, learning_rate=rate, metrics=metrics)
-        )
+        return _copied(jax.vmap(first)(parts) if self._mapped else first(parts))
 
     def _everywhere(self, tree: Any) -> Any:
-        devices = self._job.devices
-        return tree if devices.mesh is None else devices.replicate(tree)
+        if self._devices.mesh is None:
+            return tree
+        if self._mapped:
+            return jax.device_put(tree, self._devices.shared)
+        return self._devices.replicate(tree)
+
+
+def _parts(job: Job) -> Any:
+    """What the first state is made of."""
+    scalars = {name: jnp.asarray(value, float) for name, value in job.hyperparams.items()}
+    rate = jnp.asarray(job.learning_rate, float)
+    arrays = jax.tree.map(jnp.asarray, (job.params, job.model_state))
+    return (*arrays, job.key, rate, scalars)
+
+
+def _refuse_another_run(job: Job, saved: TrainState, checkpoint: Checkpoint) -> None:
+    """What never changes in a run, and is another one here, was another one there."""
+    _, _, key, rate, scalars = _parts(job)
+    now = {"key": jax.random.key_data(_as_key(key)), "learning_rate": rate, **scalars}
+    then = {
+        "key": jax.random.key_data(_as_key(saved.key)),
+        "learning_rate": saved.learning_rate,
+        **saved.hyperparams,
+    }
+    for name, value in now.items():
+        if not np.array_equal(value, then[name]):
+            raise CheckpointError(
+                f"fit: a run goes on with the {name}= that it began with, and in "
+                f"{checkpoint.path} that was {then[name]} but is {value}; give the same, or "
+                "another folder"
+            )
 
 
 def _as_key(key: Array) -> Array:
@@ -111,7 +139,7 @@ def _copied(tree: Any) -> Any:
 
 
 def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
-    zeros = {name: zero_metric() for name in state.metrics}
+    zeros = jax.tree.map(jnp.zeros_like, state.metrics)
     return state._replace(metrics=zeros), _copied((state.params, state.model_state))
 
 

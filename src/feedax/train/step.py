@@ -1,18 +1,23 @@
 """One step of training: a pure function of a state and a batch."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from feedax.augment import mixup as mix
 from feedax.feed import Batch
+from feedax.train.hyperparams import Hyperparams, taken
 from feedax.train.model import Model, PyTree, each
 
-Score = Callable[[Any, Any], Any]
+Score = Callable[..., Any]
 """A loss or a metric: a function of one example's prediction and target."""
+
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+"""An optax transformation, or a function of hyperparameters, by name, that makes one."""
 
 
 class Metric(NamedTuple):
@@ -37,6 +42,7 @@ class TrainState(NamedTuple):
         opt_state: the optimizer's state.
         key: the random key of the run; step i uses ``fold_in(key, i)``.
         learning_rate: float scalar that the optimizer's updates are multiplied by.
+        hyperparams: float scalars by name, for the functions that take them.
         step: int32, steps done in all.
         metrics: the loss and the metrics over this epoch's examples, as they were trained on.
         bad_step: int32, the first step whose loss was not finite, or -1.
@@ -47,6 +53,7 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: Array
     learning_rate: Array
+    hyperparams: dict[str, Array]
     step: Array
     metrics: dict[str, Metric]
     bad_step: Array
@@ -54,33 +61,37 @@ class TrainState(NamedTuple):
 
 def init_state(
     params: PyTree,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     key: Array,
     model_state: PyTree = None,
     *,
     learning_rate: Any = 1.0,
+    hyperparams: Hyperparams | None = None,
     metrics: Iterable[str] = (),
 ) -> TrainState:
     """The state before the first step. Pure: it can be compiled, and mapped over keys.
 
     Args:
         params: the trainable parameters.
-        optimizer: any optax transformation.
+        optimizer: any optax transformation, or a function of hyperparameters that makes one.
         key: the random key of the run.
         model_state: the model's other state, or None.
         learning_rate: multiplies the optimizer's updates; 1 for one that has its own.
+        hyperparams: scalars by name, for the functions that have parameters of these names.
         metrics: the names of those that `train_step` is given.
 
     >>> state = init_state(jnp.zeros(3), optax.sgd(0.1), jax.random.key(0))
     >>> int(state.step), float(state.metrics["loss"].sum)
     (0, 0.0)
     """
+    scalars = {name: jnp.asarray(value, float) for name, value in (hyperparams or {}).items()}
     return TrainState(
         params=params,
         model_state=model_state,
-        opt_state=optimizer.init(params),
+        opt_state=_built(optimizer, scalars).init(params),
         key=key,
         learning_rate=jnp.asarray(learning_rate, float),
+        hyperparams=scalars,
         step=jnp.array(0, jnp.int32),
         metrics={name: zero_metric() for name in ("loss", *metrics)},
         bad_step=jnp.array(-1, jnp.int32),
@@ -98,8 +109,9 @@ def train_step(
     *,
     model: Model,
     loss: Score,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     metrics: Mapping[str, Score] | None = None,
+    mixup: float = 0.0,
 ) -> TrainState:
     """One step of training. Pure: nothing but its arguments goes in, nothing but the state out.
 
@@ -112,9 +124,11 @@ def train_step(
         batch: the examples.
         model: how to call the user's predict function.
         loss: a function of one example's prediction and target, which returns a scalar.
-        optimizer: any optax transformation; its updates are multiplied by the state's learning
-            rate.
+        optimizer: any optax transformation, or a function of hyperparameters that makes one; its
+            updates are multiplied by the state's learning rate.
         metrics: functions as `loss`, by name; the state must have been made with them too.
+        mixup: alpha of `feedax.augment.mixup`; losses and metrics are mixed as the inputs are. 0
+            mixes nothing.
 
     Returns:
         The state after the step.
@@ -133,12 +147,27 @@ def train_step(
     [[3.0, 0.0], [1.5, 0.0]]
     """
     key = jax.random.fold_in(state.key, state.step)
+    inputs, hyperparams = batch.inputs, state.hyperparams
+    optimizer = _built(optimizer, hyperparams)
+    if model.augment is not None or mixup:
+        key, augment_key, mixup_key = jax.random.split(key, 3)
+        inputs = model.augmented(inputs, augment_key, hyperparams)
+    mixed = mix(mixup_key, inputs, alpha=mixup) if mixup else None
+    inputs = inputs if mixed is None else mixed.inputs
+
+    def scores_of(score: Score, predictions: PyTree) -> Array:
+        own = _summable(each(score, predictions, batch.targets, hyperparams))
+        if mixed is None:
+            return own
+        targets = jax.tree.map(lambda leaf: leaf[mixed.partners], batch.targets)
+        partners = _summable(each(score, predictions, targets, hyperparams))
+        return mixed.shares * own + (1 - mixed.shares) * partners
 
     def batch_loss(params: PyTree) -> tuple[Array, tuple[PyTree, PyTree]]:
         predictions, model_state = model.predictions(
-            params, state.model_state, batch.inputs, key, train=True
+            params, state.model_state, inputs, key, True, hyperparams
         )
-        losses = _summable(each(loss, predictions, batch.targets))
+        losses = scores_of(loss, predictions)
         weights = batch.weights.astype(losses.dtype)
         return jnp.sum(losses * weights) / jnp.sum(weights), (predictions, model_state)
 
@@ -158,7 +187,7 @@ def train_step(
     count = jnp.sum(batch.weights)
     sums = {"loss": mean * count}
     for name, score in (metrics or {}).items():
-        scores = _summable(each(score, predictions, batch.targets))
+        scores = scores_of(score, predictions)
         sums[name] = jnp.sum(scores * batch.weights.astype(scores.dtype))
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     return TrainState(
@@ -167,10 +196,18 @@ def train_step(
         opt_state=opt_state,
         key=state.key,
         learning_rate=state.learning_rate,
+        hyperparams=hyperparams,
         step=state.step + 1,
         metrics={name: _grown(state.metrics[name], sums[name], count) for name in sums},
         bad_step=jnp.where(bad, state.step, state.bad_step),
     )
+
+
+def _built(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
+    """The transformation itself; a function makes another one for other hyperparameters."""
+    if not callable(optimizer):
+        return optimizer
+    return optimizer(**taken(optimizer, hyperparams))
 
 
 def _summable(scores: Array) -> Array:

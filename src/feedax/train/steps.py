@@ -7,13 +7,12 @@ from functools import partial
 
 import jax
 import numpy as np
-import optax
 from jax import Array, lax
 
 from feedax.feed import CHUNK_STEPS, Batch, Chunk, Devices, pick
 from feedax.train.compiled import Compiled
 from feedax.train.model import Model
-from feedax.train.step import Score, TrainState, train_step
+from feedax.train.step import Optimizer, Score, TrainState, train_step
 
 CHUNK_SECONDS = 0.2
 """How long a chunk should take: how often callbacks hear of steps, and Ctrl-C is heard."""
@@ -36,25 +35,32 @@ class Steps:
     Args:
         model: the model.
         loss: a function of one example's prediction and target.
-        optimizer: an optax transformation.
+        optimizer: an optax transformation, or a function that makes one.
         metrics: functions as `loss`, by name.
         devices: what the steps run on.
+        mixup: as in `train_step`.
+        mapped: whether a state is that of many networks, and a piece of work has a batch for each:
+            the axis before that of a batch's examples. The devices then share the networks.
     """
 
     def __init__(
         self,
         model: Model,
         loss: Score,
-        optimizer: optax.GradientTransformation,
+        optimizer: Optimizer,
         metrics: Mapping[str, Score],
         devices: Devices,
+        mixup: float = 0.0,
+        mapped: bool = False,
     ) -> None:
         self._step = partial(
-            train_step, model=model, loss=loss, optimizer=optimizer, metrics=metrics
+            train_step, model=model, loss=loss, optimizer=optimizer, metrics=metrics, mixup=mixup
         )
         self._devices = devices
+        self._mapped = mapped
         functions = (self._train_batch, self._train_chunk, self._train_row)
-        self._compiled = [Compiled(one, donate=(1,), out=devices.replicated) for one in functions]
+        out = devices.shared if mapped else devices.replicated
+        self._compiled = [Compiled(one, donate=(1,), out=out) for one in functions]
         self._batch, self._chunk, self._row = self._compiled
         self._loops: bool | None = None
         self._last_looped = False
@@ -122,7 +128,13 @@ class Steps:
         return "conv_general_dilated" in str(jaxpr)
 
     def _one_step(self, batch: Batch, state: TrainState) -> TrainState:
+        if self._mapped:
+            return jax.vmap(self._step)(state, batch)
         return self._step(state, self._devices.spread(batch))
+
+    def _pick(self, chunk: Chunk, i: Array) -> Batch:
+        gather = jax.vmap(pick, in_axes=(None, 0, 0)) if self._mapped else pick
+        return gather(chunk.examples, chunk.indices[i], chunk.sizes[i])
 
     def _train_batch(
         self, batch: tuple[Batch, Array], state: TrainState
@@ -138,12 +150,11 @@ class Steps:
 
     def _train_row(self, row: tuple[Chunk, Array], state: TrainState) -> tuple[TrainState, Array]:
         chunk, i = row
-        batch = pick(chunk.examples, chunk.indices[i], chunk.sizes[i])
-        state = self._one_step(batch, state)
+        state = self._one_step(self._pick(chunk, i), state)
         return state, state.step
 
     def _train_chunk(self, chunk: Chunk, state: TrainState) -> TrainState:
         def body(i: Array, state: TrainState) -> TrainState:
-            return self._one_step(pick(chunk.examples, chunk.indices[i], chunk.sizes[i]), state)
+            return self._one_step(self._pick(chunk, i), state)
 
         return lax.fori_loop(0, chunk.steps, body, state)

@@ -14,7 +14,6 @@ from feedax.feed import (
     Chunk,
     Feed,
     Position,
-    Residents,
     columns_of,
     go_on,
     how,
@@ -22,11 +21,9 @@ from feedax.feed import (
     teller,
 )
 from feedax.storage.checkpoint_file import decode
-from feedax.train.check import ModelCheck
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.clock import EpochClock
-from feedax.train.environment import differences, environment
-from feedax.train.evaluation import Evaluation
+from feedax.train.environment import environment, tell_of_differences
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -41,9 +38,8 @@ from feedax.train.job import Job
 from feedax.train.model import combine
 from feedax.train.pace import Pace
 from feedax.train.peers import Peers
-from feedax.train.states import States
-from feedax.train.step import Score, TrainState
-from feedax.train.steps import Steps
+from feedax.train.programs import Programs
+from feedax.train.step import TrainState
 from feedax.train.waiting import Advice, Waiting, tell_of_text
 
 LOGGER = logging.getLogger("feedax")
@@ -55,22 +51,19 @@ class Training:
 
     Args:
         job: what was asked for.
+        programs: those of a job before this one that differs in numbers alone.
 
     Attributes:
         history: a row for each epoch that ended.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, programs: Programs | None = None) -> None:
         self.job = job
         self.history: list[Row] = []
-        modes = (True, False) if job.sets else (True,)
-        self._check = ModelCheck(
-            job.model, job.params, job.model_state, job.loss, job.metrics, modes
-        )
-        self._residents = Residents(job.devices)
-        self._metrics: dict[str, Score] = {}  # filled when the first examples have been seen
-        self._steps = Steps(job.model, job.loss, job.optimizer, self._metrics, job.devices)
-        self._states = States(job)
+        programs = Programs(job) if programs is None else programs
+        self._check, self._residents = programs.check, programs.residents
+        self._metrics, self._steps = programs.metrics, programs.steps
+        self._states, self._evaluation = programs.states, programs.evaluation
         self._state: TrainState | None = None
         self._epoch = self._step = self._epoch_step = self._skip = 0
         self._seconds = 0.0  # of this epoch so far
@@ -78,7 +71,6 @@ class Training:
         self._found: Checkpoint | None = None
         self._environment = environment(job.devices, job.model.dtype)
         self._peers = Peers()
-        self._evaluation = Evaluation(job.model, self._check, self._residents, self._peers.index)
         self._pace = Pace(self._steps, self._peers)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._is_asked_to_stop = False
@@ -235,7 +227,7 @@ class Training:
         compiled = self._evaluation.compile_seconds
         for name, batches in self._sets.items():
             scores = self._evaluation.of(
-                state.params, state.model_state, batches, f"evaluate[{name!r}]"
+                state.params, state.model_state, state.hyperparams, batches, f"evaluate[{name!r}]"
             )
             row |= {f"{name}_{score}": value for score, value in scores.items()}
         row["compile_seconds"] += self._evaluation.compile_seconds - compiled
@@ -273,21 +265,17 @@ class Training:
                 "that the dataset is not empty"
             )
         if found is None:
-            return self._states.first(self._metrics)
+            return self._states.first(job, self._metrics)
         # An epoch without a step left to do has shown no examples, and needs none.
-        state, job.best.kept = self._states.saved(found, has_best=job.best.step >= 0)
+        state, copies = self._states.saved(job, found, ["best"] if job.best.step >= 0 else [])
+        job.best.kept = copies.get("best")
         self._found = None
         return state
 
     def _go_on(self, about: dict[str, Any]) -> None:
         """Stand where the checkpoint was made."""
         self._form = about["form"]
-        changed = differences(about["environment"], self._environment)
-        if changed:
-            LOGGER.warning(
-                "fit: a run that goes on has the bits of one that never stopped only where nothing "
-                f"else has changed, and {'; '.join(changed)}"
-            )
+        tell_of_differences(about["environment"], self._environment)
         self._epoch, self._step = about["epoch"], about["step"]
         self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]
         self._saved = self._epoch, self._step

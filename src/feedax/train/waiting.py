@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from feedax.feed import Batch, Chunk, Feed
+from feedax.feed import Batch, Chunk, Feed, StackedFeed
 from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
@@ -36,7 +36,7 @@ class Waiting:
         self._step_seconds = 0.0
         self._measure = False
 
-    def take(self, feed: Feed, most: int) -> Batch | Chunk | None:
+    def take(self, feed: Feed | StackedFeed, most: int) -> Batch | Chunk | None:
         """The feed's next piece, of at most so many steps."""
         # After a step that was measured the device is idle, but only for that.
         was_busy = self._steps.are_under_way() or self._measure
@@ -61,7 +61,7 @@ class Waiting:
             self._step_seconds = time.perf_counter() - self._steps.compile_seconds - started
         return state
 
-    def columns(self, feed: Feed) -> dict[str, float]:
+    def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
         """The times of an epoch that has been trained, by the names of its row."""
         loading, starting = _told(self._source)
         told = callable(getattr(self._source, "stats", None))
@@ -134,7 +134,7 @@ def _remedy(source: Any, row: dict[str, float]) -> str:
     )
 
 
-def tell_of_text(feed: Feed) -> None:
+def tell_of_text(feed: Feed | StackedFeed) -> None:
     """Say once what stays behind on the host."""
     if fields := getattr(feed, "text", None):
         LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(fields)}")

@@ -1,0 +1,239 @@
+"""Warping: affine and elastic displacements, in one interpolation."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from feedax.augment.arguments import (
+    Strength,
+    checked_image,
+    each_channel,
+    from_real,
+    is_zero,
+    positive,
+    size,
+    strength,
+    to_real,
+)
+from feedax.augment.field import elastic_field
+from feedax.errors import AugmentError
+
+
+def warp(
+    key: Array,
+    image: ArrayLike,
+    *,
+    rotation: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    shear: ArrayLike = 0.0,
+    translation: ArrayLike = 0.0,
+    alpha: ArrayLike = 0.0,
+    sigma: float = 4.0,
+    channel_axis: int = -1,
+) -> Array:
+    """Turn, stretch, slant, move and bend one image at random, interpolating once.
+
+    The image is scaled, then sheared, then rotated about its middle, then moved; the elastic
+    field displaces where each pixel of the result looks. What lies outside the image is 0.
+
+    Args:
+        key: a key of `jax.random`.
+        image: uint8 or floating `(height, width)`, or with channels.
+        rotation: the largest angle in degrees; the angle is uniform between plus and minus it.
+        scale: height and width are each multiplied by a factor between 1 / (1 + scale) and
+            1 + scale, whose logarithm is uniform.
+        shear: the largest slope; a row moves sideways by the slope times its distance from the
+            middle, and the slope is uniform between plus and minus it.
+        translation: pixels; down and to the right the image moves by uniform amounts between plus
+            and minus it.
+        alpha: the strength of the elastic deformation, see `elastic_field`.
+        sigma: its smoothness in pixels, a Python number > 0.
+        channel_axis: the axis of the channels of an image that has them; all move alike.
+
+    Returns:
+        The warped image, of the image's shape and dtype. Where every strength is 0, traced or
+        not, it is the image to the bit.
+
+    Raises:
+        AugmentError: a strength is negative or not finite, or the image is not one.
+
+    >>> image = jnp.zeros((28, 28)).at[10:18, 13:15].set(1.0)
+    >>> warped = warp(jax.random.key(0), image, rotation=15, translation=2, alpha=30)
+    >>> warped.shape, bool((warped == image).all())
+    ((28, 28), False)
+    """
+    image = checked_image("warp", image, channel_axis)
+    strengths = {
+        "rotation": strength("warp: rotation", rotation),
+        "scale": strength("warp: scale", scale),
+        "shear": strength("warp: shear", shear),
+        "translation": strength("warp: translation", translation),
+    }
+    bend = strength("warp: alpha", alpha)
+    smooth = positive("warp: sigma", sigma)
+    affine_key, field_key = jax.random.split(key)
+    moves, bends = not all(map(is_zero, strengths.values())), not is_zero(bend)
+    shape = size(image, channel_axis)
+    coordinates = (
+        _random_affine_coordinates(affine_key, shape, **strengths)
+        if moves
+        else affine_coordinates(shape)
+    )
+    if bends:
+        coordinates += elastic_field(field_key, shape, alpha=bend, sigma=smooth)
+    if not (moves or bends):
+        return image
+    return interpolate(image, coordinates, channel_axis=channel_axis)
+
+
+def affine(
+    key: Array,
+    image: ArrayLike,
+    *,
+    rotation: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    shear: ArrayLike = 0.0,
+    translation: ArrayLike = 0.0,
+    channel_axis: int = -1,
+) -> Array:
+    """Turn, stretch, slant and move one image at random: `warp` without its elastic part.
+
+    >>> affine(jax.random.key(0), jnp.ones((5, 5)), rotation=10).shape
+    (5, 5)
+    """
+    return warp(
+        key,
+        image,
+        rotation=rotation,
+        scale=scale,
+        shear=shear,
+        translation=translation,
+        channel_axis=channel_axis,
+    )
+
+
+def elastic(
+    key: Array, image: ArrayLike, *, alpha: ArrayLike, sigma: float = 4.0, channel_axis: int = -1
+) -> Array:
+    """Bend one image at random: `warp` without its affine part.
+
+    >>> elastic(jax.random.key(0), jnp.ones((5, 5)), alpha=34).shape
+    (5, 5)
+    """
+    return warp(key, image, alpha=alpha, sigma=sigma, channel_axis=channel_axis)
+
+
+def affine_coordinates(
+    shape: tuple[int, int],
+    *,
+    angle: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+    shear: ArrayLike = 0.0,
+    translation: ArrayLike = 0.0,
+) -> Array:
+    """Where each pixel of an affinely moved image comes from.
+
+    The image is scaled, then sheared, then rotated, all about its middle, then moved. Any of the
+    numbers may be traced.
+
+    Args:
+        shape: height and width, in pixels.
+        angle: degrees, counterclockwise as one looks at the image, as `numpy.rot90` turns it.
+        scale: the factor of height and width, or a pair of factors.
+        shear: how far a row moves to the right, for each row that it lies below the middle.
+        translation: pixels down and to the right: one number for both, or a pair.
+
+    Returns:
+        float32 `(2, height, width)`: the row and the column that each pixel looks at, in pixels
+        of the image, from 0.
+
+    >>> affine_coordinates((2, 3), translation=(0, 1))[1].tolist()
+    [[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]]
+    """
+    turn = jnp.deg2rad(jnp.asarray(angle, jnp.float32))
+    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    shrink_y, shrink_x = 1 / _pair(scale)
+    down, right = _pair(translation)
+    middle_y, middle_x = ((pixels - 1) / 2 for pixels in shape)
+    y = (jnp.arange(shape[0], dtype=jnp.float32) - middle_y - down)[:, None]
+    x = (jnp.arange(shape[1], dtype=jnp.float32) - middle_x - right)[None, :]
+    # Each step undoes one, the last one first.
+    y, x = cos * y + sin * x, cos * x - sin * y
+    x -= jnp.asarray(shear, jnp.float32) * y
+    return jnp.stack([y * shrink_y + middle_y, x * shrink_x + middle_x])
+
+
+def interpolate(image: ArrayLike, coordinates: Array, *, channel_axis: int = -1) -> Array:
+    """Look at an image between its pixels: bilinear, with 0 outside.
+
+    Less than a pixel outside, the border fades into the 0, as with scipy's
+    ``map_coordinates(..., order=1, mode="grid-constant")``. On a pixel, the value is the pixel's
+    own, to the bit, whatever its neighbours are; there, the derivative by the coordinates is 0.
+
+    Args:
+        image: uint8 or floating `(height, width)`, or with channels.
+        coordinates: `(2, rows, columns)`: where to look, rows and columns of the image from 0.
+        channel_axis: the axis of the channels of an image that has them.
+
+    Returns:
+        What is seen there: `(rows, columns)`, or with channels, in the image's dtype.
+
+    Raises:
+        AugmentError: the image or the coordinates are not of such a shape or dtype.
+
+    >>> interpolate(jnp.array([[0.0, 1.0]]), jnp.array([[[0.0, 0.0]], [[0.25, 1.5]]])).tolist()
+    [[0.25, 0.5]]
+    """
+    image = checked_image("interpolate", image, channel_axis)
+    coordinates = jnp.asarray(coordinates)
+    if coordinates.ndim != 3 or len(coordinates) != 2:
+        raise AugmentError(
+            "interpolate: the coordinates must be of shape (2, rows, columns), and theirs is "
+            f"{coordinates.shape}; stack the rows and the columns to look at"
+        )
+    height, width = size(image, channel_axis)
+    # Counted from the frame of zeros, which everything further out looks at as well.
+    y = jnp.clip(coordinates[0] + 1, 0, height + 1)
+    x = jnp.clip(coordinates[1] + 1, 0, width + 1)
+    top, left = jnp.minimum(jnp.floor(y), height), jnp.minimum(jnp.floor(x), width)
+    below, beside = y - top, x - left
+    corner = top.astype(jnp.int32) * (width + 2) + left.astype(jnp.int32)
+
+    def look(channel: Array) -> Array:
+        framed = jnp.ravel(jnp.pad(channel, 1))
+        # A flat gather, and no test of its indices: several times as fast on a CPU.
+        a, b, c, d = (
+            framed.at[corner + step].get(mode="promise_in_bounds")
+            for step in (0, 1, width + 2, width + 3)
+        )
+        return _between(_between(a, b, beside), _between(c, d, beside), below)
+
+    return from_real(each_channel(look, to_real(image), channel_axis), image.dtype)
+
+
+def _between(a: Array, b: Array, part: Array) -> Array:
+    return jnp.where(part == 0, a, a + (b - a) * part)
+
+
+def _pair(value: ArrayLike) -> Array:
+    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (2,))
+
+
+def _random_affine_coordinates(
+    key: Array,
+    shape: tuple[int, int],
+    *,
+    rotation: Strength,
+    scale: Strength,
+    shear: Strength,
+    translation: Strength,
+) -> Array:
+    draws = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
+    return affine_coordinates(
+        shape,
+        angle=rotation * draws[0],
+        scale=jnp.exp(jnp.log1p(scale) * draws[1:3]),
+        shear=shear * draws[3],
+        translation=translation * draws[4:6],
+    )

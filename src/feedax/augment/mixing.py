@@ -1,0 +1,84 @@
+"""Mixing the examples of a batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from feedax.augment.arguments import from_real, positive, to_real
+from feedax.errors import AugmentError
+
+
+class Mixed(NamedTuple):
+    """A mixed batch, and of what it was mixed.
+
+    Attributes:
+        inputs: a PyTree as it was given, its arrays `(examples, ...)`.
+        partners: int32 `(examples,)`: which example of the batch each one was mixed with.
+        shares: float32 `(examples,)`: the weight of its own input, from 0 to 1.
+    """
+
+    inputs: Any
+    partners: Array
+    shares: Array
+
+
+def mixup(key: Array, inputs: Any, *, alpha: ArrayLike) -> Mixed:
+    """Mix every example of a batch with another one: ``share * own + (1 - share) * partner``.
+
+    Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond empirical risk minimization" (2018). As in
+    the paper's text every example draws a share of its own from Beta(alpha, alpha); the authors'
+    code draws one for a batch. Partners are a random permutation of the batch, so that an example
+    may be its own. The loss is mixed as the inputs are::
+
+        shares * loss(predictions, targets) + (1 - shares) * loss(predictions, targets[partners])
+
+    Args:
+        key: a key of `jax.random`.
+        inputs: a PyTree of uint8 or floating arrays `(examples, ...)`.
+        alpha: > 0; the smaller, the closer the shares are to 0 and 1. 0.2 is the paper's for
+            ImageNet, 1 for CIFAR-10. It may be traced.
+
+    Returns:
+        The mixed batch, with its partners and shares.
+
+    Raises:
+        AugmentError: alpha is not > 0, or the arrays do not have the same number of examples.
+
+    >>> mixed = mixup(jax.random.key(0), jnp.eye(4), alpha=1.0)
+    >>> mixed.inputs.shape, bool(jnp.allclose(mixed.inputs.sum(1), 1))
+    ((4, 4), True)
+    """
+    if not isinstance(alpha, jax.core.Tracer):
+        alpha = positive("mixup: alpha", alpha)
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    examples = _examples(jax.tree.leaves(inputs))
+    partner_key, share_key = jax.random.split(key)
+    partners = jax.random.permutation(partner_key, jnp.arange(examples, dtype=jnp.int32))
+    shares = jax.random.beta(share_key, alpha, alpha, (examples,), jnp.float32)
+
+    def mix(own: Array) -> Array:
+        real = to_real(own)
+        share = jnp.reshape(shares, (-1,) + (1,) * (own.ndim - 1))
+        return from_real(share * real + (1 - share) * real[partners], own.dtype)
+
+    return Mixed(jax.tree.map(mix, inputs), partners, shares)
+
+
+def _examples(arrays: list[Array]) -> int:
+    """How many examples the arrays have, all the same number."""
+    shapes = [array.shape for array in arrays]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1 or 0 in shapes[0]:
+        raise AugmentError(
+            "mixup: the inputs must be arrays of the same number of examples, at least one, and "
+            f"their shapes are {shapes}; give a whole batch"
+        )
+    for array in arrays:
+        if array.dtype != jnp.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise AugmentError(
+                f"mixup: the inputs must be uint8 or floating, and one is {array.dtype}; mix "
+                "labels through the loss, by partners and shares"
+            )
+    return shapes[0][0]

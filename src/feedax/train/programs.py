@@ -1,0 +1,50 @@
+"""What is compiled for a job; jobs that differ in numbers alone can share it."""
+
+import logging
+
+import jax
+
+from feedax.feed import Residents
+from feedax.train.check import ModelCheck
+from feedax.train.evaluation import Evaluation
+from feedax.train.job import Job
+from feedax.train.states import States
+from feedax.train.step import Score
+from feedax.train.steps import Steps
+
+LOGGER = logging.getLogger("feedax")
+
+
+class Programs:
+    """The compiled programs of a job, and the examples on the device that they read.
+
+    They are those of every job with the same functions, shapes, metrics and devices: parameters,
+    keys, learning rates, hyperparameters and the order of the examples may be others.
+
+    Args:
+        job: the first of them.
+        mapped: whether it is that of many networks side by side: its parameters, model state, key,
+            learning rate and hyperparameters are stacked.
+
+    Attributes:
+        metrics: by name; filled when the first examples have been seen.
+    """
+
+    def __init__(self, job: Job, mapped: bool = False) -> None:
+        model, devices = job.model, job.devices
+        if model.dtype is not None:
+            slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
+            LOGGER.info(
+                f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; "
+                "parameters, losses, the optimizer and batch statistics stay in float32"
+            )
+        one = job.params, job.model_state, job.hyperparams
+        params, state, scalars = jax.tree.map(lambda a: a[0], one) if mapped else one
+        modes = (True, False) if job.sets else (True,)
+        self.check = ModelCheck(model, params, state, job.loss, job.metrics, scalars, modes)
+        self.residents = Residents(devices)
+        self.metrics: dict[str, Score] = {}
+        self.steps = Steps(model, job.loss, job.optimizer, self.metrics, devices, job.mixup, mapped)
+        self.states = States(job.optimizer, devices, mapped)
+        process = jax.process_index()
+        self.evaluation = Evaluation(model, self.check, self.residents, process, mapped)
