@@ -24,7 +24,7 @@ _NEGLIGIBLE = 1e-2
 
 def elastic_field(
     key: Array, shape: tuple[int, int], *, alpha: ArrayLike, sigma: float = 4.0
-) -> Array:
+) -> tuple[Array, Array]:
     """A smooth random field of displacements.
 
     Its mean and covariance are those of ``alpha * gaussian_filter(noise, sigma)``, scipy's filter
@@ -48,21 +48,25 @@ def elastic_field(
         sigma: the Gaussian's standard deviation in pixels, > 0, a Python number.
 
     Returns:
-        float32 `(2, height, width)`: displacements down and to the right, in pixels.
+        Displacements down, and displacements to the right, in pixels: two float32
+        `(height, width)`.
 
     Raises:
         AugmentError: alpha is negative or not finite; sigma is not > 0, or traced.
 
-    >>> field = elastic_field(jax.random.key(0), (28, 28), alpha=34.0)
-    >>> field.shape, 0.7 < float(jnp.std(field)) < 2.1
-    ((2, 28, 28), True)
+    >>> down, right = elastic_field(jax.random.key(0), (28, 28), alpha=34.0)
+    >>> down.shape, 0.7 < float(jnp.std(down)) < 2.1
+    ((28, 28), True)
     """
     size = strength("elastic_field: alpha", alpha)
     width = positive("elastic_field: sigma", sigma)
-    down, across = (noise_to_field(pixels, width) for pixels in shape)
-    noise = jax.random.normal(key, (2, down.shape[1], across.shape[1]), jnp.float32)
+    rows, columns = (noise_to_field(pixels, width) for pixels in shape)
+    noise = jax.random.normal(key, (2, rows.shape[1], columns.shape[1]), jnp.float32)
     noise *= size / math.sqrt(3)  # the standard deviation of a uniform number in -1..1
-    return jnp.einsum("ia,kab,jb->kij", down, noise, across, precision="highest")
+    down, right = (
+        jnp.einsum("ia,ab,jb->ij", rows, part, columns, precision="highest") for part in noise
+    )
+    return down, right
 
 
 @functools.cache

@@ -75,16 +75,17 @@ def warp(
     affine_key, field_key = jax.random.split(key)
     moves, bends = not all(map(is_zero, strengths.values())), not is_zero(bend)
     shape = size(image, channel_axis)
-    coordinates = (
+    if not (moves or bends):
+        return image
+    rows, columns = (
         _random_affine_coordinates(affine_key, shape, **strengths)
         if moves
         else affine_coordinates(shape)
     )
     if bends:
-        coordinates += elastic_field(field_key, shape, alpha=bend, sigma=smooth)
-    if not (moves or bends):
-        return image
-    return interpolate(image, coordinates, channel_axis=channel_axis)
+        down, right = elastic_field(field_key, shape, alpha=bend, sigma=smooth)
+        rows, columns = rows + down, columns + right
+    return interpolate(image, rows, columns, channel_axis=channel_axis)
 
 
 def affine(
@@ -131,7 +132,7 @@ def affine_coordinates(
     scale: ArrayLike = 1.0,
     shear: ArrayLike = 0.0,
     translation: ArrayLike = 0.0,
-) -> Array:
+) -> tuple[Array, Array]:
     """Where each pixel of an affinely moved image comes from.
 
     The image is scaled, then sheared, then rotated, all about its middle, then moved. Any of the
@@ -145,10 +146,11 @@ def affine_coordinates(
         translation: pixels down and to the right: one number for both, or a pair.
 
     Returns:
-        float32 `(2, height, width)`: the row and the column that each pixel looks at, in pixels
-        of the image, from 0.
+        The rows and the columns that the pixels look at, in pixels of the image, from 0: two
+        float32 `(height, width)`.
 
-    >>> affine_coordinates((2, 3), translation=(0, 1))[1].tolist()
+    >>> rows, columns = affine_coordinates((2, 3), translation=(0, 1))
+    >>> columns.tolist()
     [[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]]
     """
     turn = jnp.deg2rad(jnp.asarray(angle, jnp.float32))
@@ -161,10 +163,12 @@ def affine_coordinates(
     # Each step undoes one, the last one first.
     y, x = cos * y + sin * x, cos * x - sin * y
     x -= jnp.asarray(shear, jnp.float32) * y
-    return jnp.stack([y * shrink_y + middle_y, x * shrink_x + middle_x])
+    return y * shrink_y + middle_y, x * shrink_x + middle_x
 
 
-def interpolate(image: ArrayLike, coordinates: Array, *, channel_axis: int = -1) -> Array:
+def interpolate(
+    image: ArrayLike, rows: ArrayLike, columns: ArrayLike, *, channel_axis: int = -1
+) -> Array:
     """Look at an image between its pixels: bilinear, with 0 outside.
 
     Less than a pixel outside, the border fades into the 0, as with scipy's
@@ -173,29 +177,30 @@ def interpolate(image: ArrayLike, coordinates: Array, *, channel_axis: int = -1)
 
     Args:
         image: uint8 or floating `(height, width)`, or with channels.
-        coordinates: `(2, rows, columns)`: where to look, rows and columns of the image from 0.
+        rows: floating `(m, n)`: the rows to look at, in pixels of the image, from 0.
+        columns: the columns to look at, of the same shape.
         channel_axis: the axis of the channels of an image that has them.
 
     Returns:
-        What is seen there: `(rows, columns)`, or with channels, in the image's dtype.
+        What is seen there: `(m, n)`, or with channels, in the image's dtype.
 
     Raises:
-        AugmentError: the image or the coordinates are not of such a shape or dtype.
+        AugmentError: the image, the rows or the columns are not of such a shape or dtype.
 
-    >>> interpolate(jnp.array([[0.0, 1.0]]), jnp.array([[[0.0, 0.0]], [[0.25, 1.5]]])).tolist()
+    >>> interpolate(jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), jnp.array([[0.25, 1.5]])).tolist()
     [[0.25, 0.5]]
     """
     image = checked_image("interpolate", image, channel_axis)
-    coordinates = jnp.asarray(coordinates)
-    if coordinates.ndim != 3 or len(coordinates) != 2:
+    rows, columns = jnp.asarray(rows), jnp.asarray(columns)
+    if rows.ndim != 2 or rows.shape != columns.shape:
         raise AugmentError(
-            "interpolate: the coordinates must be of shape (2, rows, columns), and theirs is "
-            f"{coordinates.shape}; stack the rows and the columns to look at"
+            "interpolate: rows and columns must have two axes and the same shape, and theirs are "
+            f"{rows.shape} and {columns.shape}; give both for every pixel of the result"
         )
     height, width = size(image, channel_axis)
     # Counted from the frame of zeros, which everything further out looks at as well.
-    y = jnp.clip(coordinates[0] + 1, 0, height + 1)
-    x = jnp.clip(coordinates[1] + 1, 0, width + 1)
+    y = jnp.clip(rows + 1, 0, height + 1)
+    x = jnp.clip(columns + 1, 0, width + 1)
     top, left = jnp.minimum(jnp.floor(y), height), jnp.minimum(jnp.floor(x), width)
     below, beside = y - top, x - left
     corner = top.astype(jnp.int32) * (width + 2) + left.astype(jnp.int32)
@@ -228,7 +233,7 @@ def _random_affine_coordinates(
     scale: Strength,
     shear: Strength,
     translation: Strength,
-) -> Array:
+) -> tuple[Array, Array]:
     draws = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
     return affine_coordinates(
         shape,
