@@ -63,13 +63,13 @@ def test_help_starts_in_the_blink_of_an_eye(tmp_path):
 USAGE = [
     (
         ["trian"],
-        "feedax: the command must be one of train, evaluate, predict, plan, not 'trian'; did you "
-        "mean train?",
+        "feedax: the command must be one of train, sweep, evaluate, predict, plan, not 'trian'; "
+        "did you mean train?",
     ),
     (
         ["xyz"],
-        "feedax: the command must be one of train, evaluate, predict, plan, not 'xyz'; see feedax "
-        "--help",
+        "feedax: the command must be one of train, sweep, evaluate, predict, plan, not 'xyz'; see "
+        "feedax --help",
     ),
     (["train", "--shufle"], "feedax train: there is no flag --shufle; did you mean --shuffle?"),
     (["train", "--zzz=3"], "feedax train: there is no flag --zzz; see feedax train --help"),
@@ -166,6 +166,80 @@ USAGE = [
         "feedax train: --warmup-steps must be at least 0, and it is -1",
     ),
     (
+        ["train", "--warmup-share", "1"],
+        "feedax train: --warmup-share must be a share from 0 to below 1, and it is 1.0",
+    ),
+    (
+        ["train", "--warmup-share", "0.1", "--warmup-steps", "2"],
+        "feedax train: --warmup-steps and --warmup-share must not be given together; leave one out",
+    ),
+    (
+        ["train", "--preset", "modern", "--schedule", "one_cycle"],
+        "feedax train: --warmup-share must be 0 with --schedule one_cycle, which has a warm-up of "
+        "its own, and it is 0.05; set it to 0, or choose another schedule",
+    ),
+    (
+        ["train", "--preset", "moden"],
+        "feedax train: --preset must be one of tutorial, modern, best, and it is 'moden'; see "
+        "feedax train --help",
+    ),
+    (
+        ["train", "--preset"],
+        "feedax train: --preset must be followed by its value; see feedax train --help",
+    ),
+    (
+        ["train", "--dropout", "1"],
+        "feedax train: --dropout must be a share from 0 to below 1, and it is 1.0",
+    ),
+    (
+        ["train", "--dropout", "-0.1"],
+        "feedax train: --dropout must be a share from 0 to below 1, and it is -0.1",
+    ),
+    (
+        ["train", "--initialisation", "xavier"],
+        "feedax train: --initialisation must be one of tutorial, he, and it is 'xavier'; see "
+        "feedax train --help",
+    ),
+    (
+        ["train", "--loss", "cross_entropy", "--label-smoothing", "1"],
+        "feedax train: --label-smoothing must be a share from 0 to below 1, and it is 1.0",
+    ),
+    (
+        ["train", "--label-smoothing", "0.1"],
+        "feedax train: --label-smoothing is for --loss cross_entropy, and the loss is tutorial; "
+        "set it to 0, or change the loss",
+    ),
+    *(
+        (
+            ["train", flag, value],
+            f"feedax train: {flag} must be a finite number from 0 on, and it is {float(value)}",
+        )
+        for flag, value in (
+            ("--rotation", "-1"),
+            ("--rotation", "inf"),
+            ("--scaling", "nan"),
+            ("--shear", "-0.5"),
+            ("--translation", "-2"),
+            ("--elastic-alpha", "inf"),
+            ("--brightness", "-1"),
+            ("--contrast", "nan"),
+            ("--mixup", "-0.2"),
+        )
+    ),
+    (
+        ["train", "--elastic-sigma", "0"],
+        "feedax train: --elastic-sigma must be a finite number above 0, and it is 0.0",
+    ),
+    (
+        ["train", "--crop-padding", "-1"],
+        "feedax train: --crop-padding must be at least 0, and it is -1",
+    ),
+    (["train", "--cutout", "-1"], "feedax train: --cutout must be at least 0, and it is -1"),
+    (
+        ["train", "--cutout", "29"],
+        "feedax train: --cutout must be no larger than the images of 28 x 28 pixels, and it is 29",
+    ),
+    (
         ["train", "--decay-epochs", "2"],
         "feedax train: --decay-epochs is for --schedule step, and the schedule is constant; leave "
         "it out",
@@ -247,15 +321,20 @@ def test_a_closed_pipe_is_no_error(tmp_path, arguments):
 
 
 def test_flags_come_back_from_their_command_line():
-    from feedax.cli.flags import TrainFlags, command_line
+    from feedax.cli.flag_words import command_line
+    from feedax.cli.flags import TrainFlags
     from feedax.cli.parse import parse
 
     text = (
         "--dataset npz:a.npz --root /x --batch-size 5 --shuffle --drop-last --num-workers 1 "
         "--no-cache --plan streamed --validation 0.2 --seed 3 --hidden 7 8 --initial-params runs/a "
-        "--preset tutorial --epochs 2 --loss cross_entropy --precision bfloat16 --optimizer adam "
-        "--learning-rate 0.001 --schedule step --warmup-steps 5 --decay-epochs 6 --decay-rate 0.5 "
-        "--weight-decay 0.01 --clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
+        "--initialisation he --scale-pixels --dropout 0.25 --preset best --epochs 2 "
+        "--loss cross_entropy --label-smoothing 0.1 --precision bfloat16 --rotation 5.0 "
+        "--scaling 0.2 --shear 0.3 --translation 1.5 --elastic-alpha 8.0 --elastic-sigma 5.0 "
+        "--crop-padding 2 --flip --cutout 3 --brightness 0.4 --contrast 0.5 --mixup 0.6 "
+        "--optimizer adam --learning-rate 0.001 --schedule step --warmup-steps 5 "
+        "--warmup-share 0.0 --decay-epochs 6 --decay-rate 0.5 --weight-decay 0.01 "
+        "--clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
         "--checkpoint-every-steps 7 --checkpoint-every-seconds 1e-07 --checkpoint-every-epochs 8 "
         "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b"
     )

@@ -159,6 +159,7 @@ def test_predict_does_without_torch(tmp_path: Path) -> None:
 
     layers = (784, 10)
     settings = {"dataset": "mnist", "layers": layers, "image_shape": (28, 28), "class_names": None}
+    settings["arguments"] = []
     RunFolder.create(settings, path=tmp_path / "run", name="mnist").save_params(
         initial_params(layers, 0)
     )

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from feedax.cli.flags import DataFlags, EvaluateFlags
+import tyro
+
+from feedax.cli.flags import DataFlags
 from feedax.cli.parse import parse
+from feedax.cli.recorded import recorded_flags
 from feedax.errors import RunFolderError
 
-if TYPE_CHECKING:
-    from feedax.report.run_folder import RunFolder
+arg = tyro.conf.arg
 
 DESCRIPTION = """\
 Loss and accuracy of a trained run on its training and test set.
@@ -20,47 +23,55 @@ examples:
   feedax evaluate runs/20260131-142501-mnist --dataset qmnist"""
 
 
+@dataclass(frozen=True)
+class EvaluateFlags:
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
+    """The folder of a run."""
+    dataset: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")
+    ] = None
+    """Another dataset with examples of the same size."""
+    root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run's)")] = (
+        None
+    )
+    """Folder for a dataset that is downloaded or unpacked."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
     flags = parse(EvaluateFlags, arguments, "evaluate", DESCRIPTION)
 
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import TITLES, Examples
-    from feedax.cli.network import LOSSES, check_layers, load_params, predict
+    from feedax.cli.network import check_layers, load_params
     from feedax.cli.progress import accuracy_lines
+    from feedax.cli.recipe import evaluate_arguments
     from feedax.report.run_folder import RunFolder
     from feedax.train import evaluate
 
     use_compilation_cache()
     folder = RunFolder.open(flags.run)
+    recorded = recorded_flags(folder)
     layers = folder.setting("layers")
     params = load_params(folder, layers)
-    examples = Examples.open(_data_flags(folder, flags))
+    examples = Examples.open(_data_flags(folder.path, recorded.data, flags))
     check_layers(layers, examples)
     for name, loader in examples.loaders().items():
-        scores = evaluate(
-            predict,
-            params,
-            loader,
-            loss=LOSSES[folder.setting("loss")],
-            precision=folder.setting("flags").get("training", {}).get("precision"),
-        )
+        scores = evaluate(params=params, batches=loader, **evaluate_arguments(recorded))
         print(*accuracy_lines({f"{name}_accuracy": scores["accuracy"]}))
         print(f"{TITLES[name]} set loss {scores['loss']}", flush=True)
     return 0
 
 
-def _data_flags(folder: "RunFolder", flags: EvaluateFlags) -> DataFlags:
+def _data_flags(folder: Path, recorded: DataFlags, flags: EvaluateFlags) -> DataFlags:
     """The data of a run, or what the flags name instead."""
     from feedax.datasets import is_code
 
-    recorded = DataFlags(**folder.setting("flags")["data"])
     if flags.dataset is None and is_code(recorded.dataset):
         raise RunFolderError(
             f"run folder: code must be named by you, not by a file, and the dataset of "
-            f"{folder.path} is made by {recorded.dataset}; add --dataset {recorded.dataset}"
+            f"{folder} is made by {recorded.dataset}; add --dataset {recorded.dataset}"
         )
-    root = None if recorded.root is None else Path(recorded.root)
     if flags.dataset is not None:
-        recorded, root = dataclasses.replace(recorded, dataset=flags.dataset), None
-    return dataclasses.replace(recorded, root=flags.root or root, shuffle=False)
+        recorded = dataclasses.replace(recorded, dataset=flags.dataset, root=None)
+    return dataclasses.replace(recorded, root=flags.root or recorded.root, shuffle=False)

@@ -49,9 +49,14 @@ class Examples:
         """The dataset's name without its file, folder or part."""
         return self.flags.dataset.partition(":")[0].replace("-", "_")
 
-    @cached_property
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example's input.
+        """The shape of one example's input."""
+        return self.first_input.shape
+
+    @cached_property
+    def first_input(self) -> np.ndarray:
+        """The input of the first example.
 
         Raises:
             ModelError: the examples are not pairs of an array and a label.
@@ -63,7 +68,7 @@ class Examples:
                 f"the network: an example must be a pair of input and label, and the first of "
                 f"{self.flags.dataset} is a {type(example).__name__}; return such pairs"
             )
-        return tuple(np.shape(example[0]))
+        return np.asarray(example[0])
 
     @property
     def values(self) -> int:
@@ -77,13 +82,24 @@ class Examples:
         None also for images that a transform scales or an array holds as other than 0 to 255: what
         is done to those is not known to `feedax predict`.
         """
+        whole = self._whole
+        is_other = isinstance(whole, ArrayDataset) and whole.inputs.dtype != np.uint8
+        return None if is_other else self.flattened_shape
+
+    @cached_property
+    def flattened_shape(self) -> tuple[int, ...] | None:
+        """The shape of the images that the examples are the flattened pixels of, or None."""
+        whole = self._whole
+        is_flat = type(getattr(whole, "transform", None)) is FlattenAndCast
+        return datasets.image_shape(whole) if is_flat else None
+
+    @property
+    def _whole(self) -> Any:
+        """The training set that a Subset is a part of."""
         whole = self.train
         while isinstance(whole, Subset):
             whole = whole.dataset
-        plain = type(getattr(whole, "transform", None)) is FlattenAndCast
-        if isinstance(whole, ArrayDataset):
-            plain = plain and whole.inputs.dtype == np.uint8
-        return datasets.image_shape(whole) if plain else None
+        return whole
 
     @cached_property
     def class_names(self) -> tuple[str, ...] | None:
@@ -147,7 +163,8 @@ class Examples:
                 f"feedax: --validation must leave examples on both sides, and {share} of the "
                 f"{count} of {name} is {held_out}; give another share"
             )
-        order = np.random.default_rng(self.flags.seed).permutation(count)
+        # Not of --seed: runs of several seeds are compared by the same examples.
+        order = np.random.default_rng(0).permutation(count)
         parts = (order[held_out:], order[:held_out])
         train, validation = (Subset(self.train, np.sort(part).tolist()) for part in parts)
         return train, validation

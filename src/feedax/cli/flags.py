@@ -1,19 +1,27 @@
-"""The flags of every command, as dataclasses that check their values when they are built.
+"""The flags of `feedax train`, as dataclasses that check their values when they are built.
 
 A field is a flag, its docstring (or ``help``, where it is long) is the flag's help. Nothing heavy
 is imported here.
 """
 
-import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from feedax.cli import UsageError
+from feedax.cli.augment_flags import AugmentFlags
+from feedax.cli.bounds import above_zero, at_least, from_zero_on, share
 
 arg = tyro.conf.arg
+
+
+def default_or(hint: str) -> Callable[[str], str]:
+    """The hint of a flag that is not given by default: what holds then, or a preset's value."""
+    return lambda value: f"(default: {hint if value == 'None' else value})"
+
 
 DATASETS = (
     "mnist, fashion_mnist, kmnist, emnist, emnist:letters, qmnist, cifar10, cifar100, svhn, "
@@ -44,18 +52,15 @@ class DataFlags:
     plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto"
     """How batches are made; auto takes the fastest way that gives the same batches."""
     validation: float = 0.0
-    """Share of the training set, drawn from --seed, to validate with and not to train on."""
+    """Share of the training set to validate with and not to train on; the same for every --seed."""
     seed: int = 0
-    """Of the initial parameters, of the order and of each example's random numbers."""
+    """Of the initial parameters, of the order and of all random numbers of training."""
 
     def __post_init__(self) -> None:
-        _at_least("--batch-size", self.batch_size, 1)
-        _at_least("--num-workers", self.num_workers, 0)
-        _at_least("--seed", self.seed, 0)
-        if not 0 <= self.validation < 1:
-            raise UsageError(
-                f"--validation must be a share from 0 to below 1, and it is {self.validation}"
-            )
+        at_least("--batch-size", self.batch_size, 1)
+        at_least("--num-workers", self.num_workers, 0)
+        at_least("--seed", self.seed, 0)
+        share("--validation", self.validation)
         if self.seed >= 2**32:
             raise UsageError(f"--seed must be below 2**32, and it is {self.seed}")
         if not self.dataset.strip():
@@ -66,9 +71,7 @@ class DataFlags:
 class ModelFlags:
     """A fully connected network with ReLU between its layers."""
 
-    hidden: Annotated[
-        tuple[int, ...] | None, arg(metavar="SIZE ...", help_behavior_hint="(default: 512 512)")
-    ] = None
+    hidden: Annotated[tuple[int, ...] | None, arg(metavar="SIZE ...")] = None
     """Sizes of the hidden layers; input and output come from the data."""
     layers: Annotated[
         tuple[int, ...] | None, arg(metavar="SIZE ...", help_behavior_hint="(or --hidden)")
@@ -83,8 +86,15 @@ class ModelFlags:
             help_behavior_hint="(default: drawn from --seed)",
         ),
     ] = None
+    initialisation: Literal["tutorial", "he"] = "tutorial"
+    """tutorial: normal, of 0.01. he: weights of sqrt(2 / inputs), as for ReLU; biases are 0."""
+    scale_pixels: bool = False
+    """Divide the inputs by 255, so that pixels lie in 0 to 1."""
+    dropout: Annotated[float, arg(metavar="RATE")] = 0.0
+    """Share of every hidden layer's outputs that are left out at random in training."""
 
     def __post_init__(self) -> None:
+        share("--dropout", self.dropout)
         if self.hidden is not None and self.layers is not None:
             raise UsageError(
                 "--hidden and --layers must not be given together: --layers has the hidden sizes "
@@ -92,7 +102,7 @@ class ModelFlags:
             )
         for flag, sizes in (("--hidden", self.hidden), ("--layers", self.layers)):
             for size in sizes or ():
-                _at_least(f"every size of {flag}", size, 1)
+                at_least(f"every size of {flag}", size, 1)
         if self.layers is not None and len(self.layers) < 2:
             raise UsageError(
                 f"--layers must have at least two sizes, input and output, and it has "
@@ -104,22 +114,30 @@ class ModelFlags:
 class TrainingFlags:
     """How it is trained."""
 
-    preset: Literal["tutorial"] = "tutorial"
-    """The defaults to start from: tutorial is the JAX tutorial's job, number for number."""
-    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 8)")] = None
+    preset: Literal["tutorial", "modern", "best"] = "tutorial"
+    """The defaults, see above; tutorial is the JAX tutorial's job, number for number."""
+    epochs: Annotated[int | None, arg(metavar="INT")] = None
     """Times to go through the training set."""
     steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(or --epochs)")] = None
     """Steps to train for, in place of --epochs."""
     loss: Literal["tutorial", "cross_entropy"] = "tutorial"
     """tutorial is the mean over the classes too: a tenth of the cross-entropy for 10 classes."""
+    label_smoothing: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """With --loss cross_entropy: share of the target that is spread over all classes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters stay float32. bfloat16 is slower on a CPU."""
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise UsageError("--epochs and --steps must not be given together; leave one out")
-        _at_least("--epochs", self.epochs, 1)
-        _at_least("--steps", self.steps, 1)
+        at_least("--epochs", self.epochs, 1)
+        at_least("--steps", self.steps, 1)
+        share("--label-smoothing", self.label_smoothing)
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise UsageError(
+                "--label-smoothing is for --loss cross_entropy, and the loss is "
+                f"{self.loss}; set it to 0, or change the loss"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,31 +155,40 @@ class OptimizerFlags:
     """Of the learning rate: cosine falls to 0 at the end, one_cycle rises before, step falls."""
     warmup_steps: int = 0
     """First steps, in which the learning rate rises from 0; one_cycle has its own."""
-    decay_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 30)")] = (
+    warmup_share: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """In place of --warmup-steps: the same as a share of the steps of the whole run."""
+    decay_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint=default_or("30"))] = (
         None
     )
     """With --schedule step: the learning rate falls after each so many epochs."""
     decay_rate: float = 0.1
     """With --schedule step: the factor by which it falls."""
     weight_decay: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, adamw: 0.0001)")
+        float | None, arg(metavar="FLOAT", help_behavior_hint=default_or("0, adamw: 0.0001"))
     ] = None
     """Fraction of every parameter that a step takes off it, times the learning rate."""
     clip_norm: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: no clipping)")
+        float | None, arg(metavar="FLOAT", help_behavior_hint=default_or("no clipping"))
     ] = None
     """Gradients of a larger norm are scaled down to this one."""
 
     def __post_init__(self) -> None:
-        _above_zero("--learning-rate", self.learning_rate)
-        _above_zero("--decay-rate", self.decay_rate)
-        _above_zero("--clip-norm", self.clip_norm)
-        _at_least("--warmup-steps", self.warmup_steps, 0)
-        _at_least("--decay-epochs", self.decay_epochs, 1)
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+        above_zero("--learning-rate", self.learning_rate)
+        above_zero("--decay-rate", self.decay_rate)
+        above_zero("--clip-norm", self.clip_norm)
+        at_least("--warmup-steps", self.warmup_steps, 0)
+        share("--warmup-share", self.warmup_share)
+        if self.warmup_steps and self.warmup_share:
             raise UsageError(
-                f"--weight-decay must be a finite number from 0 on, and it is {self.weight_decay}"
+                "--warmup-steps and --warmup-share must not be given together; leave one out"
             )
+        if self.schedule == "one_cycle" and self.warmup_share:
+            raise UsageError(
+                "--warmup-share must be 0 with --schedule one_cycle, which has a warm-up of its "
+                f"own, and it is {self.warmup_share}; set it to 0, or choose another schedule"
+            )
+        at_least("--decay-epochs", self.decay_epochs, 1)
+        from_zero_on("--weight-decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -183,7 +210,7 @@ class SelectionFlags:
     """Stop after so many epochs in a row without a better one."""
 
     def __post_init__(self) -> None:
-        _at_least("--patience", self.patience, 1)
+        at_least("--patience", self.patience, 1)
         if self.best is not None and self.best.startswith("test_"):
             raise UsageError(
                 f"--best must not be chosen by the test set, and it is {self.best}; give "
@@ -221,10 +248,10 @@ class CheckpointFlags:
     """How many to keep, the latest; the best epoch's is kept besides."""
 
     def __post_init__(self) -> None:
-        _at_least("--checkpoint-every-steps", self.checkpoint_every_steps, 1)
-        _at_least("--checkpoint-every-epochs", self.checkpoint_every_epochs, 1)
-        _above_zero("--checkpoint-every-seconds", self.checkpoint_every_seconds)
-        _at_least("--keep-checkpoints", self.keep_checkpoints, 1)
+        at_least("--checkpoint-every-steps", self.checkpoint_every_steps, 1)
+        at_least("--checkpoint-every-epochs", self.checkpoint_every_epochs, 1)
+        above_zero("--checkpoint-every-seconds", self.checkpoint_every_seconds)
+        at_least("--keep-checkpoints", self.keep_checkpoints, 1)
 
 
 @dataclass(frozen=True)
@@ -250,15 +277,15 @@ class DeviceFlags:
     """Which of them this one is, from 0."""
 
     def __post_init__(self) -> None:
-        _at_least("--devices", self.devices, 1)
+        at_least("--devices", self.devices, 1)
         three = (self.coordinator, self.processes, self.process)
         if None in three and three != (None, None, None):
             raise UsageError(
                 "--coordinator, --processes and --process must be given together; add those that "
                 "are missing"
             )
-        _at_least("--processes", self.processes, 1)
-        _at_least("--process", self.process, 0)
+        at_least("--processes", self.processes, 1)
+        at_least("--process", self.process, 0)
 
 
 @dataclass(frozen=True)
@@ -288,88 +315,9 @@ class TrainFlags:
     data: DataFlags = field(default_factory=DataFlags)
     model: ModelFlags = field(default_factory=ModelFlags)
     training: TrainingFlags = field(default_factory=TrainingFlags)
+    augment: AugmentFlags = field(default_factory=AugmentFlags)
     optimizer: OptimizerFlags = field(default_factory=OptimizerFlags)
     selection: SelectionFlags = field(default_factory=SelectionFlags)
     checkpoint: CheckpointFlags = field(default_factory=CheckpointFlags)
     device: DeviceFlags = field(default_factory=DeviceFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
-
-
-@dataclass(frozen=True)
-class PlanFlags:
-    data: DataFlags = field(default_factory=DataFlags)
-
-
-@dataclass(frozen=True)
-class EvaluateFlags:
-    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
-    """The folder of a run."""
-    dataset: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")
-    ] = None
-    """Another dataset with examples of the same size."""
-    root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run's)")] = (
-        None
-    )
-    """Folder for a dataset that is downloaded or unpacked."""
-
-
-@dataclass(frozen=True)
-class PredictFlags:
-    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
-    """The folder of a run."""
-    images: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]],
-        arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
-    ]
-    """PNG or JPEG files of any size."""
-
-    def __post_init__(self) -> None:
-        if not self.images:
-            raise UsageError(
-                "at least one IMAGE must be given after RUN; see feedax predict --help"
-            )
-
-
-def command_line(flags: Any) -> list[str]:
-    """The arguments that give these flags again, whatever the defaults are by then."""
-    words: list[str] = []
-    for name, value in flag_values(flags).items():
-        if isinstance(value, bool):
-            words.append(name if value else name.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
-            words += [name, *map(str, value)]
-        elif value is not None:
-            words += [name, str(value)]
-    return words
-
-
-def flag_values(flags: Any) -> dict[str, Any]:
-    """The value of every ``--flag``."""
-    values: dict[str, Any] = {}
-    for one in fields(flags):
-        value = getattr(flags, one.name)
-        if is_dataclass(value):
-            values |= flag_values(value)
-        else:
-            values[f"--{one.name.replace('_', '-')}"] = value
-    return values
-
-
-def flag_names(kind: Any) -> list[str]:
-    """Every ``--flag`` of a dataclass of flags."""
-    names: list[str] = []
-    for one in fields(kind):
-        nested = one.default_factory if is_dataclass(one.default_factory) else None
-        names += flag_names(nested) if nested else [f"--{one.name.replace('_', '-')}"]
-    return names
-
-
-def _at_least(flag: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{flag} must be at least {least}, and it is {value}")
-
-
-def _above_zero(flag: str, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise UsageError(f"{flag} must be a finite number above 0, and it is {value}")

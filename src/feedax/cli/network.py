@@ -1,29 +1,77 @@
 """The network of the command line: the tutorial's MLP on examples of any shape."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from feedax.cli.flags import HIDDEN, ModelFlags
 from feedax.errors import ModelError
 from feedax.report.run_folder import RunFolder
-from feedax.train import cross_entropy, init_network_params, tutorial_loss
+from feedax.train import init_network_params, relu
 from feedax.train import predict as predict_flat
 
 if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
     from feedax.cli.examples import Examples
 
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {
-    "tutorial": tutorial_loss,
-    "cross_entropy": cross_entropy,
-}
+
+def predict(params: Any, example: ArrayLike, *, divisor: float = 1) -> jax.Array:
+    """Log-probabilities of the classes for one example of any shape.
+
+    Args:
+        params: the network, see `feedax.train.init_network_params`.
+        example: one example.
+        divisor: of every input; 255 for pixels that shall lie in 0 to 1.
+    """
+    return predict_flat(params, _flat(example, divisor))
 
 
-def predict(params: Any, example: Any) -> jax.Array:
-    """Log-probabilities of the classes for one example of any shape."""
-    return predict_flat(params, jnp.ravel(example))
+def predict_with_dropout(
+    params: Any,
+    example: ArrayLike,
+    key: jax.Array,
+    train: bool,
+    dropout: ArrayLike,
+    *,
+    divisor: float = 1,
+) -> jax.Array:
+    """As `predict`, with a share of every hidden layer's outputs left out in training.
+
+    The others are divided by the share that is kept, so that their expectation stays
+    (Srivastava et al. 2014, "Dropout", in the form called inverted).
+
+    Args:
+        params: the network.
+        example: one example.
+        key: a random key of the example's own.
+        train: whether the network is trained; otherwise nothing is left out.
+        dropout: the share, from 0 to below 1.
+        divisor: of every input.
+    """
+    if not train:
+        return predict(params, example, divisor=divisor)
+    activations = _flat(example, divisor)
+    for (w, b), layer_key in zip(params[:-1], jax.random.split(key, len(params)), strict=False):
+        outputs = relu(jnp.dot(w, activations) + b)
+        kept = jax.random.bernoulli(layer_key, 1 - dropout, outputs.shape)
+        scaled = outputs / jnp.asarray(1 - dropout, outputs.dtype)
+        activations = jnp.where(kept, scaled, 0)
+    return predict_flat(params[-1:], activations)
+
+
+def build_predict(flags: ModelFlags) -> Callable[..., jax.Array]:
+    """The function that `fit` and `evaluate` get: it takes a key only where there is dropout."""
+    function = predict_with_dropout if flags.dropout else predict
+    return partial(function, divisor=255) if flags.scale_pixels else function
+
+
+def _flat(example: ArrayLike, divisor: float) -> jax.Array:
+    flat = jnp.ravel(example)
+    return flat if divisor == 1 else flat / divisor
 
 
 def resolve_layers(
@@ -72,15 +120,46 @@ def check_layers(layers: Sequence[int], examples: "Examples") -> None:
         )
 
 
-def initial_params(layers: Sequence[int], seed: int) -> Any:
-    """The parameters that the tutorial starts from, for the same sizes and seed 0."""
+def initial_params(layers: Sequence[int], seed: int, initialisation: str = "tutorial") -> Any:
+    """The parameters that training starts from.
+
+    Args:
+        layers: the sizes of all layers.
+        seed: of the random numbers.
+        initialisation: ``"tutorial"`` for those of the tutorial, for its sizes and seed 0, or
+            ``"he"`` for those of `he_params`.
+    """
+    if initialisation == "he":
+        return _he_params(tuple(layers), jax.random.key(seed))
     # The tutorial's table was made with JAX's old random bits; they hold for this block only.
     with jax.threefry_partitionable(False):
         # One program, not one for each array.
         return _init_network_params(tuple(layers), jax.random.PRNGKey(seed))
 
 
+def he_params(layers: Sequence[int], key: jax.Array) -> Any:
+    """Parameters under which a layer of ReLU keeps the size of what goes through it.
+
+    Weights are drawn from a normal distribution of standard deviation sqrt(2 / inputs), biases are
+    0 (He et al. 2015, "Delving Deep into Rectifiers", section 2.2).
+
+    Args:
+        layers: the sizes of all layers.
+        key: a random key.
+
+    Returns:
+        One pair of weights float32 `(outputs, inputs)` and biases float32 `(outputs,)` per layer.
+    """
+    sizes = list(itertools.pairwise(layers))
+    keys = jax.random.split(key, len(sizes))
+    return [
+        ((2 / inputs) ** 0.5 * jax.random.normal(one, (outputs, inputs)), jnp.zeros(outputs))
+        for one, (inputs, outputs) in zip(keys, sizes, strict=True)
+    ]
+
+
 _init_network_params = jax.jit(init_network_params, static_argnums=0)
+_he_params = jax.jit(he_params, static_argnums=0)
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:

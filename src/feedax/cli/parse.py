@@ -11,12 +11,18 @@ from typing import TypeVar
 import tyro
 
 from feedax.cli import UsageError
-from feedax.cli.flags import flag_names
+from feedax.cli.flag_words import flag_names
 
 Flags = TypeVar("Flags")
 
 
-def parse(kind: type[Flags], arguments: Sequence[str], command: str, description: str) -> Flags:
+def parse(
+    kind: type[Flags],
+    arguments: Sequence[str],
+    command: str,
+    description: str,
+    default: Flags | None = None,
+) -> Flags:
     """Build the flags of a command.
 
     Args:
@@ -24,6 +30,7 @@ def parse(kind: type[Flags], arguments: Sequence[str], command: str, description
         arguments: what follows the command.
         command: its name.
         description: opens its ``--help``.
+        default: the flags that hold where the arguments say nothing; those of `kind` if None.
 
     Raises:
         UsageError: the arguments are wrong.
@@ -37,6 +44,7 @@ def parse(kind: type[Flags], arguments: Sequence[str], command: str, description
                 args=list(arguments),
                 prog=f"feedax {command}",
                 description=description,
+                default=tyro.MISSING_NONPROP if default is None else default,
                 return_unknown_args=True,
                 # --batch-size, not --data.batch-size; and no word None as a value.
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),

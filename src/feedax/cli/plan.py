@@ -1,9 +1,10 @@
 """``feedax plan``."""
 
 from collections.abc import Sequence, Sized
+from dataclasses import dataclass, field
 from typing import cast
 
-from feedax.cli.flags import PlanFlags
+from feedax.cli.flags import DataFlags
 from feedax.cli.parse import parse
 
 DESCRIPTION = """\
@@ -12,6 +13,11 @@ Say how a dataset's batches would be made, and why; train nothing.
 examples:
   feedax plan
   feedax plan --dataset my.module:make_dataset --num-workers 4"""
+
+
+@dataclass(frozen=True)
+class PlanFlags:
+    data: DataFlags = field(default_factory=DataFlags)
 
 
 def run(arguments: Sequence[str]) -> int:

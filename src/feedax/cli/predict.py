@@ -2,14 +2,21 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from feedax.cli.flags import PredictFlags
+import tyro
+
+from feedax.cli import UsageError
 from feedax.cli.parse import parse
+from feedax.cli.recorded import recorded_flags
 from feedax.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
+
+arg = tyro.conf.arg
 
 DESCRIPTION = """\
 Say what a trained run sees in image files: one line an image, with the likeliest class.
@@ -22,6 +29,23 @@ examples:
   feedax predict runs/20260131-142501-mnist scans/*.jpg"""
 
 
+@dataclass(frozen=True)
+class PredictFlags:
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
+    """The folder of a run."""
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
+    ]
+    """PNG or JPEG files of any size."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UsageError(
+                "at least one IMAGE must be given after RUN; see feedax predict --help"
+            )
+
+
 def run(arguments: Sequence[str]) -> int:
     """Predict, and return the exit code: 1 if an image could not be used."""
     flags = parse(PredictFlags, arguments, "predict", DESCRIPTION)
@@ -29,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     import numpy as np
 
     from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.cli.network import load_params, predict
+    from feedax.cli.network import build_predict, load_params
     from feedax.report.image import prepare_image
     from feedax.report.run_folder import RunFolder
 
@@ -41,6 +65,8 @@ def run(arguments: Sequence[str]) -> int:
             f"the run must be trained on the plain pixels of images, and the examples of "
             f"{folder.setting('dataset')} are not known to be that; predict in Python"
         )
+    # Nothing is left out of a network that only predicts.
+    predict = build_predict(replace(recorded_flags(folder).model, dropout=0.0))
     names = folder.setting("class_names")
     params = load_params(folder, folder.setting("layers"))
     dataset = folder.setting("dataset").partition(":")[0].replace("-", "_")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from feedax.cli import UsageError
-from feedax.cli.flags import TrainFlags, flag_names, flag_values
-from feedax.cli.parse import parse
+from feedax.cli.flag_words import flag_values, given_flags
+from feedax.cli.flags import OptimizerFlags, TrainFlags
+from feedax.cli.recorded import recorded_flags
 from feedax.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
     was, now = flag_values(recorded), flag_values(from_anywhere(flags))
     given = given_flags(arguments)
     others = [
-        f"{name} was {_in_words(was[name])} and is {_in_words(now[name])}"
+        f"{name} was {in_words(was[name])} and is {in_words(now[name])}"
         for name in given
         if name not in (*FREE, *LENGTHS) and now[name] != was[name]
     ]
@@ -65,7 +66,7 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
         )
     for name in LENGTHS:
         if name in given:
-            _refuse_length(name, was[name], now[name], recorded.optimizer.schedule)
+            _refuse_length(name, was[name], now[name], recorded.optimizer)
     changes = {
         name.removeprefix("--").replace("-", "_"): now[name]
         for name in given
@@ -77,54 +78,6 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
         checkpoint=_changed(recorded.checkpoint, changes),
         device=_changed(recorded.device, changes),
     )
-
-
-def recorded_flags(folder: "RunFolder") -> TrainFlags:
-    """The flags that a run was started with.
-
-    Raises:
-        RunFolderError: they cannot be read.
-    """
-    arguments = folder.setting("arguments")
-    try:
-        words = [str(word) for word in arguments]
-        # The parser has flags of its own too, such as --help and one that writes a file.
-        foreign = {"-h"}.intersection(words)
-        foreign |= set(given_flags(words)) - set(flag_names(TrainFlags))
-        if foreign:
-            raise UsageError(f"there is no flag {min(foreign)}")
-        return parse(TrainFlags, words, "train", "")
-    except (UsageError, TypeError) as error:
-        raise RunFolderError(
-            f"run folder: {folder.path / 'config.json'} must hold the flags of feedax train, and "
-            f"they cannot be read ({error}); use the version of feedax that wrote it"
-        ) from error
-
-
-def recorded_layers(folder: "RunFolder") -> list[int]:
-    """The sizes of the layers of a run.
-
-    Raises:
-        RunFolderError: config.json has no such list.
-    """
-    layers = folder.setting("layers")
-    sizes = layers if isinstance(layers, list) else []
-    if len(sizes) < 2 or any(type(size) is not int or size < 1 for size in sizes):
-        raise RunFolderError(
-            f"run folder: 'layers' of {folder.path / 'config.json'} must be a list of sizes, and "
-            f"it is {layers!r}; restore the file from a copy or train again"
-        )
-    return sizes
-
-
-def given_flags(arguments: Sequence[str]) -> list[str]:
-    """The names of the flags in a command line, as they are documented."""
-    names = []
-    for word in arguments:
-        if word.startswith("--"):
-            name = word.partition("=")[0].replace("_", "-")
-            names.append(name.replace("--no-", "--", 1))
-    return list(dict.fromkeys(names))
 
 
 def from_anywhere(flags: TrainFlags) -> TrainFlags:
@@ -140,7 +93,7 @@ def from_anywhere(flags: TrainFlags) -> TrainFlags:
     return dataclasses.replace(flags, data=data, model=model)
 
 
-def _refuse_length(name: str, was: int | None, now: int, schedule: str) -> None:
+def _refuse_length(name: str, was: int | None, now: int, optimizer: OptimizerFlags) -> None:
     from feedax.train.optimizers import depends_on_length
 
     if was is None:
@@ -151,9 +104,11 @@ def _refuse_length(name: str, was: int | None, now: int, schedule: str) -> None:
         )
     if now < was:
         raise UsageError(f"{name} must be at least the run's own {was}, and it is {now}; raise it")
-    if now > was and depends_on_length(schedule):
+    is_laid_out = depends_on_length(optimizer.schedule)
+    if now > was and (is_laid_out or optimizer.warmup_share):
+        what = f"schedule {optimizer.schedule}" if is_laid_out else "warm-up of --warmup-share"
         raise UsageError(
-            f"the schedule {schedule} is laid out over the whole run, so with {name} {now} in "
+            f"the {what} is laid out over the whole run, so with {name} {now} in "
             f"place of {was} the learning rate of every step would have been another one; leave it "
             "out, or start a new run with --initial-params"
         )
@@ -165,7 +120,8 @@ def _changed(flags: Flags, changes: dict[str, object]) -> Flags:
     return dataclasses.replace(flags, **mine)  # type: ignore[type-var]
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """The value of a flag, as a sentence has it."""
     if value is None:
         return "not given"
     if isinstance(value, bool):

@@ -1,6 +1,5 @@
 """``feedax train``."""
 
-import contextlib
 import dataclasses
 import secrets
 import shlex
@@ -9,11 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from feedax.cli import UsageError
-from feedax.cli.flags import HIDDEN, ModelFlags, TrainFlags, command_line
+from feedax.cli.flag_words import command_line
+from feedax.cli.flags import TrainFlags
 from feedax.cli.parse import parse
+from feedax.cli.presets import complete, defaults, description
 from feedax.cli.startup import StartUp
-from feedax.errors import NotANumberError, OptimizerError, RunFolderError
+from feedax.errors import NotANumberError, RunFolderError
 
 if TYPE_CHECKING:
     from feedax.cli.examples import Examples
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from feedax.train import Checkpoints
     from feedax.train.peers import Peers
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 8 epochs.
 
 examples:
   feedax train
   feedax train --epochs 2 --hidden 256 --name small
   feedax train --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
+  feedax train --preset modern --epochs 3
   feedax train --dataset npz:digits.npz --out runs/digits
   feedax train --resume runs/digits
+
+{description()}
 
 Standard output gets three lines an epoch; the run's folder gets the configuration, the metrics, the
 curves, the parameters and checkpoints. Ctrl-C stops in good order. Where a run stopped, or was
 killed, --resume goes on as if nothing had happened."""
 
-EPOCHS = 8
-DECAY_EPOCHS = 30
-
 
 def run(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
-    flags = parse(TrainFlags, arguments, "train", DESCRIPTION)
+    flags = parse(TrainFlags, arguments, "train", DESCRIPTION, defaults(arguments))
     start_up = StartUp()
 
     from feedax.train import processes
@@ -58,24 +58,18 @@ def run(arguments: Sequence[str]) -> int:
 def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
-    from feedax.cli.network import (
-        LOSSES,
-        check_layers,
-        initial_params,
-        load_params,
-        predict,
-        resolve_layers,
-    )
+    from feedax.cli.network import check_layers, initial_params, load_params, resolve_layers
     from feedax.cli.progress import Progress
+    from feedax.cli.recipe import fit_arguments
     from feedax.cli.record import Record
-    from feedax.cli.resume import from_anywhere, recorded_layers, resumed_flags
+    from feedax.cli.recorded import recorded_layers
+    from feedax.cli.resume import from_anywhere, resumed_flags
     from feedax.cli.stop import StopRequest
     from feedax.feed import Devices
     from feedax.report.environment import environment
     from feedax.report.run_folder import RunFolder
     from feedax.train import fit
     from feedax.train.best import Best
-    from feedax.train.optimizers import build_optimizer
 
     use_compilation_cache()
     begun = {
@@ -90,20 +84,20 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
             folder = RunFolder.open(flags.checkpoint.resume)
             flags = resumed_flags(folder, flags, arguments)
             layers = recorded_layers(folder)
-        flags = _complete(from_anywhere(flags))
+        flags = complete(from_anywhere(flags))
     # The other processes may not see that folder.
     words, layers = peers.broadcast([command_line(flags), layers])
     flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
     examples = Examples.open(flags.data)
     loaders = examples.loaders()
-    optimizer = build_optimizer(**_optimizer(flags, loaders["train"]))
+    computed = fit_arguments(flags, examples, loaders["train"])
     start = flags.model.initial_params
     if layers is None:
         other = None if start is None else RunFolder.open(start)
         layers = list(resolve_layers(flags.model, examples, other))
     else:
         check_layers(layers, examples)
-    params = initial_params(layers, flags.data.seed)
+    params = initial_params(layers, flags.data.seed, flags.model.initialisation)
     if start is not None:
         has_checkpoint = peers.broadcast(
             folder is not None and _checkpoints(flags, folder).newest() is not None
@@ -128,27 +122,20 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     speaks = note if folder is not None else _silence
     speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 
-    training = flags.training
     with StopRequest(preemptible=peers.count > 1) as stop:
         failure = None
         try:
             with Progress(speaks, stop, quiet=folder is None) as progress:
                 params, _ = fit(
-                    predict,
-                    params,
-                    loaders["train"],
-                    loss=LOSSES[training.loss],
-                    optimizer=optimizer,
-                    learning_rate=flags.optimizer.learning_rate,
-                    epochs=training.epochs,
-                    steps=training.steps,
+                    params=params,
+                    train=loaders["train"],
+                    **computed,
                     evaluate=loaders,
                     callbacks=(*([record] if record else []), progress, stop),
                     best=flags.selection.best,
                     patience=flags.selection.patience,
                     checkpoints=_checkpoints(flags, folder),
                     devices=flags.device.devices,
-                    precision=training.precision,
                 )
         except NotANumberError as error:
             params, failure = error.params, error
@@ -168,7 +155,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
             f"{folder.path}; go on with: {rest}"
         )
         return stop.exit_code
-    if record is not None and record.found_the_end(training.steps):
+    if record is not None and record.found_the_end(flags.training.steps):
         note("the run had reached its end already, and there was nothing left to train")
     note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
     note(f"{start_up}")
@@ -202,63 +189,11 @@ def _config(
     }
 
 
-def _complete(flags: TrainFlags) -> TrainFlags:
-    """The same flags with defaults in place that depend on other flags."""
-    training, model, optimizer = flags.training, flags.model, flags.optimizer
-    if training.epochs is None and training.steps is None:
-        training = dataclasses.replace(training, epochs=EPOCHS)
-    if model == ModelFlags():
-        model = dataclasses.replace(model, hidden=HIDDEN)
-    if optimizer.schedule != "step" and optimizer.decay_epochs is not None:
-        raise UsageError(
-            f"--decay-epochs is for --schedule step, and the schedule is {optimizer.schedule}; "
-            "leave it out"
-        )
-    if optimizer.schedule == "step" and optimizer.decay_epochs is None:
-        optimizer = dataclasses.replace(optimizer, decay_epochs=DECAY_EPOCHS)
-    selection = flags.selection
-    if selection.best is None and flags.data.validation:
-        selection = dataclasses.replace(selection, best="validation_accuracy")
-    return dataclasses.replace(
-        flags, training=training, model=model, optimizer=optimizer, selection=selection
-    )
-
-
 def _code(flags: TrainFlags) -> list[str]:
     """The flag that a resumed run needs where its dataset is code; see `resumed_flags`."""
     from feedax.datasets import is_code
 
     return ["--dataset", flags.data.dataset] if is_code(flags.data.dataset) else []
-
-
-def _optimizer(flags: TrainFlags, train: Any) -> dict[str, Any]:
-    """The arguments of `build_optimizer`; epochs are steps there."""
-    given, epochs = flags.optimizer, flags.training.epochs
-    length = None
-    with contextlib.suppress(TypeError):  # a stream may not know
-        length = len(train)
-    steps = flags.training.steps
-    if steps is None and length is not None and epochs is not None:
-        steps = epochs * length
-    decay_steps = None
-    if given.schedule == "step":
-        if length is None:
-            raise OptimizerError(
-                "optimizer: --decay-epochs counts epochs, and the stream "
-                f"{flags.data.dataset} does not know its length; choose another --schedule"
-            )
-        assert given.decay_epochs is not None  # see `_complete`
-        decay_steps = length * given.decay_epochs
-    return {
-        "name": given.optimizer,
-        "schedule": given.schedule,
-        "steps": steps,
-        "warmup_steps": given.warmup_steps,
-        "decay_steps": decay_steps,
-        "decay_rate": given.decay_rate,
-        "weight_decay": given.weight_decay,
-        "clip_norm": given.clip_norm,
-    }
 
 
 def _checkpoints(flags: TrainFlags, folder: "RunFolder | None") -> "Checkpoints":
