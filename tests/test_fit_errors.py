@@ -1,5 +1,6 @@
 """Bad input gets one sentence: who, the rule, the value, the remedy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -185,7 +186,7 @@ def test_a_model_that_wants_what_stays_on_the_host():
 
 
 def test_a_network_that_does_not_fit_the_data():
-    params = feedax.init_network_params([7, 3], feedax.train.loop.jax.random.key(0))
+    params = feedax.init_network_params([7, 3], jax.random.key(0))
     assert message(ModelError, [(X, Y)], feedax.predict, params) == (
         "fit: predict must take one example of the data, and it fails on inputs of float32[8]: "
         "predict: image must be one example of shape (7,), and its shape is (8,); flatten it, or "

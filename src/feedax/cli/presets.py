@@ -36,7 +36,7 @@ MODERN = TrainFlags(
 BEST = replace(
     MODERN,
     model=replace(MODERN.model, hidden=(1500, 1000, 500)),
-    training=replace(MODERN.training, preset="best", epochs=80),
+    training=replace(MODERN.training, preset="best", epochs=100),
     augment=AugmentFlags(
         rotation=15.0,
         scaling=0.15,

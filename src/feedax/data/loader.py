@@ -35,12 +35,10 @@ from feedax.errors import PlanError
 MEMORY_BUDGET = 2**31
 """The most bytes a dataset may take on the device, unless the loader is told otherwise."""
 
-
 _PIN_MEMORY = (
     "NumpyLoader: pin_memory pins the memory of torch's tensors, and these batches are NumPy "
     "arrays; leave it out, and let feedax.prefetch_to_device move batches ahead of time"
 )
-
 
 _JAX_IN_WORKERS = (
     "The dataset brings JAX into its workers: there it is confined to the CPU, and its arrays come "
@@ -124,8 +122,8 @@ class NumpyLoader(DataLoader[Any]):
             )
         if seed is not None and generator is not None:
             raise _two_orders()
+        alone = batch_size is None and batch_sampler is None
         if cache:
-            alone = batch_size is None and batch_sampler is None
             refuse_cache(dataset, alone, collate_fn, in_order, plan)
         if pin_memory:
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
@@ -133,29 +131,17 @@ class NumpyLoader(DataLoader[Any]):
         self.collates_itself = collate_fn in (None, numpy_collate)
         self.user_collate_fn = None if self.collates_itself else collate_fn
         if collate_fn is None:
-            alone = batch_size is None and batch_sampler is None
             collate_fn = convert_example if alone else numpy_collate
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = start_method()
         super().__init__(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            pin_memory=pin_memory,
-            drop_last=drop_last,
-            timeout=timeout,
-            worker_init_fn=worker_init_fn,
-            multiprocessing_context=multiprocessing_context,
-            generator=generator,
+            dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn,
+            pin_memory, drop_last, timeout, worker_init_fn, multiprocessing_context, generator,
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device,
             in_order=in_order,
-        )
+        )  # fmt: skip
         self._wanted_plan = plan
         self._memory_budget = memory_budget
         self._choice: Choice | None = None

@@ -56,11 +56,14 @@ class Residents:
         return self._kept[id(loader)][2]
 
     def forget_others(self, sources: Iterable[Any]) -> None:
-        """Let go of examples that none of these loaders has."""
-        plans = [source.plan() for source in sources if isinstance(source, ArrayLoader)]
-        for name, (_, plan, _) in list(self._kept.items()):
-            if not any(plan is one for one in plans):
-                del self._kept[name]
+        """Let go of examples that none of these loaders has, and of all other loaders."""
+        plans = {id(plan): (plan, examples) for _, plan, examples in self._kept.values()}
+        loaders = [source for source in sources if isinstance(source, ArrayLoader)]
+        self._kept = {
+            id(loader): (loader, *plans[id(loader.plan())])
+            for loader in loaders
+            if id(loader.plan()) in plans
+        }
 
     def _put(self, loader: ArrayLoader, plan: Any, check: Check) -> tuple[PyTree, PyTree]:
         for _, another, examples in self._kept.values():

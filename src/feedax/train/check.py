@@ -133,9 +133,10 @@ class ModelCheck:
             raise
         except (TypeError, ValueError, KeyError, NameError, RuntimeError) as error:
             of = "a batch" if self._model.batched else "one example"
+            augmented = ", which augment returns" if train and self._model.augment else ""
             raise ModelError(
                 f"fit: predict must take {of} of the data, and it fails on inputs of "
-                f"{_spoken(inputs, skip=not self._model.batched)}: {_first_line(error)}"
+                f"{_spoken(inputs, skip=not self._model.batched)}{augmented}: {_first_line(error)}"
             ) from error
 
     def _look_at_state(self, new: Any) -> None:

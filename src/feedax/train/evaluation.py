@@ -181,12 +181,12 @@ class Evaluation:
         if self._residents.live_here(batches) and batches.takes_each_once:
             return self._resident_blocks(batches)
         # Blocks of one size whatever the batch size: the same products, so the same bits.
-        return device_blocks(source, _block_size, self._check, self._devices, self._share)
+        return device_blocks(source, block_size, self._check, self._devices, self._share)
 
     def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.devices.local(self._residents.examples(loader, self._check))
         leaves = jax.tree.leaves(examples)
-        count, size = len(leaves[0]), _block_size(leaves)
+        count, size = len(leaves[0]), block_size(leaves)
         part, parts = self._share
         for start in range(part * size, count, parts * size):
             rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
@@ -227,7 +227,7 @@ def _score_networks(
     return jax.vmap(score)(params, state, hyperparams)
 
 
-def _block_size(leaves: list[Any]) -> int:
+def block_size(leaves: list[Any]) -> int:
     """Examples in a block: up to 1024, fewer where they are large."""
     example = sum(jnp.result_type(a).itemsize * math.prod(np.shape(a)[1:]) for a in leaves)
     return max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // max(1, example)))

@@ -5,6 +5,7 @@ They are arguments of the compiled step, so that one program serves many values.
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,9 +23,10 @@ def taken(function: Callable[..., Any], hyperparams: Hyperparams) -> dict[str, A
     >>> taken(lambda params, x, dropout: x, {"dropout": 0.5, "weight_decay": 0.1})
     {'dropout': 0.5}
     """
-    if not hyperparams:
-        return {}  # a function may have no signature
-    names = inspect.signature(function).parameters
+    try:
+        names = inspect.signature(function).parameters if hyperparams else {}
+    except ValueError:  # some built-in functions do not say
+        names = {}
     return {name: value for name, value in hyperparams.items() if name in names}
 
 
@@ -64,7 +66,8 @@ def refuse_mixup(mixup: Any) -> None:
     Raises:
         ModelError: it is not a finite number from 0 on.
     """
-    if isinstance(mixup, int | float) and 0 <= mixup < math.inf:
+    is_number = isinstance(mixup, numbers.Real) and not isinstance(mixup, bool)
+    if is_number and 0 <= mixup < math.inf:
         return
     raise ModelError(
         f"fit: mixup must be a finite number from 0 on, and it is {mixup!r}; give 0.2, say, or "

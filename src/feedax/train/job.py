@@ -18,7 +18,7 @@ from feedax.train.hyperparams import refuse_hyperparams, refuse_mixup
 from feedax.train.losses import cross_entropy
 from feedax.train.model import Model, compute_dtype, partition
 from feedax.train.optimizers import build_optimizer
-from feedax.train.step import Optimizer, Score
+from feedax.train.step import Optimizer, Score, built
 
 
 @dataclass
@@ -93,6 +93,7 @@ def plan_job(
     trained, static = partition(params)
     scalars = dict(hyperparams or {})
     refuse_hyperparams(scalars, predict, loss, augment, optimizer, *(metrics or {}).values())
+    built(optimizer, scalars)
     refuse_mixup(mixup)
     dtype = compute_dtype(precision)
     return Job(
@@ -104,7 +105,7 @@ def plan_job(
         optimizer=optimizer,
         learning_rate=1.0 if learning_rate is None else learning_rate,
         hyperparams=scalars,
-        mixup=mixup,
+        mixup=float(mixup),
         epochs=epochs,
         steps=steps,
         sets=sets,

@@ -45,6 +45,7 @@ def members(
     >>> [(one.name, one.hyperparams) for one in members(1, 0.1, {"dropout": [0.0, 0.5]})]
     [('dropout=0.0,seed=0', {'dropout': 0.0}), ('dropout=0.5,seed=0', {'dropout': 0.5})]
     """
+    chosen = _seeds(seeds)
     values = {"learning_rate": learning_rate, **hyperparams}
     choices = {name: _choice(name, value) for name, value in values.items()}
     swept = [name for name, value in values.items() if _are_many(value)]
@@ -53,29 +54,38 @@ def members(
         scalars = dict(zip(choices, combination, strict=True))
         setting = {name: scalars[name] for name in swept}
         rate = scalars.pop("learning_rate")
-        found += [Member(seed, setting, rate, scalars) for seed in _seeds(seeds)]
+        found += [Member(seed, setting, rate, scalars) for seed in chosen]
     return found
 
 
 def _choice(name: str, value: Any) -> list[Any]:
-    if not _are_many(value):
-        return [value]
-    found = [float(one) for one in value]
-    if not found or len(set(found)) < len(found):
-        raise ModelError(
-            f"sweep: the values of {name} must be one or more, each once, and they are {found}; "
-            "leave it out, or give others"
-        )
-    return found
+    if value is None:
+        return [None]
+    given = list(value) if _are_many(value) else [value]
+    try:
+        found = [float(one) for one in given]
+    except (TypeError, ValueError):
+        found = []
+    if found and len(set(found)) == len(found):
+        return found
+    raise ModelError(
+        f"sweep: the values of {name} must be numbers, one or more, each once, and they are "
+        f"{given}; leave it out, or give others"
+    )
 
 
 def _are_many(value: Any) -> bool:
-    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+    is_one = isinstance(value, str) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not is_one
 
 
 def _seeds(seeds: Any) -> list[int]:
     try:
-        found = list(range(seeds)) if isinstance(seeds, int) else [*map(operator.index, seeds)]
+        found = (
+            [operator.index(seed) for seed in seeds]
+            if _are_many(seeds)
+            else list(range(operator.index(seeds)))
+        )
     except TypeError:
         found = []
     if found and len(set(found)) == len(found) and min(found) >= 0:

@@ -1,5 +1,6 @@
 """How many networks have room side by side."""
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.feed import ArrayLoader, Batch
+from feedax.train.evaluation import block_size
 from feedax.train.job import Job
 from feedax.train.step import init_state, train_step
 
@@ -15,44 +17,72 @@ SHARE = 0.8
 """Of the memory that is free; the rest is for what nobody counts."""
 
 
-def room(job: Job, most: int) -> int:
+def room(jobs: Sequence[Job], most: int) -> int:
     """How many networks are to be trained side by side.
 
     On a CPU one: there, mapping a step gains nothing. On accelerators as many as have room.
 
     Args:
-        job: of one of them.
+        jobs: of one of them, or of two, which tell whether all learn from the same examples.
         most: how many there are.
     """
     if jax.default_backend() == "cpu":
         return 1
+    job = jobs[0]
     devices = jax.local_devices()[: job.devices.count]
-    free = min(_free(device) for device in devices) - _examples_bytes(job)
-    return max(1, min(most, len(devices) * int(SHARE * free / network_bytes(job))))
+    free, each = min(map(_free, devices)), network_bytes(job)
+    free -= _examples_bytes(job.sets.values())
+    plans = {id(one.train.plan()) for one in jobs if isinstance(one.train, ArrayLoader)}
+    if len(plans) > 1:  # every device has those of all its networks, and of all others
+        each += len(devices) * _examples_bytes([job.train])
+    else:
+        free -= _examples_bytes([job.train])
+    return max(1, min(most, len(devices) * int(SHARE * free / each)))
 
 
 def network_bytes(job: Job) -> int:
-    """What one network takes while it is trained: its state, its copy, and what a step works with.
+    """What one network takes: its state, the copy of it, and what a step or an evaluation works
+    with.
 
-    XLA says so of the compiled step; where a loader has no arrays, its batches are not counted.
+    XLA says so of the compiled programs; where a loader has no arrays, its batches are not counted.
     """
     state = jax.eval_shape(partial(_first_state, job))
     taken = 2 * _bytes(state)
     if not isinstance(job.train, ArrayLoader) or job.train.plan().name == "streamed":
         return taken
+    arrays = tuple(job.train.arrays())
     size = getattr(job.train, "batch_size", None) or 1
+    batch = _batch(arrays, size)
+    step = partial(
+        train_step, model=job.model, loss=job.loss, optimizer=job.optimizer, mixup=job.mixup
+    )
+    works_with = _temporary(step, state, batch)
+    if job.sets:
+
+        def scored(state: Any, inputs: Any) -> Any:
+            of, scalars = (state.params, state.model_state), state.hyperparams
+            return job.model.predictions(*of, inputs, state.key, False, scalars)[0]
+
+        count = block_size(jax.tree.leaves(arrays)) if job.model.of_one_example else size
+        works_with = max(works_with, _temporary(scored, state, _batch(arrays, count).inputs))
+    return taken + works_with + _bytes(batch)
+
+
+def _batch(arrays: tuple[Any, ...], size: int) -> Batch:
+    """The shapes of a batch of so many examples."""
     inputs, targets = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (size, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
         ),
-        tuple(job.train.arrays()),
+        arrays,
     )
-    batch = Batch(inputs, targets, jax.ShapeDtypeStruct((size,), jnp.float32))  # type: ignore[arg-type]
-    step = partial(
-        train_step, model=job.model, loss=job.loss, optimizer=job.optimizer, mixup=job.mixup
-    )
-    found: Any = jax.jit(step).lower(state, batch).compile().memory_analysis()
-    return taken + int(found.temp_size_in_bytes) + _bytes(batch)
+    return Batch(inputs, targets, jax.ShapeDtypeStruct((size,), jnp.float32))  # type: ignore[arg-type]
+
+
+def _temporary(function: Callable[..., Any], *shapes: Any) -> int:
+    """Bytes that a compiled function takes for itself."""
+    found: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    return int(found.temp_size_in_bytes)
 
 
 def _first_state(job: Job) -> Any:
@@ -66,8 +96,7 @@ def _first_state(job: Job) -> Any:
     )
 
 
-def _examples_bytes(job: Job) -> int:
-    sources = [job.train, *job.sets.values()]
+def _examples_bytes(sources: Iterable[Any]) -> int:
     return sum(one.plan().size for one in sources if isinstance(one, ArrayLoader))
 
 

@@ -31,11 +31,9 @@ def stack_jobs(jobs: Sequence[Job], size: int, checkpoints: Checkpoints | None) 
 
     Args:
         jobs: theirs.
-        size: how many there are to be; the last one is repeated.
+        size: how many there are to be; the last one is repeated, without a loader.
         checkpoints: where all are saved together.
     """
-    count = jobs[0].devices.count
-    size = -(-size // count) * count  # every device has as many
     every = [*jobs, *[jobs[-1]] * (size - len(jobs))]
     params, state = jax.tree.map(
         lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]),
@@ -46,7 +44,7 @@ def stack_jobs(jobs: Sequence[Job], size: int, checkpoints: Checkpoints | None) 
         jobs[0],
         params=params,
         model_state=state,
-        train=[job.train for job in every],
+        train=[job.train for job in jobs],
         learning_rate=np.array([job.learning_rate for job in every]),  # type: ignore[arg-type]
         hyperparams={name: np.array([job.hyperparams[name] for job in every]) for name in names},  # type: ignore[misc]
         key=jnp.stack([job.key for job in every]),
@@ -59,7 +57,8 @@ class SideBySide:
 
     Args:
         job: of `stack_jobs`.
-        best: for each network that counts, what is kept of it.
+        names: of the networks that count; checkpoints say them.
+        best: for each of them, what is kept of it.
         programs: those of such a job, mapped.
         relay: is told what happens.
     """
@@ -67,17 +66,21 @@ class SideBySide:
     def __init__(
         self,
         job: Job,
+        names: Sequence[str],
         best: Sequence[Best],
         programs: Programs,
         relay: Callable[[Event], None],
     ) -> None:
         self._job = job
+        self._names = list(names)
+        self._size = len(job.key)
         self._best = best
         self._programs = programs
         self._relay = relay
         self._loaders = list(job.train)
         self._state: TrainState | None = None
-        # Parameters and model states: at their best, and of the networks that have ended.
+        # Parameters and model states: at the epoch's start, at their best, and of the networks
+        # that have ended.
         self._copies: dict[str, Any] = {}
         self._ended: dict[int, NotANumberError | None] = {}
         self._histories: list[list[Row]] = [[] for _ in best]
@@ -137,24 +140,25 @@ class SideBySide:
             )
             for loader, skip in zip(self._loaders, skips, strict=True)
         ]
-        with contextlib.closing(StackedFeed(feeds, self._job.devices)) as feed:
-            start = self._train_steps(feed, waiting, clock)
+        with contextlib.closing(StackedFeed(feeds, self._size, self._job.devices)) as feed:
+            self._train_steps(feed, waiting, clock)
             seconds, columns = clock.seconds, waiting.columns(feed)
             self._positions = feed.positions()
         rows = self._rows(seconds, {"compile_seconds": clock.compile_seconds, **columns})
-        self._set_failures_apart(start)
+        self._set_failures_apart()
         self._end_epoch(rows)
 
-    def _train_steps(self, feed: StackedFeed, waiting: Waiting, clock: EpochClock) -> Any:
-        programs, start = self._programs, None
+    def _train_steps(self, feed: StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
+        programs, has_begun = self._programs, False
         while (most := min(programs.steps.chunk_length, self._steps_until_save())) > 0:
             piece: Batch | Chunk | None = waiting.take(feed, most)
             if piece is None:
                 break
-            if start is None:
+            if not has_begun:
                 scores = programs.check.scores.items()
                 programs.metrics |= {name: one for name, one in scores if name != "loss"}
-                start = self._begun()
+                self._begin()
+                has_begun = True
             assert self._state is not None
             self._state = waiting.run(self._state, piece)
             count = int(piece.steps) if isinstance(piece, Chunk) else 1
@@ -169,9 +173,9 @@ class SideBySide:
                     self._save()
                 clock.told()
                 self._relay(self._stepped())
-        start = self._begun() if start is None else start
+        if not has_begun:
+            self._begin()
         jax.block_until_ready(self._state)
-        return start
 
     def _steps_until_save(self) -> int:
         checkpoints, steps = self._job.checkpoints, self._job.steps
@@ -182,7 +186,8 @@ class SideBySide:
     def _stepped(self) -> Stepped:
         assert self._state is not None
         rows = self._rows(self._seconds, {})
-        loss = sum(row["loss"] for row in rows) / len(rows)
+        losses = [row["loss"] for i, row in enumerate(rows) if i not in self._ended]
+        loss = sum(losses) / len(losses)
         rate = sum(row["examples_per_second"] for row in rows)
         return Stepped(self._epoch, self._epoch_step, loss, rate, self._state.params)
 
@@ -241,32 +246,30 @@ class SideBySide:
         """Keep the parameters of some networks; those of the others stay what they were."""
         if not any(which):
             return
-        mask = jnp.array(which + [False] * (len(self._loaders) - len(which)))
+        mask = jnp.array(which + [False] * (self._size - len(which)))
 
         def chosen(new: Any, old: Any) -> Any:
             return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         self._copies[name] = jax.tree.map(chosen, source, self._copies.get(name, source))
 
-    def _set_failures_apart(self, start: Any) -> None:
+    def _set_failures_apart(self) -> None:
         """Networks that have turned not-a-number end with what they had before this epoch."""
         assert self._state is not None
         bad_steps = np.asarray(self._state.bad_step)
         are_bad = (bad_steps >= 0) | ~self._programs.states.are_finite(self._state.params)
         failed = [bool(are_bad[i]) and i not in self._ended for i in range(len(self._best))]
-        self._copy("ended", start, failed)
+        self._copy("ended", self._copies["start"], failed)
         for i in np.flatnonzero(failed).tolist():
             bad = int(bad_steps[i]) if bad_steps[i] >= 0 else self._step - 1
             step = bad - (self._step - self._epoch_step)
             self._ended[i] = _not_a_number(self._epoch, step)
 
-    def _begun(self) -> Any:
+    def _begin(self) -> None:
         if self._state is None:
             self._state = self._first_state()
         if self._epoch_step == 0:
-            self._state, start = self._programs.states.begin_epoch(self._state)
-            return start
-        return self._programs.states.copy(self._state)
+            self._state, self._copies["start"] = self._programs.states.begin_epoch(self._state)
 
     def _first_state(self) -> TrainState:
         found, states, check = self._found, self._programs.states, self._programs.check
@@ -278,7 +281,6 @@ class SideBySide:
             )
         if found is None:
             return states.first(self._job, self._programs.metrics)
-        assert found is not None
         state, self._copies = states.saved(self._job, found, found.about["copies"])
         self._found = None
         return state
@@ -288,7 +290,12 @@ class SideBySide:
         here = self._epoch, self._step
         if checkpoints is None or state is None or self._saved == here:
             return
+        copies = dict(self._copies)
+        if self._epoch_step == 0:
+            copies.pop("start", None)  # of the epoch that has ended
         about = {
+            "networks": self._names,
+            "size": self._size,
             "epoch": self._epoch,
             "step": self._step,
             "epoch_step": self._epoch_step,
@@ -297,12 +304,12 @@ class SideBySide:
             "metrics": [name for name in state.metrics if name != "loss"],
             "best": [best.about() for best in self._best],
             "histories": [[dict(row) for row in rows] for rows in self._histories],
-            "copies": list(self._copies),
+            "copies": list(copies),
             "ended": [[i, error and [error.epoch, error.step]] for i, error in self._ended.items()],
             "environment": self._environment,
         }
         self._saved = here
-        checkpoints.save({"state": state, **self._copies}, about, keep_step=-1)
+        checkpoints.save({"state": state, **copies}, about, keep_step=-1)
 
     def _go_on(self, about: dict[str, Any]) -> None:
         tell_of_differences(about["environment"], self._environment)
@@ -319,8 +326,9 @@ class SideBySide:
 
     def _result(self, i: int) -> Result:
         """What came out of a network."""
-        assert self._state is not None
-        source = self._state.params, self._state.model_state
+        source = self._job.params, self._job.model_state
+        if self._state is not None:
+            source = self._state.params, self._state.model_state
         if self._best[i].column is not None:
             source = self._copies.get("best", source)
         if i in self._ended:

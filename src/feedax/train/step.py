@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from feedax.augment import mixup as mix
+from feedax.errors import ModelError
 from feedax.feed import Batch
 from feedax.train.hyperparams import Hyperparams, taken
 from feedax.train.model import Model, PyTree, each
@@ -88,7 +89,7 @@ def init_state(
     return TrainState(
         params=params,
         model_state=model_state,
-        opt_state=_built(optimizer, scalars).init(params),
+        opt_state=built(optimizer, scalars).init(params),
         key=key,
         learning_rate=jnp.asarray(learning_rate, float),
         hyperparams=scalars,
@@ -148,7 +149,7 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     inputs, hyperparams = batch.inputs, state.hyperparams
-    optimizer = _built(optimizer, hyperparams)
+    optimizer = built(optimizer, hyperparams)
     if model.augment is not None or mixup:
         key, augment_key, mixup_key = jax.random.split(key, 3)
         inputs = model.augmented(inputs, augment_key, hyperparams)
@@ -203,11 +204,28 @@ def train_step(
     )
 
 
-def _built(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
-    """The transformation itself; a function makes another one for other hyperparameters."""
-    if not callable(optimizer):
-        return optimizer
-    return optimizer(**taken(optimizer, hyperparams))
+def built(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
+    """The transformation itself; a function makes another one for other hyperparameters.
+
+    Raises:
+        ModelError: there is none.
+    """
+    made: Any = optimizer
+    if callable(optimizer):
+        try:
+            made = optimizer(**taken(optimizer, hyperparams))
+        except TypeError as error:
+            raise ModelError(
+                "fit: a function optimizer must make an optax transformation of hyperparameters "
+                f"alone, and it fails: {error}; give hyperparams= too, or the transformation itself"
+            ) from error
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise ModelError(
+            "fit: optimizer must be an optax transformation, or a function that makes one, and it "
+            f"{'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
+            "optax.sgd(0.1), say"
+        )
+    return made
 
 
 def _summable(scores: Array) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from feedax.errors import ModelError, ProcessError
+from feedax.feed import refuse_no_batches
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import NetworkEnded, NetworksStarted, Stepped
 from feedax.train.job import Job, plan_job
@@ -47,12 +48,13 @@ def sweep(
         seeds: the seeds, or how many, counted from 0.
         learning_rate: as in `fit`, or many.
         hyperparams: as in `fit`, with one value each or many.
-        together: how many networks to train side by side. None for one on a CPU, and as many as
-            fit on accelerators.
+        together: how many networks to train side by side, rounded up so that every device has as
+            many. None for one on a CPU, and as many as fit on accelerators.
         checkpoints: where and when to save. The same call again goes on, to the same bits; with
             more seeds or values it trains those that are new.
         callbacks: functions of one event: `NetworksStarted`, `Stepped` or `NetworkEnded`. One that
-            raises `StopTraining` ends the sweep in good order.
+            raises `StopTraining` ends the sweep in good order. Of networks side by side, `Stepped`
+            has their mean loss, and their parameters stacked.
         options: loss, optimizer, epochs, steps, evaluate, metrics, augment, mixup, state, batched,
             best, patience, devices and precision, as in `fit`.
 
@@ -107,6 +109,8 @@ def sweep(
         )
 
     every = members(seeds, learning_rate, hyperparams or {})
+    if not callable(train):
+        refuse_no_batches(train, "sweep: train", again=len(every) > 1)
     return Sweeping(every, job_of, checkpoints, tuple(callbacks), together).run()
 
 

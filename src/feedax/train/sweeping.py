@@ -54,7 +54,7 @@ class Sweeping:
         self._callbacks = callbacks
         self._together = together
         self._programs: Programs | None = None
-        self._static: Any = None
+        self._kind: Any = None
         self._ended: dict[str, Network] = {}
         self._is_stopped = False
 
@@ -70,29 +70,58 @@ class Sweeping:
         networks = [self._ended[one.name] for one in self._members if one.name in self._ended]
         return Sweep(networks, len(networks) == len(self._members))
 
-    def _train(self, rest: Sequence[Member]) -> None:
-        size = self._together or room(self._job_of(rest[0]), len(rest))
-        size = min(size, len(rest))
-        for start in range(0, len(rest), size):
-            group = rest[start : start + size]
+    def _train(self, rest: list[Member]) -> None:
+        some, most = [self._job_of(member) for member in rest[:2]], len(self._members)
+        size = min(self._together or room(some, most), most)
+        devices = some[0].devices.count
+        if size > 1:  # every device has as many
+            size = -(-size // devices) * devices
+        groups = self._begun(rest, size, devices)
+        if groups and self._together is None:
+            size = groups[0][1]
+        begun = {member.name for group, _ in groups for member in group}
+        new = [member for member in rest if member.name not in begun]
+        groups += [(new[start : start + size], size) for start in range(0, len(new), size)]
+        for group, size in groups:
             jobs = [self._job_of(member) for member in group]
             length = None
             with contextlib.suppress(TypeError):
                 length = len(jobs[0].train)  # type: ignore[arg-type]
             names = [member.name for member in group]
-            ended, count = len(self._ended), len(self._members)
-            self._tell(NetworksStarted(names, ended, count, jobs[0].epochs, length))
+            self._tell(NetworksStarted(names, len(self._ended), most, jobs[0].epochs, length))
             if size == 1:
                 self._train_one(group[0], jobs[0])
             else:
                 self._train_group(group, jobs, size)
 
+    def _begun(
+        self, rest: Sequence[Member], size: int, devices: int
+    ) -> list[tuple[list[Member], int]]:
+        """Groups side by side that an earlier call has not brought to their end, and their sizes.
+
+        They go on as they are, to the same bits, though other networks are to be trained too.
+        """
+        groups: list[tuple[list[Member], int]] = []
+        if self._checkpoints is None:
+            return groups
+        members = {member.name: member for member in self._members}
+        left = {member.name for member in rest}
+        for folder in sorted(self._checkpoints.folder.glob("together-*")):
+            found = self._checkpoints.within(folder.name).newest()
+            about = {} if found is None else found.about
+            names = about.get("networks", [])
+            begun = about.get("size", size)
+            fits = begun == size or (self._together is None and begun % devices == 0)
+            if fits and left & set(names) and members.keys() >= set(names):
+                groups.append(([members[name] for name in names], begun))
+                left -= set(names)
+        return groups
+
     def _train_one(self, member: Member, job: Job) -> None:
         job.callbacks = (self._relay,)
-        if self._programs is None or not _same(self._static, job.model.static):
-            self._programs, self._static = Programs(job), job.model.static
-        self._programs.residents.forget_others([job.train, *job.sets.values()])
-        training = Training(job, self._programs)
+        programs = self._programs_of(job, mapped=False)
+        programs.residents.forget_others([job.train, *job.sets.values()])
+        training = Training(job, programs)
         error = None
         try:
             params = training.run()
@@ -100,45 +129,66 @@ class Sweeping:
             params, error = found.params, found
         if self._is_stopped:
             raise StopTraining
-        self._keep(Network(member.seed, member.setting, params, training.history, error), job)
-        if job.checkpoints is not None:
-            shutil.rmtree(job.checkpoints.folder, ignore_errors=True)
+        network = Network(member.seed, member.setting, params, training.history, error)
+        self._end([network], [job], job.checkpoints)
 
     def _train_group(self, group: Sequence[Member], jobs: Sequence[Job], size: int) -> None:
-        if not all(_same(jobs[0].model.static, job.model.static) for job in jobs):
+        kinds = [_kind(job) for job in jobs]
+        if not all(_same(kinds[0], kind) for kind in kinds):
             raise ModelError(
-                "sweep: networks side by side must differ in what is trained alone, and init makes "
-                "other leaves that depend on its key; give together=1"
+                "sweep: networks side by side must differ in the numbers that are trained alone, "
+                "and init makes other leaves or shapes of another key; give together=1"
             )
-        name = f"together-{hashlib.sha256(repr([one.name for one in group]).encode()).hexdigest()}"
-        checkpoints = self._checkpoints and self._checkpoints.within(name[:20])
+        names = [member.name for member in group]
+        name = f"together-{hashlib.sha256(repr([names, size]).encode()).hexdigest()[:12]}"
+        checkpoints = self._checkpoints and self._checkpoints.within(name)
         stacked = stack_jobs(jobs, size, checkpoints)
-        if self._programs is None:
-            self._programs = Programs(stacked, mapped=True)
-        self._programs.residents.forget_others([*stacked.train, *stacked.sets.values()])
-        training = SideBySide(stacked, [job.best for job in jobs], self._programs, self._relay)
-        results = training.run()
+        programs = self._programs_of(stacked, mapped=True)
+        programs.residents.forget_others([*stacked.train, *stacked.sets.values()])
+        best = [job.best for job in jobs]
+        results = SideBySide(stacked, names, best, programs, self._relay).run()
         if self._is_stopped:
             raise StopTraining
-        for member, job, (params, history, error) in zip(group, jobs, results, strict=True):
-            self._keep(Network(member.seed, member.setting, params, history, error), job)
+        networks = [
+            Network(member.seed, member.setting, *result)
+            for member, result in zip(group, results, strict=True)
+        ]
+        self._end(networks, jobs, checkpoints)
+
+    def _programs_of(self, job: Job, mapped: bool) -> Programs:
+        """Those of the job before, if it differs in numbers alone."""
+        kind = _kind(job)
+        if self._programs is None or not _same(self._kind, kind):
+            self._programs, self._kind = Programs(job, mapped), kind
+        return self._programs
+
+    def _end(
+        self, networks: Sequence[Network], jobs: Sequence[Job], checkpoints: Checkpoints | None
+    ) -> None:
+        """Keep what was trained; then its checkpoints are of no use."""
+        new = [network.name not in self._ended for network in networks]
+        for network, job in zip(networks, jobs, strict=True):
+            self._write(network, job)
+            self._ended.setdefault(network.name, network)
         if checkpoints is not None:
             shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        self._tell(
+            *(NetworkEnded(one) for one, is_new in zip(networks, new, strict=True) if is_new)
+        )
 
-    def _keep(self, network: Network, job: Job) -> None:
-        if self._checkpoints is not None:
-            params, state = network.params if job.model.stateful else (network.params, None)
-            arrays = snapshot({"params": partition(params)[0], "state": state})
-            error = network.error
-            about = {
-                **_asked(job),
-                "run": self._checkpoints.run,
-                "history": network.history,
-                "error": None if error is None else [str(error), error.epoch, error.step],
-            }
-            write_checkpoint(self._path(network.name), arrays, about)
-        self._ended[network.name] = network
-        self._tell(NetworkEnded(network))
+    def _write(self, network: Network, job: Job) -> None:
+        if self._checkpoints is None or network.name in self._ended:
+            return
+        params, state = network.params if job.model.stateful else (network.params, None)
+        arrays = snapshot({"params": partition(params)[0], "state": state})
+        error = network.error
+        about = {
+            **_asked(job),
+            "run": self._checkpoints.run,
+            "history": network.history,
+            "error": None if error is None else [str(error), error.epoch, error.step],
+        }
+        write_checkpoint(self._path(network.name), arrays, about)
 
     def _was_trained(self, member: Member) -> bool:
         """Whether a network is there from an earlier call; then it is among those that ended.
@@ -161,8 +211,8 @@ class Sweeping:
                     f"sweep: a sweep goes on with what it began with, and in {path} {name} was "
                     f"{about[name]!r} but is {value!r}; give the same, or another folder"
                 )
-        like = {"params": job.params, "state": job.model_state}
-        found = jax.tree.map(jnp.asarray, restore(arrays, like, source=path))
+        like = jax.tree.map(jnp.asarray, {"params": job.params, "state": job.model_state})
+        found = restore(arrays, like, source=path)
         params = combine(found["params"], job.model.static)
         whole = (params, found["state"]) if job.model.stateful else params
         failure = None
@@ -186,9 +236,16 @@ class Sweeping:
         if isinstance(event, Stepped):
             self._tell(event)
 
-    def _tell(self, event: NetworksStarted | Stepped | NetworkEnded) -> None:
-        for callback in self._callbacks:
-            callback(event)
+    def _tell(self, *events: NetworksStarted | Stepped | NetworkEnded) -> None:
+        stops = False
+        for event in events:
+            for callback in self._callbacks:
+                try:
+                    callback(event)
+                except StopTraining:
+                    stops = True
+        if stops:
+            raise StopTraining
 
 
 def _asked(job: Job) -> dict[str, Any]:
@@ -196,13 +253,23 @@ def _asked(job: Job) -> dict[str, Any]:
     return {
         "epochs": job.epochs,
         "steps": job.steps,
-        "learning_rate": job.learning_rate,
+        "learning_rate": float(job.learning_rate),
         "hyperparams": {name: float(value) for name, value in job.hyperparams.items()},
+        "mixup": float(job.mixup),
+        "best": job.best.column,
+        "patience": job.best.patience,
     }
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether what is not trained is the same in two networks."""
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    pairs = zip(leaves, others, strict=False)
-    return len(leaves) == len(others) and all(a is b or np.array_equal(a, b) for a, b in pairs)
+def _kind(job: Job) -> tuple[Any, list[Any]]:
+    """What decides whether the programs of another job are those of this one."""
+    trained = job.params, job.model_state, job.hyperparams
+    shapes = [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(trained)]
+    structure = jax.tree.structure((*trained, job.model.static))
+    return (structure, shapes), jax.tree.leaves(job.model.static)
+
+
+def _same(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> bool:
+    return one[0] == other[0] and all(
+        a is b or np.array_equal(a, b) for a, b in zip(one[1], other[1], strict=True)
+    )
