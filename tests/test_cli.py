@@ -37,7 +37,7 @@ def test_version(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"feedax {package.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plan"])
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "predict", "plan"])
 def test_help_of_a_command_is_quick_and_has_examples(tmp_path, command):
     code = (
         f"import sys; from feedax.cli import main\n"

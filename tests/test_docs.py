@@ -14,7 +14,9 @@ DESIGN = ROOT / "docs" / "design.md"
 LOADER = ROOT / "docs" / "loader.md"
 MODELS = ROOT / "docs" / "models.md"
 TRAINING = ROOT / "docs" / "training.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING]
+AUGMENTATION = ROOT / "docs" / "augmentation.md"
+SWEEPS = ROOT / "docs" / "sweeps.md"
+PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS]
 
 
 def code(page: Path) -> list[str]:
@@ -71,6 +73,19 @@ def test_the_training_pages_run_is_resumed_to_the_same_bits(tmp_path):
     assert fast > slow > slowest
 
 
+def test_the_augmentation_pages_network_learns(tmp_path):
+    word, accuracy = run(AUGMENTATION, tmp_path).split()
+    assert word == "augmented"
+    assert float(accuracy) > 0.85
+
+
+def test_the_sweeps_pages_networks_are_those_of_fit(tmp_path):
+    *settings, equal, last = run(SWEEPS, tmp_path).splitlines()
+    assert len(settings) == 4
+    assert equal == "equal True"
+    assert last == "[{'weight_decay': 0.0}, {'weight_decay': 0.01}, {'weight_decay': 0.1}]"
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -80,7 +95,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize(
     ("page", "commands"),
-    [(README, {"train", "evaluate", "predict", "plan"}), (TRAINING, {"train"})],
+    [(README, {"train", "evaluate", "predict", "plan"}), (TRAINING, {"train"}), (SWEEPS, {"sweep"})],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_commands_that_are_shown_are_real(page, commands):

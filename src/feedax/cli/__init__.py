@@ -17,6 +17,7 @@ from feedax.errors import FeedaxError, UnknownDatasetError
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
+    "sweep": "train many networks: every combination of settings, many seeds each",
     "evaluate": "loss and accuracy of a trained run",
     "predict": "what a trained run sees in image files",
     "plan": "how a dataset's batches would be made, and why",
@@ -33,6 +34,7 @@ examples:
   feedax train                                   the tutorial, 8 epochs
   feedax train --hidden 256 --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
   feedax train --resume runs/20260131-142501-mnist      go on where it stopped or was killed
+  feedax sweep --preset modern --seeds 20        how far does the seed matter?
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
 

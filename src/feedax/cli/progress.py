@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class Progress:
         self._log = logging.getLogger("feedax")
         self._log_before = self._log.level, self._log.propagate
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         self._log_before = self._log.level, self._log.propagate
         self._log.addHandler(self._notes)
         self._log.setLevel(logging.INFO)

@@ -54,13 +54,18 @@ def _draw_panel(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
         values = [float("nan") if row.get(key) is None else row[key] for row in rows]
         axes.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker="o", ms=3.5)
 
+    finish_panel(axes, measure)
+    if lines:
+        axes.legend(frameon=False, labelcolor=INK)
+
+
+def finish_panel(axes: Any, name: str) -> None:
+    """Name the axes of a panel over the epochs, and draw them in the house style."""
     axes.set_xlabel("epoch", color=INK)
-    axes.set_ylabel(measure, color=INK)
+    axes.set_ylabel(name, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aaaaaa")
     axes.tick_params(colors=INK, length=3)
-    if lines:
-        axes.legend(frameon=False, labelcolor=INK)

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from feedax.errors import RunFolderError
 from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
@@ -34,9 +34,12 @@ class RunFolder:
     """One run's folder. Make one with `create`, read one with `open`.
 
     Attributes:
+        command: what makes such folders; config.json names it where it is not `feedax train`.
         path: the folder.
         config: what config.json holds.
     """
+
+    command: ClassVar[str] = "feedax train"
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
@@ -59,9 +62,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
-    def create(
-        cls, config: dict[str, Any], *, path: Path | None = None, name: str = "run"
-    ) -> "RunFolder":
+    def create(cls, config: dict[str, Any], *, path: Path | None = None, name: str = "run") -> Self:
         """Make a folder that no other run has, and write its config.json.
 
         Args:
@@ -76,7 +77,7 @@ class RunFolder:
         run = cls(folder, {"format": FORMAT, **config})
         try:
             remove_leftovers(folder)
-            content = _json_bytes(run.config, indent=2)
+            content = json_bytes(run.config, indent=2)
             replace_file(folder / "config.json", content, is_new=True)
             run.metrics_path.touch()
         except FileExistsError:
@@ -90,17 +91,18 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path) -> Self:
         """Read the folder of a run.
 
         Raises:
-            RunFolderError: it is not the folder of a run, or of a later feedax.
+            RunFolderError: it is not the folder of a run, or of a later feedax, or of another
+                command.
         """
         path = Path(path)
         if not path.is_dir():
             state = "a file" if path.exists() else "not there"
             raise RunFolderError(
-                f"run folder: {path} must be a folder that feedax train made, and it is {state}; "
+                f"run folder: {path} must be a folder that {cls.command} made, and it is {state}; "
                 f"look under runs/"
             )
         config_path = path / "config.json"
@@ -109,7 +111,7 @@ class RunFolder:
         except FileNotFoundError:
             raise RunFolderError(
                 f"run folder: {path} must hold a config.json, and it has none; give a folder that "
-                f"feedax train made"
+                f"{cls.command} made"
             ) from None
         except (OSError, ValueError) as error:
             raise RunFolderError(
@@ -122,6 +124,12 @@ class RunFolder:
                 f"run folder: {config_path} must have format {FORMAT}, and it has {found!r}; "
                 f"use the version of feedax that wrote it"
             )
+        made_by = config.get("made_by", RunFolder.command)
+        if made_by != cls.command:
+            raise RunFolderError(
+                f"run folder: {path} must be a folder that {cls.command} made, and {made_by} made "
+                f"it; give it to {made_by} --resume"
+            )
         return cls(path, config)
 
     def setting(self, name: str) -> Any:
@@ -133,7 +141,7 @@ class RunFolder:
         if name not in self.config:
             raise RunFolderError(
                 f"run folder: {self.path / 'config.json'} must have an entry {name!r}, and it has "
-                f"none; give a folder that feedax train made"
+                f"none; give a folder that {self.command} made"
             )
         return self.config[name]
 
@@ -150,7 +158,7 @@ class RunFolder:
         remove_leftovers(self.path)  # of a process that was killed
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
-        replace_file(self.path / "config.json", _json_bytes(self.config, indent=2))
+        replace_file(self.path / "config.json", json_bytes(self.config, indent=2))
 
     def write_rows(self, rows: "list[Row]") -> None:
         """Let metrics.jsonl hold these epochs and no others.
@@ -158,7 +166,7 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        replace_file(self.metrics_path, b"".join(map(_json_bytes, rows)))
+        replace_file(self.metrics_path, b"".join(map(json_bytes, rows)))
 
     def append_row(self, row: "Row") -> None:
         """Add one epoch to metrics.jsonl, at once and whole.
@@ -170,7 +178,7 @@ class RunFolder:
             with self.metrics_path.open("ab", buffering=0) as file:
                 end = file.tell()
                 try:
-                    _write_whole(file.fileno(), _json_bytes(row))
+                    _write_whole(file.fileno(), json_bytes(row))
                 except OSError:
                     file.truncate(end)
                     raise
@@ -261,7 +269,7 @@ def _write_whole(descriptor: int, content: bytes) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def _json_bytes(value: Any, indent: int | None = None) -> bytes:
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
     text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
 

@@ -1,0 +1,168 @@
+"""``feedax sweep``."""
+
+import dataclasses
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from feedax.cli import UsageError
+from feedax.cli.presets import description
+from feedax.cli.sweep_flags import ManyFlags, parse_sweep
+
+if TYPE_CHECKING:
+    from feedax.cli.stop import StopRequest
+    from feedax.cli.sweep_groups import Group
+    from feedax.report.sweep_folder import Record, SweepFolder
+    from feedax.train import Checkpoints
+
+DESCRIPTION = f"""\
+Train many networks: every combination of the values that are given, many seeds each. A flag of one
+number or one choice can have several values.
+
+examples:
+  feedax sweep --preset modern --seeds 20
+  feedax sweep --learning-rate 0.0005 0.001 0.002 --optimizer adam --loss cross_entropy --seeds 5
+  feedax sweep --preset modern --dropout 0 0.1 --batch-size 128 256 --validation 0.1
+  feedax sweep --resume runs/20260131-142501-mnist
+
+{description()}
+
+The network of a seed is the one that feedax train trains with it. Standard output gets a line a
+network, and tables of what the networks of each setting have in common; the sweep's folder gets
+the configuration, networks.jsonl, summary.json, the curves, and the parameters of every network.
+Ctrl-C stops in good order. Where a sweep stopped, or was killed, --resume goes on as if nothing had
+happened."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train them all, and return the exit code."""
+    flags, given = parse_sweep(arguments, DESCRIPTION)
+
+    from feedax.cli.compilation_cache import use_compilation_cache
+    from feedax.cli.examples import Examples
+    from feedax.cli.resume import from_anywhere
+    from feedax.cli.stop import StopRequest
+    from feedax.cli.sweep_groups import groups_of
+    from feedax.cli.sweep_progress import tables
+    from feedax.cli.sweep_resume import recorded, resumed
+    from feedax.datasets import is_code
+    from feedax.report.environment import environment
+    from feedax.report.sweep_folder import SweepFolder, name_of
+    from feedax.train import Checkpoints
+
+    use_compilation_cache()
+    begun = {
+        "command": shlex.join(["feedax", "sweep", *arguments]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **environment(),
+    }
+    folder, many = None, flags.sweep
+    combinations = [dataclasses.replace(one, flags=from_anywhere(one.flags)) for one in given]
+    if flags.checkpoint.resume is not None:
+        folder = SweepFolder.open(flags.checkpoint.resume)
+        many, combinations = resumed(folder, flags, given, arguments)
+    data = combinations[0].flags.data
+    seeds = _seeds(data.seed, many)
+    examples = Examples.open(data)
+    groups = groups_of(combinations, examples)
+    goes_on = folder is not None
+    if folder is None:
+        config = {"run": secrets.token_hex(8), "made_by": SweepFolder.command}
+        config |= recorded(many, combinations) | {"dataset": data.dataset}
+        out, name = flags.output.out, flags.output.name or examples.name
+        folder = SweepFolder.create({**config, **begun}, path=out, name=name)
+    note(f"the sweep's folder is {folder.path}")
+
+    # Held to the end, so that no other process goes on with the same sweep.
+    with Checkpoints(folder.path).in_use(), StopRequest() as stop:
+        if goes_on:
+            folder.go_on(recorded(many, combinations)["arguments"], begun)
+        names = [name_of(one.setting | {"seed": seed}) for one in combinations for seed in seeds]
+        records = _train(folder, groups, many, seeds, names, stop)
+        done = [records[name] for name in names if name in records]
+        is_complete = len(done) == len(names)
+        folder.write_rows(done)
+        folder.save_summary(done, is_complete)
+    for line in tables(done):
+        print(line)
+    if not is_complete:
+        code = ["--dataset", data.dataset] if is_code(data.dataset) else []
+        rest = shlex.join(["feedax", "sweep", "--resume", str(folder.path), *code])
+        note(
+            f"stopped by {stop.by} after {len(done)} of {len(names)} networks; what they are is in "
+            f"{folder.path}; go on with: {rest}"
+        )
+        return stop.exit_code
+    if all(one["error"] is not None for one in done):
+        note(f"every network turned not-a-number; what they were before is in {folder.path}")
+        return 1
+    note(f"done; the networks, summary.json and curves.png are in {folder.path}")
+    return stop.exit_code  # not 0 when the request came too late to stop anything
+
+
+def _train(
+    folder: "SweepFolder",
+    groups: "Sequence[Group]",
+    many: ManyFlags,
+    seeds: Sequence[int],
+    names: Sequence[str],
+    stop: "StopRequest",
+) -> "dict[str, Record]":
+    """Train the networks that are not trained yet; all that are, by name."""
+    from feedax.cli.sweep_progress import SweepProgress
+    from feedax.train import sweep
+
+    records = {one["name"]: one for one in folder.whole_records()}
+    if records:
+        note(f"goes on: {len(records)} of {len(names)} networks are trained already")
+
+    def keep(record: "Record") -> None:
+        records[record["name"]] = record
+        folder.append_row(record)
+
+    before = 0
+    with SweepProgress(note, stop, names, keep) as progress:
+        for group in groups:
+            if stop.by:
+                break
+            found = sweep(
+                seeds=seeds,
+                together=many.together,
+                checkpoints=_checkpoints(group, folder),
+                callbacks=[progress.watch(group, before)],
+                **group.arguments,
+            )
+            for network in found.networks:  # one may be saved and not written down by a kill
+                if group.name_of(network) not in records:
+                    keep(group.record(network, 1))
+            before += len(found.networks)
+    return records
+
+
+def _checkpoints(group: "Group", folder: "SweepFolder") -> "Checkpoints":
+    from feedax.train import Checkpoints
+
+    given = group.flags.checkpoint
+    return Checkpoints(
+        folder.checkpoints_path / group.name,
+        every_steps=given.checkpoint_every_steps,
+        every_seconds=given.checkpoint_every_seconds,
+        every_epochs=given.checkpoint_every_epochs,
+        keep=given.keep_checkpoints,
+        run=folder.setting("run"),
+    )
+
+
+def _seeds(first: int, many: ManyFlags) -> range:
+    last = first + many.seeds - 1
+    if last >= 2**32:
+        raise UsageError(f"the seeds must be below 2**32, and the last one is {last}; lower --seed")
+    return range(first, last + 1)
+
+
+def note(sentence: str) -> None:
+    """Say something that is no line of a network and no table."""
+    print(f"feedax sweep: {sentence}", file=sys.stderr, flush=True)

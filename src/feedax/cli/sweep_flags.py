@@ -1,0 +1,210 @@
+"""The flags of `feedax sweep`: those of `feedax train`, some with several values."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from feedax.cli import UsageError
+from feedax.cli.bounds import at_least
+from feedax.cli.flag_words import flag_values, given_flags
+from feedax.cli.flags import CheckpointFlags, DeviceFlags, ModelFlags, TrainFlags
+from feedax.cli.parse import parse
+from feedax.cli.presets import complete, defaults
+
+arg = tyro.conf.arg
+
+Setting = dict[str, Any]
+"""The values of the flags that differ within a sweep, by name."""
+
+
+@dataclass(frozen=True)
+class ManyFlags:
+    """Which networks."""
+
+    seeds: int = 5
+    """Networks of each setting; their seeds count up from --seed."""
+    together: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: 1 on a CPU, else as many as have room)"),
+    ] = None
+    """Networks that are trained side by side."""
+
+    def __post_init__(self) -> None:
+        at_least("--seeds", self.seeds, 1)
+        at_least("--together", self.together, 1)
+
+
+@dataclass(frozen=True)
+class SweepModelFlags(ModelFlags):
+    __doc__ = ModelFlags.__doc__
+
+    initial_params: tyro.conf.Suppress[Path | None] = None
+
+
+@dataclass(frozen=True)
+class SweepCheckpointFlags(CheckpointFlags):
+    """From what a sweep goes on that was stopped or killed: its networks, and checkpoints of those
+    that were being trained."""
+
+    resume: Annotated[
+        Path | None,
+        arg(
+            metavar="SWEEP",
+            help="Go on with the sweep in this folder, as if it had never stopped. It needs no "
+            "other flag; a higher --seeds adds networks.",
+            help_behavior_hint="(default: a new sweep)",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SweepDeviceFlags(DeviceFlags):
+    """What they are trained on."""
+
+    coordinator: tyro.conf.Suppress[str | None] = None
+    processes: tyro.conf.Suppress[int | None] = None
+    process: tyro.conf.Suppress[int | None] = None
+
+
+@dataclass(frozen=True)
+class SweepFlags(TrainFlags):
+    sweep: ManyFlags = field(default_factory=ManyFlags)
+    model: ModelFlags = field(default_factory=SweepModelFlags)
+    checkpoint: CheckpointFlags = field(default_factory=SweepCheckpointFlags)
+    device: DeviceFlags = field(default_factory=SweepDeviceFlags)
+
+
+_ONE_PROCESS = "one process trains all networks of a sweep"
+REFUSED = {
+    "--initial-params": "every network of a sweep starts from parameters of its own seed",
+    "--coordinator": _ONE_PROCESS,
+    "--processes": _ONE_PROCESS,
+    "--process": _ONE_PROCESS,
+}
+"""Flags of `feedax train` that a sweep has no use for, and why."""
+
+SINGLE = ("--seed", "--num-workers", "--plan")
+"""Numbers and choices that make no other networks, or that --seeds is for."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One setting of a sweep.
+
+    Attributes:
+        setting: its values of the flags that have several.
+        flags: all its flags, those of `feedax train`.
+    """
+
+    setting: Setting
+    flags: TrainFlags
+
+
+def parse_sweep(
+    arguments: Sequence[str], description: str
+) -> tuple[SweepFlags, Sequence[Combination]]:
+    """Every combination of values in a command line.
+
+    Each is parsed as a command line of its own, so that a value means what it means alone.
+
+    Args:
+        arguments: what follows ``feedax sweep``.
+        description: opens its ``--help``.
+
+    Returns:
+        The flags of the first, and all of them.
+
+    Raises:
+        UsageError: the arguments are wrong.
+        SystemExit: code 0, after ``--help`` was printed.
+    """
+    for name in given_flags(arguments):
+        if name in REFUSED:
+            raise UsageError(f"{name} must not be given, since {REFUSED[name]}; leave it out")
+    swept, lines = command_lines(arguments)
+    parsed = [parse(SweepFlags, line, "sweep", description, _defaults(line)) for line in lines]
+    found = [Combination(_setting(flags, swept), _train_flags(flags)) for flags in parsed]
+    for i, one in enumerate(found):
+        if any(one.setting == other.setting for other in found[:i]):
+            values = " ".join(f"{name} {value}" for name, value in one.setting.items())
+            raise UsageError(
+                f"every combination of values must be there once, and {values} is there twice; "
+                "give each value once"
+            )
+    return parsed[0], found
+
+
+def command_lines(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The flags with several values, and the command lines in which each has one.
+
+    >>> command_lines(["--dropout", "0", "0.1", "--hidden", "8", "9", "--seed", "3"])[0]
+    ['--dropout']
+    >>> for line in command_lines(["--dropout", "0", "0.1", "--hidden", "8", "9"])[1]:
+    ...     print(*line)
+    --dropout 0 --hidden 8 9
+    --dropout 0.1 --hidden 8 9
+    """
+    names = several_flags(SweepFlags)
+    # Each part is a flag with its values, and the last one of a flag counts.
+    parts: dict[str, list[str]] = {}
+    for word in arguments:
+        name = given_flags([word])[0] if word.startswith("--") else ""
+        if name or not parts:
+            parts.pop(name, None)
+            parts[name] = []
+        parts[list(parts)[-1]].append(word)
+    swept = [name for name, words in parts.items() if name in names and len(words) > 2]
+    choices = [
+        [[words[0], value] for value in words[1:]] if name in swept else [words]
+        for name, words in parts.items()
+    ]
+    products = itertools.product(*choices)
+    return swept, [[word for words in product for word in words] for product in products]
+
+
+def several_flags(kind: Any) -> list[str]:
+    """Every ``--flag`` of one number or one choice, of a dataclass of flags."""
+    names = []
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        group = one.default_factory if is_dataclass(one.default_factory) else None
+        name = f"--{one.name.replace('_', '-')}"
+        if group is not None:
+            outside = (ManyFlags, SweepCheckpointFlags, SweepDeviceFlags)
+            names += [] if group in outside else several_flags(group)
+        elif _is_one_value(hints[one.name]) and name not in SINGLE:
+            names.append(name)
+    return names
+
+
+def _is_one_value(kind: Any) -> bool:
+    kinds = [kind] if get_origin(kind) is Literal else get_args(kind) or [kind]
+    return all(one in (int, float, NoneType) or get_origin(one) is Literal for one in kinds)
+
+
+def _defaults(arguments: Sequence[str]) -> SweepFlags:
+    train = defaults(arguments)
+    return SweepFlags(
+        data=train.data,
+        model=SweepModelFlags(**vars(train.model)),
+        training=train.training,
+        augment=train.augment,
+        optimizer=train.optimizer,
+        selection=train.selection,
+    )
+
+
+def _setting(flags: SweepFlags, swept: Sequence[str]) -> Setting:
+    values = flag_values(flags)
+    return {name.removeprefix("--").replace("-", "_"): values[name] for name in swept}
+
+
+def _train_flags(flags: SweepFlags) -> TrainFlags:
+    return complete(
+        TrainFlags(**{one.name: getattr(flags, one.name) for one in fields(TrainFlags)})
+    )

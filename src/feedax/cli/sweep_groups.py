@@ -1,0 +1,154 @@
+"""Which networks of a sweep are trained by one compiled program, and what they are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from feedax.cli.examples import Examples
+from feedax.cli.flag_words import flag_values
+from feedax.cli.flags import DataFlags, TrainFlags
+from feedax.cli.network import initial_params, resolve_layers
+from feedax.cli.recipe import fit_arguments, hyperparams
+from feedax.cli.sweep_flags import Combination, Setting
+from feedax.data import NumpyLoader
+from feedax.feed import Devices
+from feedax.report.sweep_folder import Record, name_of
+from feedax.train.best import Best
+from feedax.train.networks import Network
+
+
+@dataclass(frozen=True)
+class Group:
+    """Settings that differ in scalars of one program, and what `feedax.sweep` is asked for them.
+
+    Attributes:
+        name: of the settings, by what they have in common; no other group has it.
+        arguments: of `feedax.sweep`, without seeds, checkpoints and callbacks.
+        flags: of the first of them.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    flags: TrainFlags
+    _settings: dict[tuple[tuple[str, float], ...], Setting]
+    _common: dict[str, float]
+
+    def setting_of(self, network: Network) -> Setting:
+        """The values of the sweep's flags that a network of this group has."""
+        return self._settings[_key({**self._common, **network.setting})]
+
+    def name_of(self, network: Network) -> str:
+        """The name that a network has in the whole sweep."""
+        return name_of(self.setting_of(network) | {"seed": network.seed})
+
+    def record(self, network: Network, side_by_side: int) -> Record:
+        """What is written down of a network that was trained with others at the same time."""
+        best = Best(self.flags.selection.best, None)
+        result = network.history[-1] if network.history else None
+        for row in network.history:
+            if best.is_beaten_by(row):
+                best.keep(row, 0, None)
+                result = row
+        return {
+            "name": self.name_of(network),
+            "setting": self.setting_of(network),
+            "seed": network.seed,
+            "seconds": sum(row["seconds"] for row in network.history) / side_by_side,
+            "error": None if network.error is None else str(network.error),
+            "params": "/".join(filter(None, ["networks", self.name, network.name]))
+            + ".safetensors",
+            "result": result,
+            "rows": network.history,
+        }
+
+
+def groups_of(combinations: Sequence[Combination], examples: Examples) -> list[Group]:
+    """The combinations, those together that share a program; the data are loaded once.
+
+    What is wrong with one of them is found out here, before there is a folder.
+
+    Raises:
+        FeedaxError: as in `feedax train`.
+    """
+    together: dict[tuple[Any, ...], list[Combination]] = {}
+    for one in combinations:
+        together.setdefault(_program(one.flags), []).append(one)
+    loaders: dict[DataFlags, dict[str, NumpyLoader]] = {}
+    found = []
+    for some in together.values():
+        data = some[0].flags.data
+        seen = Examples(data, examples.train, examples.test)
+        if data not in loaders:
+            loaders[data] = seen.loaders()
+        found.append(_group(some, seen, loaders[data]))
+    return found
+
+
+def _group(
+    combinations: Sequence[Combination], examples: Examples, loaders: Mapping[str, NumpyLoader]
+) -> Group:
+    flags = combinations[0].flags
+    sets = {name: loader for name, loader in loaders.items() if name in _evaluated(flags)}
+    Devices(flags.device.devices)
+    Best(flags.selection.best, flags.selection.patience).check(sets)
+    arguments = fit_arguments(flags, examples, loaders["train"])
+    del arguments["key"]  # every network has its own
+
+    scalars = [_scalars(one.flags) for one in combinations]
+    values = {name: list(dict.fromkeys(one[name] for one in scalars)) for name in scalars[0]}
+    many = {name: some if len(some) > 1 else some[0] for name, some in values.items()}
+    swept = [name for name, some in values.items() if len(some) > 1]
+    common = {name: value for name, value in combinations[0].setting.items() if name not in swept}
+    return Group(
+        name_of(common),
+        {
+            **arguments,
+            "init": _init(flags, examples),
+            "train": loaders["train"],
+            "evaluate": sets,
+            "learning_rate": many.pop("learning_rate"),
+            "hyperparams": many,
+            "best": flags.selection.best,
+            "patience": flags.selection.patience,
+            "devices": flags.device.devices,
+        },
+        flags,
+        {_key(one): of.setting for one, of in zip(scalars, combinations, strict=True)},
+        {name: some[0] for name, some in values.items() if len(some) == 1},
+    )
+
+
+def _program(flags: TrainFlags) -> tuple[Any, ...]:
+    """What must be equal in networks that are trained by one program: all but numbers it is given.
+
+    A hyperparameter of 0 is left out of the program, so it has another one.
+    """
+    given = {f"--{name.replace('_', '-')}": None for name in _scalars(flags)}
+    return tuple((flag_values(flags) | given).items())
+
+
+def _scalars(flags: TrainFlags) -> dict[str, float]:
+    return {"learning_rate": flags.optimizer.learning_rate, **hyperparams(flags)}
+
+
+def _key(scalars: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, float(value)) for name, value in scalars.items()))
+
+
+def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
+    """The whole training set is only looked at where it decides which parameters are kept."""
+    decides = (flags.selection.best or "").startswith("train_")
+    return ("train", "validation", "test") if decides else ("validation", "test")
+
+
+def _init(flags: TrainFlags, examples: Examples) -> Callable[[jax.Array], Any]:
+    layers = list(resolve_layers(flags.model, examples, None))
+    return partial(_initial_params, layers, flags.model.initialisation)
+
+
+def _initial_params(layers: Sequence[int], initialisation: str, key: jax.Array) -> Any:
+    # The words of a key of a seed below 2**32 are 0 and the seed.
+    return initial_params(layers, int(jax.random.key_data(key)[-1]), initialisation)

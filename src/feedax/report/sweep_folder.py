@@ -1,0 +1,137 @@
+"""The folder of a sweep: what was asked, and what came out of every network.
+
+::
+
+    runs/20260131-142501-mnist/
+      config.json       the settings, the versions and the machine; written first
+      networks.jsonl    one network a line, with its rows; grows as the sweep does
+      summary.json      what the networks of each setting have in common
+      curves.png        loss and accuracy by epoch, for each setting
+      networks/         the parameters of every network, and checkpoints of those at work
+
+Reading one executes nothing.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from feedax.errors import NotANumberError
+from feedax.report.run_folder import RunFolder, json_bytes
+from feedax.storage.replace_file import replace_file
+from feedax.train.networks import Network, Summary, Sweep
+
+Record = dict[str, Any]
+"""A line of networks.jsonl: ``name``, ``setting``, ``seed``, ``seconds`` of training, ``error`` or
+None, ``params`` (the file, from the sweep's folder), ``result`` (the row of the epoch whose
+parameters they are, or None) and ``rows``."""
+
+
+class SweepFolder(RunFolder):
+    """A sweep's folder; its rows are `Record`s."""
+
+    command: ClassVar[str] = "feedax sweep"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "networks.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "networks"
+
+    def whole_records(self) -> list[Record]:
+        """The networks that networks.jsonl holds; what a kill has left of a last line goes.
+
+        Raises:
+            RunFolderError: a line of it is not JSON.
+        """
+        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        replace_file(self.metrics_path, content[: content.rfind(b"\n") + 1])
+        return self.rows()
+
+    def save_summary(self, records: Sequence[Record], is_complete: bool) -> None:
+        """Write summary.json and curves.png."""
+        from feedax.report.sweep_curves import sweep_curves_png
+
+        found: list[dict[str, Any]] = []
+        for setting in settings(records):
+            some = [one for one in records if one["setting"] == setting]
+            scores = {column: summaries(some, column)[0]._asdict() for column in columns(some)}
+            for score in scores.values():
+                del score["setting"], score["failed"]
+            found.append(
+                {
+                    "setting": setting,
+                    "networks": len(some),
+                    "failed": sum(one["error"] is not None for one in some),
+                    "seconds": mean_seconds(some),
+                    **scores,
+                }
+            )
+        summary = {"is_complete": is_complete, "settings": found}
+        replace_file(self.path / "summary.json", json_bytes(summary, indent=2))
+        if any(one["rows"] for one in records):
+            replace_file(self.curves_path, sweep_curves_png(records, title=str(self.path.name)))
+
+
+def name_of(setting: Mapping[str, Any]) -> str:
+    """What tells a setting, or a network with its seed, from the others.
+
+    >>> name_of({"learning_rate": 0.002, "loss": "cross_entropy", "seed": 3})
+    'learning_rate=0.002,loss=cross_entropy,seed=3'
+    """
+    return ",".join(f"{name}={value}" for name, value in setting.items())
+
+
+def settings(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Every setting once, in order."""
+    found: list[dict[str, Any]] = []
+    for one in records:
+        if one["setting"] not in found:
+            found.append(one["setting"])
+    return found
+
+
+def columns(records: Sequence[Record]) -> list[str]:
+    """The columns of losses and accuracies that the results have; of the sets, if there are any."""
+    names = dict.fromkeys(name for one in records for name in one["result"] or ())
+    of_sets = [name for name in names if name.endswith(("_loss", "_accuracy"))]
+    return of_sets or [name for name in ("loss", "accuracy") if name in names]
+
+
+def summaries(records: Sequence[Record], column: str) -> list[Summary]:
+    """What a column of the networks' results is, for each setting that has it; see `Summary`."""
+    having = [
+        setting
+        for setting in settings(records)
+        if any(
+            one["setting"] == setting and (one["result"] is None or column in one["result"])
+            for one in records
+        )
+    ]
+    networks = [
+        Network(one["seed"], one["setting"], None, _history(one), _error(one))
+        for one in records
+        if one["setting"] in having
+    ]
+    return Sweep(networks, True).summaries(column)
+
+
+def mean_seconds(records: Sequence[Record]) -> float:
+    """Seconds of training a network, of those that ended well; NaN if none did."""
+    seconds = [one["seconds"] for one in records if one["error"] is None]
+    return statistics.fmean(seconds) if seconds else math.nan
+
+
+def _history(record: Record) -> list[dict[str, float]]:
+    # JSON has no NaN: it was written as null.
+    result = record["result"] or {}
+    row = {name: math.nan if value is None else value for name, value in result.items()}
+    return [row] if row else []
+
+
+def _error(record: Record) -> NotANumberError | None:
+    return None if record["error"] is None else NotANumberError(record["error"])
