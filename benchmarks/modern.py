@@ -1,8 +1,9 @@
 """The preset `modern` beside the tutorial's own loop: the whole training of each.
 
-The tutorial's loop trains its network for its 8 epochs in batches of 128. The preset trains the same
-network its own way. They take turns; both clocks run from the first step to the last parameters,
-without compilation and without evaluation. Then each is evaluated, once, on the test set.
+The tutorial's loop trains its network for its 8 epochs in batches of 128. The preset trains the
+same network its own way. They take turns; both clocks run from the first step to the last
+parameters, without compilation and without evaluation. Then each is evaluated, once, on the test
+set.
 
     python benchmarks/modern.py [--turns 3] [--preset modern]
 """
@@ -87,8 +88,10 @@ def main() -> None:
             f"{name:<24} {middle:9.2f} {min(seconds_of):9.2f} {max(seconds_of):9.2f}   {accuracy}"
         )
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    print(f"{arguments.preset} / tutorial, median of {arguments.turns} ratios: "
-          f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+    print(
+        f"{arguments.preset} / tutorial, median of {arguments.turns} ratios: "
+        f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What each choice of a preset is worth: the preset with one thing changed, a row each.
 
 Every row trains some seeds on 50,000 of MNIST's training images and evaluates them, after the last
-epoch, on the other 10,000, which were drawn once. The test set is not looked at. Seconds are those of
-training one network, without compilation and evaluation.
+epoch, on the other 10,000, which were drawn once. The test set is not looked at. Seconds are those
+of training one network, without compilation and evaluation.
 
     python benchmarks/presets.py modern [--seeds 3]
     python benchmarks/presets.py best --seeds 1 --epochs 20

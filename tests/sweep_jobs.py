@@ -25,6 +25,13 @@ def problem(seed=0, dtype=np.float32):
     return x.astype(dtype), y
 
 
+def is_step(event):
+    """Whether an event comes after a step; those after an epoch come as its step 0."""
+    from feedax.train import Stepped
+
+    return isinstance(event, Stepped) and event.step > 0
+
+
 class Noisy(torch.utils.data.Dataset):
     """Every example is another one each time that it is loaded."""
 

@@ -114,9 +114,11 @@ def test_a_sweep_keeps_every_network(swept, digits):
         assert one["seconds"] == sum(row["seconds"] for row in one["rows"]) > 0
         # The training set is not looked at as a whole: that costs as much as training.
         sets = {name.partition("_")[0] for name in one["rows"][0] if name.endswith("_accuracy")}
-        assert sets == {"validation", "test"}
-        # The parameters are those of the best epoch, and the result is its row.
-        assert one["result"] == max(one["rows"], key=lambda row: row["validation_accuracy"])
+        assert sets == {"validation"}
+        # The parameters are those of the best epoch, and the result is its row, with the test set.
+        row = max(one["rows"], key=lambda row: row["validation_accuracy"])
+        assert one["result"].items() > row.items()
+        assert set(one["result"]) - set(row) == {"test_loss", "test_accuracy"}
         assert (swept / one["params"]).is_file()
     assert {path.name for path in swept.iterdir()} == {
         "config.json",
@@ -143,8 +145,12 @@ def test_a_network_is_the_one_that_train_trains(feedax, swept, at):
     alone = {name: one.tobytes() for name, one in load_file("alone/params.safetensors").items()}
     assert list(params(swept / record["params"]).values()) == list(alone.values())
     rows = without_times(RunFolder.open("alone").rows())
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    for column in ("test_loss", "test_accuracy"):
+        assert record["result"][column] == best[column]
     for row in rows:
-        del row["train_loss"], row["train_accuracy"]
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            del row[name]
     assert without_times(record["rows"]) == rows
 
 

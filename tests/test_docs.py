@@ -95,7 +95,11 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize(
     ("page", "commands"),
-    [(README, {"train", "evaluate", "predict", "plan"}), (TRAINING, {"train"}), (SWEEPS, {"sweep"})],
+    [
+        (README, {"train", "evaluate", "predict", "plan"}),
+        (TRAINING, {"train"}),
+        (SWEEPS, {"sweep"}),
+    ],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_commands_that_are_shown_are_real(page, commands):

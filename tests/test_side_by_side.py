@@ -13,12 +13,24 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from sweep_jobs import JOBS, STEPS, bits, init, loader, numbers, predict, problem, timeless, train
+from sweep_jobs import (
+    JOBS,
+    STEPS,
+    bits,
+    init,
+    is_step,
+    loader,
+    numbers,
+    predict,
+    problem,
+    timeless,
+    train,
+)
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError
-from feedax.train import NetworkEnded, NetworksStarted, Stepped, StopTraining
+from feedax.train import NetworkEnded, NetworksStarted, StopTraining
 
 
 @pytest.fixture
@@ -214,7 +226,7 @@ def stopper(after):
     steps = []
 
     def stop(event):
-        steps.append(isinstance(event, Stepped))
+        steps.append(is_step(event))
         if sum(steps) == after:
             raise StopTraining
 
@@ -234,7 +246,7 @@ def test_groups_that_are_stopped_go_on_to_the_same_bits(kind, tmp_path, tells_of
     }[kind]
     events = []
     whole = run(callbacks=[events.append])
-    count = sum(isinstance(event, Stepped) for event in events)
+    count = sum(is_step(event) for event in events)
     if kind == "failure":
         errors = [network.error for network in whole.networks]
         assert [error is None for error in errors] == [True, False, True, False]
@@ -252,7 +264,7 @@ def test_groups_that_are_stopped_go_on_to_the_same_bits(kind, tmp_path, tells_of
     events.clear()
     found = run(tmp_path, callbacks=[events.append])
     assert list(map(numbers, found.networks)) == list(map(numbers, whole.networks))
-    assert sum(isinstance(event, Stepped) for event in events) == count - done, "no step twice"
+    assert sum(is_step(event) for event in events) == count - done, "no step twice"
     assert sorted(os.listdir(tmp_path)) == sorted(f"{n.name}.safetensors" for n in whole.networks)
     again = run(tmp_path)
     assert list(map(numbers, again.networks)) == list(map(numbers, whole.networks))
@@ -276,7 +288,7 @@ def test_a_group_that_was_begun_goes_on_beside_networks_that_are_new(tmp_path, t
         ["learning_rate=0.02,seed=3", "learning_rate=0.01,seed=3"],
     ]
     assert list(map(numbers, found.networks[4:7])) == list(map(numbers, whole.networks))
-    assert sum(isinstance(event, Stepped) for event in events) == 3 * 2 * STEPS - 9
+    assert sum(is_step(event) for event in events) == 3 * 2 * STEPS - 9
     assert len(os.listdir(tmp_path)) == 8
 
 
@@ -292,7 +304,7 @@ def test_a_group_half_of_whose_results_were_written_is_finished(tmp_path, tells_
     events = []
     found = train(tmp_path / "half", callbacks=[events.append], **options)
     assert list(map(numbers, found.networks)) == list(map(numbers, whole.networks))
-    assert sum(isinstance(event, Stepped) for event in events) == 0
+    assert sum(is_step(event) for event in events) == 0
     assert sum(isinstance(event, NetworkEnded) for event in events) == 2
     assert not group.exists()
 

@@ -15,7 +15,19 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from sweep_jobs import SIZE, STEPS, bits, init, loader, numbers, predict, problem, timeless, train
+from sweep_jobs import (
+    SIZE,
+    STEPS,
+    bits,
+    init,
+    is_step,
+    loader,
+    numbers,
+    predict,
+    problem,
+    timeless,
+    train,
+)
 
 import feedax
 from feedax.data import ArrayDataset
@@ -382,7 +394,7 @@ def stopper(after):
     steps = []
 
     def stop(event):
-        steps.append(isinstance(event, Stepped))
+        steps.append(is_step(event))
         if sum(steps) == after:
             raise StopTraining
 
@@ -402,7 +414,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(plan, tmp_path, tells_
     found = train(tmp_path, callbacks=[events.append], **options)
     assert list(map(numbers, found.networks)) == list(map(numbers, whole.networks))
     # No step twice.
-    assert sum(isinstance(event, Stepped) for event in events) == 4 * 2 * STEPS
+    assert sum(is_step(event) for event in events) == 4 * 2 * STEPS
     assert [e.network.name for e in events if isinstance(e, NetworkEnded)] == [
         network.name for network in whole.networks
     ]
@@ -456,7 +468,7 @@ def test_or_in_the_middle_of_one(error, tmp_path, tells_of_every_step):
     with pytest.raises(error):
         train(tmp_path, callbacks=[end])
     steps = []
-    found = train(tmp_path, callbacks=[lambda e: steps.append(e) if type(e) is Stepped else None])
+    found = train(tmp_path, callbacks=[lambda e: steps.append(e) if is_step(e) else None])
     assert list(map(numbers, found.networks)) == list(map(numbers, train().networks))
     assert len(steps) == 4 * 2 * STEPS - 9  # saved after 3, 6 and 9
 

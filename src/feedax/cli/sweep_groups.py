@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -14,9 +14,12 @@ from feedax.cli.network import initial_params, resolve_layers
 from feedax.cli.recipe import fit_arguments, hyperparams
 from feedax.cli.sweep_flags import Combination, Setting
 from feedax.data import NumpyLoader
-from feedax.feed import Devices
+from feedax.feed import Devices, Residents
 from feedax.report.sweep_folder import Record, name_of
 from feedax.train.best import Best
+from feedax.train.check import ModelCheck
+from feedax.train.evaluation import Evaluation
+from feedax.train.model import Model, compute_dtype
 from feedax.train.networks import Network
 
 
@@ -28,11 +31,14 @@ class Group:
         name: of the settings, by what they have in common; no other group has it.
         arguments: of `feedax.sweep`, without seeds, checkpoints and callbacks.
         flags: of the first of them.
+        test: the loader of the test set, which is looked at once, when a network has ended; None
+            where there is none.
     """
 
     name: str
     arguments: dict[str, Any]
     flags: TrainFlags
+    test: NumpyLoader | None
     _settings: dict[tuple[tuple[str, float], ...], Setting]
     _common: dict[str, float]
 
@@ -52,6 +58,8 @@ class Group:
             if best.is_beaten_by(row):
                 best.keep(row, 0, None)
                 result = row
+        if result is not None and network.error is None and self.test is not None:
+            result = result | self._test_scores(network)
         return {
             "name": self.name_of(network),
             "setting": self.setting_of(network),
@@ -63,6 +71,26 @@ class Group:
             "result": result,
             "rows": network.history,
         }
+
+    def _test_scores(self, network: Network) -> dict[str, float]:
+        """The columns of the test set, of the parameters that are kept."""
+        assert self.test is not None
+        scalars = {
+            name: network.setting.get(name, value)
+            for name, value in self.arguments["hyperparams"].items()
+        }
+        scores = self._test.of(network.params, None, scalars, self.test, "the test set")
+        return {f"test_{name}": value for name, value in scores.items()}
+
+    @cached_property
+    def _test(self) -> Evaluation:
+        """Compiled once for all networks."""
+        asked = self.arguments
+        model = Model(asked["predict"], dtype=compute_dtype(asked["precision"]))
+        params = asked["init"](jax.random.key(0))
+        scalars = dict.fromkeys(asked["hyperparams"], 0.0)
+        check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
+        return Evaluation(model, check, Residents(Devices(1)))
 
 
 def groups_of(combinations: Sequence[Combination], examples: Examples) -> list[Group]:
@@ -95,6 +123,7 @@ def _group(
     Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(sets)
     arguments = fit_arguments(flags, examples, loaders["train"])
+    test = loaders.get("test")
     del arguments["key"]  # every network has its own
 
     scalars = [_scalars(one.flags) for one in combinations]
@@ -116,6 +145,7 @@ def _group(
             "devices": flags.device.devices,
         },
         flags,
+        test,
         {_key(one): of.setting for one, of in zip(scalars, combinations, strict=True)},
         {name: some[0] for name, some in values.items() if len(some) == 1},
     )
@@ -141,7 +171,7 @@ def _key(scalars: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
     """The whole training set is only looked at where it decides which parameters are kept."""
     decides = (flags.selection.best or "").startswith("train_")
-    return ("train", "validation", "test") if decides else ("validation", "test")
+    return ("train", "validation") if decides else ("validation",)
 
 
 def _init(flags: TrainFlags, examples: Examples) -> Callable[[jax.Array], Any]:

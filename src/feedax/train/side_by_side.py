@@ -172,7 +172,7 @@ class SideBySide:
                 if is_save or (checkpoints is not None and checkpoints.is_due_by_time()):
                     self._save()
                 clock.told()
-                self._relay(self._stepped())
+                self._relay(self._stepped(self._rows(self._seconds, {})))
         if not has_begun:
             self._begin()
         jax.block_until_ready(self._state)
@@ -183,9 +183,8 @@ class SideBySide:
         left = None if steps is None else steps - self._step
         return min([CHUNK_STEPS, *(count for count in (due, left) if count is not None)])
 
-    def _stepped(self) -> Stepped:
+    def _stepped(self, rows: list[Row]) -> Stepped:
         assert self._state is not None
-        rows = self._rows(self._seconds, {})
         losses = [row["loss"] for i, row in enumerate(rows) if i not in self._ended]
         loss = sum(losses) / len(losses)
         rate = sum(row["examples_per_second"] for row in rows)
@@ -239,8 +238,11 @@ class SideBySide:
         self._copy("ended", self._copies.get("best"), over)
         self._ended |= {i: None for i, is_over in enumerate(over) if is_over}
         checkpoints = job.checkpoints
-        if checkpoints and (self._is_over() or checkpoints.is_due_after(self._epoch)):
+        is_over = self._is_over()
+        if checkpoints and (is_over or checkpoints.is_due_after(self._epoch)):
             self._save()
+        if not is_over:
+            self._relay(self._stepped(rows))
 
     def _copy(self, name: str, source: Any, which: list[bool]) -> None:
         """Keep the parameters of some networks; those of the others stay what they were."""

@@ -16,7 +16,15 @@ from feedax.errors import CheckpointError, ModelError, NotANumberError
 from feedax.storage.checkpoint_file import read_checkpoint, write_checkpoint
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints
-from feedax.train.events import Event, NetworkEnded, NetworksStarted, Stepped, Stopped, StopTraining
+from feedax.train.events import (
+    EpochEnded,
+    Event,
+    NetworkEnded,
+    NetworksStarted,
+    Stepped,
+    Stopped,
+    StopTraining,
+)
 from feedax.train.job import Job
 from feedax.train.members import Member
 from feedax.train.model import combine, partition
@@ -235,6 +243,10 @@ class Sweeping:
             self._is_stopped = True
         if isinstance(event, Stepped):
             self._tell(event)
+        if isinstance(event, EpochEnded) and not event.is_last:
+            row = event.row
+            rate = row["examples_per_second"]
+            self._tell(Stepped(event.epoch + 1, 0, row["loss"], rate, event.params))
 
     def _tell(self, *events: NetworksStarted | Stepped | NetworkEnded) -> None:
         stops = False
