@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all check bench clean
+.PHONY: train test test-all check bench records clean
 
 ## Train the tutorial's network on MNIST.
 train: .venv/installed
@@ -24,9 +24,16 @@ check: .venv/installed-test
 
 ## Time training, starting up, checkpoints and the loader, beside others and the bare loop.
 bench: .venv/installed-bench
-	@for name in tutorial_epoch fit_overhead fit_conv start_up checkpoints loader; do \
+	@for name in tutorial_epoch modern fit_overhead fit_conv augment sweep start_up checkpoints \
+	    loader; do \
 	    $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
+
+## Train the networks that the README makes claims of, many seeds each; an hour on two cores.
+records: .venv/installed
+	$(BIN)/feedax sweep --preset tutorial --seeds 5 --name tutorial
+	$(BIN)/feedax sweep --preset modern --seeds 10 --name modern
+	$(BIN)/feedax sweep --preset best --seeds 3 --name best
 
 clean:
 	rm -rf .venv runs

@@ -144,6 +144,26 @@ def test_shares_are_of_the_beta_distribution(alpha):
     assert shares.var() == pytest.approx(variance, abs=5 * 0.3 * variance / np.sqrt(400))
 
 
+def test_copies_that_fill_a_batch_are_mixed_with_themselves():
+    """Each of 5 examples has each as its partner in a fifth of 500 draws; 5 standard errors."""
+    mask = np.isin(np.arange(9), [0, 2, 3, 6, 8])
+    inputs = jnp.arange(9.0)
+    mixup = jax.jit(partial(augment.mixup, alpha=1.0))
+    keys = jax.random.split(KEY, 500)
+    mixed = jax.vmap(lambda key: mixup(key, inputs, mask=mask))(keys)
+    partners = np.asarray(mixed.partners)
+    assert (partners[:, ~mask] == np.flatnonzero(~mask)).all()
+    assert (np.sort(partners[:, mask]) == np.flatnonzero(mask)).all()
+    counts = np.array(
+        [np.bincount(partners[:, i], minlength=9)[mask] for i in np.flatnonzero(mask)]
+    )
+    np.testing.assert_allclose(counts / 500, 0.2, atol=5 * np.sqrt(0.2 * 0.8 / 500))
+    filled = mixup(KEY, inputs, mask=np.arange(9) < 5)
+    alone = mixup(KEY, inputs[:5])
+    np.testing.assert_array_equal(filled.partners[:5], alone.partners)
+    np.testing.assert_array_equal(filled.shares[:5], alone.shares)
+
+
 def test_mixed_losses_are_those_of_mixed_targets():
     """A loss linear in the target is mixed by shares and partners as the target itself."""
     targets = jnp.eye(4)
@@ -209,6 +229,11 @@ def test_composed_augmentations_go_in_order_with_keys_of_their_own():
             lambda: augment.mixup(KEY, (jnp.ones(3), jnp.ones(2)), alpha=1),
             "mixup: the inputs must be arrays of the same number of examples, at least one, and "
             "their shapes are [(3,), (2,)]; give a whole batch",
+        ),
+        (
+            lambda: augment.mixup(KEY, jnp.ones(3), alpha=1, mask=jnp.ones(2, bool)),
+            "mixup: the mask must have a value for each of the 3 examples, and its shape is (2,); "
+            "leave it out if all count",
         ),
         (
             lambda: augment.mixup(KEY, jnp.arange(3), alpha=1),

@@ -96,7 +96,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        (README, {"train", "evaluate", "predict", "plan"}),
+        (README, {"train", "evaluate", "predict", "plan", "sweep"}),
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
     ],

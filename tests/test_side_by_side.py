@@ -309,6 +309,24 @@ def test_a_group_half_of_whose_results_were_written_is_finished(tmp_path, tells_
     assert not group.exists()
 
 
+def test_a_list_of_batches_begins_again_after_an_epoch(tmp_path, tells_of_every_step):
+    """It cannot say where it stands, and the process is lost after an epoch was saved."""
+
+    def lose(event):
+        if is_step(event) and event.epoch == 1:
+            raise KeyboardInterrupt
+
+    x, y = problem()
+    source = [(x[i : i + 13], y[i : i + 13]) for i in range(0, len(x), 13)]
+    options = {"together": 2, "learning_rate": 0.1, "source": source}
+    whole = train(**options)
+    epochly = {"checkpoints": feedax.Checkpoints(tmp_path)}
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=[lose], **options, **epochly)
+    found = train(**options, **epochly)
+    assert list(map(numbers, found.networks)) == list(map(numbers, whole.networks))
+
+
 def test_another_size_begins_again(tmp_path, tells_of_every_step):
     train(tmp_path, together=4, callbacks=[stopper(3)])
     found = train(tmp_path, together=3)

@@ -269,8 +269,8 @@ def test_seeds_and_values_are_numbers_of_every_kind(seeds):
 
 VALUES = "must be numbers, one or more, each once, and they are"
 SEEDS = (
-    "sweep: seeds must be whole numbers from 0 on, each once, or how many, and they are {}; give "
-    "5, say"
+    "sweep: seeds must be whole numbers from 0 to below 2**32, each once, or how many, and they "
+    "are {}; give 5, say"
 )
 
 
@@ -281,6 +281,7 @@ SEEDS = (
         ({"seeds": []}, SEEDS.format([])),
         ({"seeds": [1, 1]}, SEEDS.format([1, 1])),
         ({"seeds": [-1]}, SEEDS.format([-1])),
+        ({"seeds": [2**32]}, SEEDS.format([2**32])),
         ({"seeds": 1.5}, SEEDS.format(1.5)),
         ({"seeds": "all"}, SEEDS.format("'all'")),
         ({"learning_rate": []}, f"sweep: the values of learning_rate {VALUES} []"),
@@ -316,6 +317,12 @@ def test_what_is_none_is_refused(options, said):
         feedax.sweep(predict, init, loader(), **options)
     remedy = "; leave it out, or give others" if VALUES in said else ""
     assert str(caught.value) == said + remedy
+
+
+def test_an_option_that_is_none_is_refused_by_its_name():
+    with pytest.raises(TypeError) as caught:
+        feedax.sweep(predict, init, loader(), epoch=3)
+    assert str(caught.value) == "sweep() got an unexpected keyword argument 'epoch'"
 
 
 def test_an_iterator_is_for_one_network():

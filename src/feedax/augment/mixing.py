@@ -25,7 +25,7 @@ class Mixed(NamedTuple):
     shares: Array
 
 
-def mixup(key: Array, inputs: Any, *, alpha: ArrayLike) -> Mixed:
+def mixup(key: Array, inputs: Any, *, alpha: ArrayLike, mask: ArrayLike | None = None) -> Mixed:
     """Mix every example of a batch with another one: ``share * own + (1 - share) * partner``.
 
     Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond empirical risk minimization" (2018). As in
@@ -40,12 +40,15 @@ def mixup(key: Array, inputs: Any, *, alpha: ArrayLike) -> Mixed:
         inputs: a PyTree of uint8 or floating arrays `(examples, ...)`.
         alpha: > 0; the smaller, the closer the shares are to 0 and 1. 0.2 is the paper's for
             ImageNet, 1 for CIFAR-10. It may be traced.
+        mask: bool `(examples,)`: False for a copy that only fills the batch, which is mixed with
+            itself alone. What becomes of the others does not depend on it. None if all count.
 
     Returns:
         The mixed batch, with its partners and shares.
 
     Raises:
-        AugmentError: alpha is not > 0, or the arrays do not have the same number of examples.
+        AugmentError: alpha is not > 0, or the arrays and the mask do not have the same number of
+            examples.
 
     >>> mixed = mixup(jax.random.key(0), jnp.eye(4), alpha=1.0)
     >>> mixed.inputs.shape, bool(jnp.allclose(mixed.inputs.sum(1), 1))
@@ -56,7 +59,13 @@ def mixup(key: Array, inputs: Any, *, alpha: ArrayLike) -> Mixed:
     inputs = jax.tree.map(jnp.asarray, inputs)
     examples = _examples(jax.tree.leaves(inputs))
     partner_key, share_key = jax.random.split(key)
-    partners = jax.random.permutation(partner_key, jnp.arange(examples, dtype=jnp.int32))
+    counts = jnp.ones(examples, bool) if mask is None else jnp.asarray(mask, bool)
+    if counts.shape != (examples,):
+        raise AugmentError(
+            f"mixup: the mask must have a value for each of the {examples} examples, and its shape "
+            f"is {counts.shape}; leave it out if all count"
+        )
+    partners = _partners(partner_key, counts)
     shares = jax.random.beta(share_key, alpha, alpha, (examples,), jnp.float32)
 
     def mix(own: Array) -> Array:
@@ -65,6 +74,14 @@ def mixup(key: Array, inputs: Any, *, alpha: ArrayLike) -> Mixed:
         return from_real(share * real + (1 - share) * real[partners], own.dtype)
 
     return Mixed(jax.tree.map(mix, inputs), partners, shares)
+
+
+def _partners(key: Array, counts: Array) -> Array:
+    """A random permutation of the examples that count: each has one of them as its partner."""
+    # Those that count, in a random order, and then the others.
+    order = jnp.lexsort((jax.random.bits(key, counts.shape, jnp.uint32), ~counts))
+    own = jnp.arange(len(counts), dtype=order.dtype)
+    return jnp.where(counts, order[jnp.cumsum(counts) - 1], own).astype(jnp.int32)
 
 
 def _examples(arrays: list[Array]) -> int:

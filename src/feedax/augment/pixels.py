@@ -202,7 +202,8 @@ def contrast(
     factor = _factor("contrast: strength", key, strength)
     real = to_real(image)
     if image.ndim == 3 and image.shape[channel_axis] == len(_GREY):
-        mean = jnp.dot(jnp.mean(real, spatial_axes(image, channel_axis)), jnp.array(_GREY))
+        channels = jnp.mean(real, spatial_axes(image, channel_axis))
+        mean = jnp.dot(channels, jnp.array(_GREY), precision="highest")
     else:
         mean = jnp.mean(real)
     return _blended(image, mean, factor, white)

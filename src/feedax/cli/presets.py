@@ -23,7 +23,7 @@ TUTORIAL = TrainFlags(
 MODERN = TrainFlags(
     data=DataFlags(batch_size=256, shuffle=True),
     model=ModelFlags(hidden=(512, 512), initialisation="he", scale_pixels=True),
-    training=TrainingFlags(preset="modern", epochs=10, loss="cross_entropy", label_smoothing=0.1),
+    training=TrainingFlags(preset="modern", epochs=9, loss="cross_entropy", label_smoothing=0.1),
     augment=AugmentFlags(rotation=10.0, scaling=0.1, shear=0.1, translation=1.5),
     optimizer=OptimizerFlags(
         optimizer="adamw",

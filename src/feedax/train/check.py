@@ -12,7 +12,7 @@ from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Model, each
 
-Scores = dict[str, Callable[[Any, Any], Any]]
+Scores = dict[str, Callable[..., Any]]
 
 
 class ModelCheck:
@@ -33,7 +33,7 @@ class ModelCheck:
         model: Model,
         params: Any,
         state: Any,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[..., Any],
         metrics: Scores | None,
         hyperparams: Hyperparams,
         modes: tuple[bool, ...] = (True,),

@@ -38,7 +38,7 @@ def evaluate(
     params: Any,
     batches: Iterable[Any],
     *,
-    loss: Callable[[Any, Any], Any] = cross_entropy,
+    loss: Callable[..., Any] = cross_entropy,
     metrics: Scores | None = None,
     state: Any = None,
     batched: bool = False,

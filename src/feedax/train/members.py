@@ -88,9 +88,10 @@ def _seeds(seeds: Any) -> list[int]:
         )
     except TypeError:
         found = []
-    if found and len(set(found)) == len(found) and min(found) >= 0:
+    # A larger one would be another's, of its lower 32 bits.
+    if found and len(set(found)) == len(found) and 0 <= min(found) <= max(found) < 2**32:
         return found
     raise ModelError(
-        f"sweep: seeds must be whole numbers from 0 on, each once, or how many, and they are "
-        f"{seeds!r}; give 5, say"
+        f"sweep: seeds must be whole numbers from 0 to below 2**32, each once, or how many, and "
+        f"they are {seeds!r}; give 5, say"
     )

@@ -143,7 +143,11 @@ class SideBySide:
         with contextlib.closing(StackedFeed(feeds, self._size, self._job.devices)) as feed:
             self._train_steps(feed, waiting, clock)
             seconds, columns = clock.seconds, waiting.columns(feed)
-            self._positions = feed.positions()
+            # An iterable that cannot say where it stands begins again.
+            self._positions = [
+                {"batches": 0} if "batches" in position else position
+                for position in feed.positions()
+            ]
         rows = self._rows(seconds, {"compile_seconds": clock.compile_seconds, **columns})
         self._set_failures_apart()
         self._end_epoch(rows)

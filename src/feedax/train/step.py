@@ -153,8 +153,10 @@ def train_step(
     if model.augment is not None or mixup:
         key, augment_key, mixup_key = jax.random.split(key, 3)
         inputs = model.augmented(inputs, augment_key, hyperparams)
-    mixed = mix(mixup_key, inputs, alpha=mixup) if mixup else None
-    inputs = inputs if mixed is None else mixed.inputs
+    mixed = None
+    if mixup:
+        mixed = mix(mixup_key, inputs, alpha=mixup, mask=batch.weights > 0)
+        inputs = mixed.inputs
 
     def scores_of(score: Score, predictions: PyTree) -> Array:
         own = _summable(each(score, predictions, batch.targets, hyperparams))

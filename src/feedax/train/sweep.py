@@ -1,5 +1,6 @@
 """`sweep`: many networks, by one compiled program."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -85,6 +86,8 @@ def sweep(
             f"sweep: {min(refused)} must not be given, since every network has one of its own; "
             "give seeds and init"
         )
+    if unknown := options.keys() - inspect.signature(plan_job).parameters.keys():
+        raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     if together is not None and (type(together) is not int or together < 1):
         raise ModelError(
             f"sweep: together must be a whole number from 1 on, and it is {together!r}; leave it "
