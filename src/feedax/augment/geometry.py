@@ -185,7 +185,8 @@ def interpolate(
         What is seen there: `(m, n)`, or with channels, in the image's dtype.
 
     Raises:
-        AugmentError: the image, the rows or the columns are not of such a shape or dtype.
+        AugmentError: the image is not of such a shape or dtype, or the rows and columns not of such
+            a shape.
 
     >>> interpolate(jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), jnp.array([[0.25, 1.5]])).tolist()
     [[0.25, 0.5]]

@@ -19,6 +19,9 @@ IMAGE_HYPERPARAMS = (*WARPS, "brightness", "contrast")
 """The flags that can be hyperparameters of `fit`; the others are fixed when it is compiled."""
 CHANGES = (*IMAGE_HYPERPARAMS, "flip", "crop_padding", "cutout")
 
+CHANNELS = (1, 3)
+"""How many an image may have."""
+
 
 def build_augment(flags: TrainFlags, examples: Examples) -> Callable[..., jax.Array] | None:
     """The ``augment`` of `fit` for these examples, or None where nothing is asked for.
@@ -37,6 +40,12 @@ def build_augment(flags: TrainFlags, examples: Examples) -> Callable[..., jax.Ar
             f"the network: {asked[0]} changes images, and the examples of "
             f"{examples.flags.dataset}, of shape {examples.input_shape}, are not known to be that; "
             "leave it out, or use examples of (height, width) or (height, width, channels)"
+        )
+    if len(shape) == 3 and (shape[0] in CHANNELS) == (shape[2] in CHANNELS):
+        raise ModelError(
+            f"the network: {asked[0]} changes images of 1 or 3 channels, first or last, and "
+            f"those of {examples.flags.dataset} have the shape {shape}; leave it out, or let the "
+            "dataset yield such images"
         )
     height, width = shape[1:] if _channels_first(shape) else shape[:2]
     if given.cutout > min(height, width):
@@ -121,4 +130,4 @@ def _shape(examples: Examples) -> tuple[int, ...] | None:
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
     """Whether an image has 1 or 3 channels before its height, and not after its width."""
-    return len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
+    return len(shape) == 3 and shape[0] in CHANNELS

@@ -144,10 +144,11 @@ def _train(
 
 def _checkpoints(group: "Group", folder: "SweepFolder") -> "Checkpoints":
     from feedax.train import Checkpoints
+    from feedax.train.networks import file_name
 
     given = group.flags.checkpoint
     return Checkpoints(
-        folder.checkpoints_path / group.name,
+        folder.checkpoints_path / file_name(group.name),
         every_steps=given.checkpoint_every_steps,
         every_seconds=given.checkpoint_every_seconds,
         every_epochs=given.checkpoint_every_epochs,

@@ -20,7 +20,7 @@ from feedax.train.best import Best
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
 from feedax.train.model import Model, compute_dtype
-from feedax.train.networks import Network
+from feedax.train.networks import Network, file_name
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,7 @@ class Group:
 
     def record(self, network: Network, side_by_side: int) -> Record:
         """What is written down of a network that was trained with others at the same time."""
-        best = Best(self.flags.selection.best, None)
-        result = network.history[-1] if network.history else None
-        for row in network.history:
-            if best.is_beaten_by(row):
-                best.keep(row, 0, None)
-                result = row
+        result = network.result
         if result is not None and network.error is None and self.test is not None:
             result = result | self._test_scores(network)
         return {
@@ -66,7 +61,9 @@ class Group:
             "seed": network.seed,
             "seconds": sum(row["seconds"] for row in network.history) / side_by_side,
             "error": None if network.error is None else str(network.error),
-            "params": "/".join(filter(None, ["networks", self.name, network.name]))
+            "params": "/".join(
+                filter(None, ["networks", file_name(self.name), file_name(network.name)])
+            )
             + ".safetensors",
             "result": result,
             "rows": network.history,

@@ -294,7 +294,8 @@ class NumpyLoader(DataLoader[Any]):
     def with_seed(self, seed: int) -> "NumpyLoader":
         """The same examples in the order, and with the randomness, of another seed.
 
-        It shares the dataset, its plan and the cache with this one, and has not begun yet.
+        It shares the dataset, its plan and the cache with this one, and has not begun yet. A
+        sampler with a generator of its own is shared too, and keeps its order.
 
         Raises:
             PlanError: a generator decides the order.

@@ -1,7 +1,7 @@
 """The best parameters of a run, and when it stops getting better."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from feedax.errors import ModelError
@@ -9,6 +9,21 @@ from feedax.train.events import Row
 
 LOW_IS_BEST = ("loss", "error")
 """Endings of the names of columns that are to be low; all others are to be high."""
+
+
+def best_row(rows: Sequence[Row], column: str | None) -> Row | None:
+    """The row of the epoch whose parameters `fit` returns: the last one where no column chooses.
+
+    >>> rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.75}]
+    >>> best_row(rows, "loss")["epoch"], best_row(rows, None)["epoch"]
+    (1, 2)
+    """
+    best, found = Best(column, None), rows[-1] if rows else None
+    for row in rows:
+        if best.is_beaten_by(row):
+            best.keep(row, 0, None)
+            found = row
+    return found
 
 
 class Best:

@@ -44,7 +44,7 @@ def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any) -> None:
                 "or give learning_rate= itself"
             )
         try:
-            number = float(value)
+            number = math.nan if isinstance(value, bool | str | bytes) else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

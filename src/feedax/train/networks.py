@@ -1,5 +1,6 @@
 """What a sweep trained: its networks, and what they have in common."""
 
+import hashlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -7,7 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from feedax.errors import ModelError, NotANumberError
+from feedax.train.best import best_row
 from feedax.train.events import Row
+
+LONGEST = 200
+"""Letters of a name; file systems take 255 bytes, with what is added to it."""
 
 Setting = dict[str, float]
 """The values of the hyperparameters that differ within a sweep, by name."""
@@ -24,6 +29,7 @@ class Network:
         history: a row an epoch, as `fit` returns it.
         error: why it ended before its time, or None; `params` are then those from the start of the
             epoch in which it turned not-a-number.
+        best: the column that chose the epoch of `params`, or None for the last one.
     """
 
     seed: int
@@ -31,6 +37,12 @@ class Network:
     params: Any
     history: list[Row]
     error: NotANumberError | None = None
+    best: str | None = None
+
+    @property
+    def result(self) -> Row | None:
+        """The row of the epoch whose parameters these are; None before the first has ended."""
+        return best_row(self.history, None if self.error else self.best)
 
     @property
     def name(self) -> str:
@@ -43,8 +55,19 @@ def network_name(seed: int, setting: Setting) -> str:
     return ",".join([*(f"{name}={value!r}" for name, value in setting.items()), f"seed={seed}"])
 
 
+def file_name(name: str) -> str:
+    """A name as that of a file or a folder, none of which may be too long.
+
+    >>> file_name("seed=3"), len(file_name("dropout=0.5," * 50))
+    ('seed=3', 117)
+    """
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
 class Summary(NamedTuple):
-    """One column of the last rows of all networks of one setting.
+    """One column of the results of all networks of one setting.
 
     Attributes:
         setting: the setting.
@@ -78,7 +101,7 @@ class Sweep:
     is_complete: bool
 
     def summaries(self, column: str) -> list[Summary]:
-        """What a column of the networks' last rows is for each setting.
+        """What a column of the networks' results is for each setting.
 
         Args:
             column: of the rows, ``"test_accuracy"`` say.
@@ -99,7 +122,8 @@ class Sweep:
 
     def _summary(self, setting: Setting, column: str) -> Summary:
         networks = [one for one in self.networks if one.setting == setting]
-        rows = [one.history[-1] for one in networks if one.error is None and one.history]
+        results = [one.result for one in networks if one.error is None]
+        rows = [row for row in results if row is not None]
         for row in rows:
             if column not in row:
                 raise ModelError(

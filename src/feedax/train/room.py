@@ -17,6 +17,11 @@ SHARE = 0.8
 """Of the memory that is free; the rest is for what nobody counts."""
 
 
+COPIES = 6
+"""Of a network's parameters besides its state: as they were given, and stacked; from the epoch's
+start, of its end, at their best, and of those that have ended."""
+
+
 def room(jobs: Sequence[Job], most: int) -> int:
     """How many networks are to be trained side by side.
 
@@ -41,13 +46,13 @@ def room(jobs: Sequence[Job], most: int) -> int:
 
 
 def network_bytes(job: Job) -> int:
-    """What one network takes: its state, the copy of it, and what a step or an evaluation works
-    with.
+    """What one network takes: its state, copies of its parameters, and what a step or an
+    evaluation works with.
 
     XLA says so of the compiled programs; where a loader has no arrays, its batches are not counted.
     """
     state = jax.eval_shape(partial(_first_state, job))
-    taken = 2 * _bytes(state)
+    taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
     if not isinstance(job.train, ArrayLoader) or job.train.plan().name == "streamed":
         return taken
     arrays = tuple(job.train.arrays())

@@ -12,7 +12,7 @@ from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import NetworkEnded, NetworksStarted, Stepped
 from feedax.train.job import Job, plan_job
 from feedax.train.members import Member, members
-from feedax.train.networks import Sweep
+from feedax.train.networks import Sweep, file_name
 from feedax.train.sweeping import Sweeping
 
 Scalars = float | Iterable[float]
@@ -107,7 +107,7 @@ def sweep(
             learning_rate=member.learning_rate,
             hyperparams=member.hyperparams,
             key=jax.random.key(member.seed),
-            checkpoints=checkpoints and checkpoints.within(member.name),
+            checkpoints=checkpoints and checkpoints.within(file_name(member.name)),
             **options,
         )
 

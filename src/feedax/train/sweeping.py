@@ -28,7 +28,7 @@ from feedax.train.events import (
 from feedax.train.job import Job
 from feedax.train.members import Member
 from feedax.train.model import combine, partition
-from feedax.train.networks import Network, Sweep
+from feedax.train.networks import Network, Sweep, file_name
 from feedax.train.programs import Programs
 from feedax.train.room import room
 from feedax.train.side_by_side import SideBySide, stack_jobs
@@ -137,7 +137,9 @@ class Sweeping:
             params, error = found.params, found
         if self._is_stopped:
             raise StopTraining
-        network = Network(member.seed, member.setting, params, training.history, error)
+        network = Network(
+            member.seed, member.setting, params, training.history, error, job.best.column
+        )
         self._end([network], [job], job.checkpoints)
 
     def _train_group(self, group: Sequence[Member], jobs: Sequence[Job], size: int) -> None:
@@ -158,7 +160,7 @@ class Sweeping:
         if self._is_stopped:
             raise StopTraining
         networks = [
-            Network(member.seed, member.setting, *result)
+            Network(member.seed, member.setting, *result, stacked.best.column)
             for member, result in zip(group, results, strict=True)
         ]
         self._end(networks, jobs, checkpoints)
@@ -230,13 +232,13 @@ class Sweeping:
             failure.epoch, failure.step, failure.params = epoch, step, whole
             failure.history = about["history"]
         self._ended[member.name] = Network(
-            member.seed, member.setting, whole, about["history"], failure
+            member.seed, member.setting, whole, about["history"], failure, job.best.column
         )
         return True
 
     def _path(self, name: str) -> Path:
         assert self._checkpoints is not None
-        return self._checkpoints.folder / f"{name}.safetensors"
+        return self._checkpoints.folder / f"{file_name(name)}.safetensors"
 
     def _relay(self, event: Event) -> None:
         if isinstance(event, Stopped):
