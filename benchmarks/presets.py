@@ -26,14 +26,12 @@ HELD_OUT = 1 / 6
 
 MODERN = [
     "",
-    "--epochs 8",
-    "--epochs 20",
+    "--epochs 18",
     "--rotation 0 --scaling 0 --shear 0 --translation 0",
-    "--rotation 7 --scaling 0.07 --shear 0.07 --translation 1",
+    "--rotation 5 --scaling 0.05 --shear 0.05 --translation 1",
     "--rotation 15 --scaling 0.15 --shear 0.15 --translation 2",
     "--elastic-alpha 20",
     "--label-smoothing 0",
-    "--label-smoothing 0.2",
     "--dropout 0.1",
     "--weight-decay 0.01",
     "--learning-rate 0.002",
@@ -42,16 +40,14 @@ MODERN = [
     "--batch-size 128",
     "--batch-size 512",
     "--initialisation tutorial",
-    "--no-scale-pixels",
     "--optimizer nesterov --learning-rate 0.4 --weight-decay 0.00005",
 ]
 BEST = [
     "",
     "--hidden 1024 1024",
-    "--hidden 2048 1024",
+    "--hidden 512 512",
     "--elastic-alpha 0",
     "--rotation 10 --scaling 0.1 --translation 1.5",
-    "--learning-rate 0.004",
 ]
 ROWS = {"modern": MODERN, "best": BEST}
 

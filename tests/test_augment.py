@@ -29,11 +29,11 @@ STRENGTHS = {
 }
 ZEROS = [
     ((8, 8), jnp.float32),
-    ((8, 8), jnp.uint8),
-    ((8, 8), jnp.float16),
+    pytest.param((8, 8), jnp.uint8, marks=pytest.mark.slow),
+    pytest.param((8, 8), jnp.float16, marks=pytest.mark.slow),
     ((8, 8), jnp.bfloat16),
     ((1, 1), jnp.float32),
-    ((1, 5), jnp.float32),
+    pytest.param((1, 5), jnp.float32, marks=pytest.mark.slow),
     ((7, 4, 3), jnp.float32),
     ((3, 4, 9), jnp.uint8),
 ]

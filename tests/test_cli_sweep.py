@@ -223,6 +223,7 @@ def test_where_every_network_fails_the_sweep_has_failed(feedax):
     assert setting == {"setting": {}, "networks": 2, "failed": 2, "seconds": None}
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     words = f"{COMMON} --epochs 25 --seeds 4"
     assert feedax(f"sweep {words} --out whole").returncode == 0
@@ -296,6 +297,7 @@ def test_more_seeds_add_networks(feedax):
     assert len(SweepFolder.open("run").config["resumed"]) == 2
 
 
+@pytest.mark.slow
 def test_side_by_side_the_networks_are_nearly_the_same(feedax):
     words = f"sweep {SGD} --seeds 3 --epochs 1"
     assert feedax(f"{words} --out run --together 3").returncode == 0

@@ -62,7 +62,12 @@ def both(tolerance, together, **options):
 
 
 @pytest.mark.parametrize(
-    "plan", ["resident", pytest.param("vectorised", marks=pytest.mark.slow), "streamed"]
+    "plan",
+    [
+        "resident",
+        pytest.param("vectorised", marks=pytest.mark.slow),
+        pytest.param("streamed", marks=pytest.mark.slow),
+    ],
 )
 def test_fifty_steps_are_those_of_fit(plan):
     """Groups of 3 and 1: the last one has more places than networks."""
@@ -233,7 +238,15 @@ def stopper(after):
     return stop
 
 
-@pytest.mark.parametrize("kind", ["resident", "streamed", "patience", "failure"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "resident",
+        pytest.param("streamed", marks=pytest.mark.slow),
+        pytest.param("patience", marks=pytest.mark.slow),
+        "failure",
+    ],
+)
 def test_groups_that_are_stopped_go_on_to_the_same_bits(kind, tmp_path, tells_of_every_step):
     """In mid-epoch, at the end of one, after a network has failed or had its last epoch."""
     run = {

@@ -408,7 +408,7 @@ def stopper(after):
     return stop
 
 
-@pytest.mark.parametrize("plan", ["resident", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(plan, tmp_path, tells_of_every_step):
     options = {"source": loader(plan), "best": "test_loss"}
     whole = train(**options)
@@ -554,7 +554,7 @@ def timeless_file(file):
     return [array.numbers.tobytes() for array in arrays.values()]
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_full_disk_loses_nothing(together, tmp_path):
     """A bound on the size of a file stands for the disk: a checkpoint does not fit."""
     whole = train(together=together)
