@@ -115,7 +115,9 @@ def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
         ("--warmup-steps 4", "optimizer", {"warmup_share": 0.0, "warmup_steps": 4}),
         ("--rotation 0", "augment", {"rotation": 0.0}),
         ("--weight-decay 0", "optimizer", {"weight_decay": 0.0}),
-        ("--loss tutorial", "training", {"loss": "tutorial"}),
+        ("--loss tutorial", "training", {"loss": "tutorial", "label_smoothing": 0.0}),
+        ("--loss cross_entropy", "training", {}),
+        ("--schedule one_cycle", "optimizer", {"schedule": "one_cycle", "warmup_share": 0.0}),
     ],
 )
 def test_flags_override_the_preset_wherever_it_stands(words, group, values):

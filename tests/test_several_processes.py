@@ -290,6 +290,7 @@ def kills(pairs: Pairs, name: str, run: Path, dead: list[int]) -> None:
             assert one.said().count(sentence) == 1, said(both)
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_and_killed_go_on_with_the_same_bits(pairs):
     run = pairs.folder / "stopped-and-killed"
     both = pairs.begin("streamed", run)

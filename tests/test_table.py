@@ -20,7 +20,11 @@ TABLE = [  # the tutorial's text: accuracy on the training set and on the test s
 
 @pytest.mark.parametrize(
     ("plan", "num_workers"),
-    [("resident", 0), ("vectorised", 0), pytest.param("streamed", 2, marks=pytest.mark.slow)],
+    [
+        ("resident", 0),
+        pytest.param("vectorised", 0, marks=pytest.mark.slow),
+        pytest.param("streamed", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_tutorials_table(plan, num_workers, mnist_train, mnist_test):
     train = feedax.NumpyLoader(mnist_train, 128, plan=plan, num_workers=num_workers)

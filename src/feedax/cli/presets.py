@@ -70,13 +70,15 @@ def defaults(arguments: Sequence[str]) -> TrainFlags:
         arguments: what follows ``feedax train``.
     """
     # A name that is none is refused when all flags are parsed.
-    flags = PRESETS.get(_named(arguments), TUTORIAL)
+    flags = PRESETS.get(_last(arguments, "--preset"), TUTORIAL)
     given = given_flags(arguments)
     if "--steps" in given:
         flags = replace(flags, training=replace(flags.training, epochs=None))
     if "--layers" in given or "--initial-params" in given:
         flags = replace(flags, model=replace(flags.model, hidden=None))
-    if "--warmup-steps" in given:
+    if _last(arguments, "--loss") == "tutorial":
+        flags = replace(flags, training=replace(flags.training, label_smoothing=0.0))
+    if "--warmup-steps" in given or _last(arguments, "--schedule") == "one_cycle":
         flags = replace(flags, optimizer=replace(flags.optimizer, warmup_share=0.0))
     return flags
 
@@ -127,11 +129,11 @@ def description() -> str:
     return "\n".join(lines)
 
 
-def _named(arguments: Sequence[str]) -> str:
-    """The last value of ``--preset`` in a command line."""
-    name = "tutorial"
+def _last(arguments: Sequence[str], name: str) -> str:
+    """The last value of a flag in a command line; empty where it is not given."""
+    found = ""
     for word, following in itertools.pairwise([*arguments, ""]):
         flag, _, value = word.partition("=")
-        if flag == "--preset":
-            name = value or following
-    return name
+        if flag == name:
+            found = value or following
+    return found
