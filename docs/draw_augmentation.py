@@ -1,6 +1,6 @@
 """Draws docs/images/augmentation.png: six digits, and what each augmentation makes of them.
 
-    python docs/draw_augmentation.py
+python docs/draw_augmentation.py
 """
 
 from functools import partial
