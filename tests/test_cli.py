@@ -174,7 +174,7 @@ USAGE = [
         "feedax train: --warmup-steps and --warmup-share must not be given together; leave one out",
     ),
     (
-        ["train", "--preset", "modern", "--schedule", "one_cycle"],
+        ["train", "--warmup-share", "0.05", "--schedule", "one_cycle"],
         "feedax train: --warmup-share must be 0 with --schedule one_cycle, which has a warm-up of "
         "its own, and it is 0.05; set it to 0, or choose another schedule",
     ),

@@ -266,6 +266,7 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
     assert [row["epoch"] for row in again] == list(range(EPOCHS))
 
 
+@pytest.mark.slow
 def test_ctrl_c_to_the_whole_group_is_left_to_the_trainer(tiny, tmp_path):
     """A terminal sends it to the workers too, also to those that are just starting."""
     arguments = ("train", "--dataset", f"npz:{tiny}", "--plan", "streamed", "--num-workers", 2)

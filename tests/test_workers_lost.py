@@ -205,6 +205,7 @@ def test_nothing_survives_a_trainer_that_is_killed(tmp_path):
     assert set(os.listdir("/dev/shm")) <= shared
 
 
+@pytest.mark.slow
 def test_a_forked_child_of_the_trainer_has_workers_of_its_own(tmp_path):
     trainer = start_script(tmp_path, "forks")
     output, errors = trainer.communicate(timeout=60)
