@@ -86,6 +86,16 @@ class NotANumberError(FeedaxError):
     params: object
     history: list[dict[str, float]]
 
+    @classmethod
+    def at(cls, epoch: int, step: int) -> "NotANumberError":
+        """The error of a step of an epoch."""
+        error = cls(
+            "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
+            f"{epoch} at step {step}; lower the step size, or look at that batch's examples"
+        )
+        error.epoch, error.step = epoch, step
+        return error
+
 
 class ProcessError(FeedaxError):
     """Several processes cannot join to train one model, or lose one of them."""

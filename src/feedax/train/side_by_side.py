@@ -269,7 +269,7 @@ class SideBySide:
         for i in np.flatnonzero(failed).tolist():
             bad = int(bad_steps[i]) if bad_steps[i] >= 0 else self._step - 1
             step = bad - (self._step - self._epoch_step)
-            self._ended[i] = _not_a_number(self._epoch, step)
+            self._ended[i] = NotANumberError.at(self._epoch, step)
 
     def _begin(self) -> None:
         if self._state is None:
@@ -325,7 +325,7 @@ class SideBySide:
         self._histories = about["histories"]
         for best, saved in zip(self._best, about["best"], strict=True):
             best.go_on(saved)
-        self._ended = {i: where and _not_a_number(*where) for i, where in about["ended"]}
+        self._ended = {i: where and NotANumberError.at(*where) for i, where in about["ended"]}
         self._positions = about["positions"]
         pairs = zip(self._loaders, self._positions, strict=True)
         self._skips = [go_on(loader, position) for loader, position in pairs]
@@ -347,12 +347,3 @@ class SideBySide:
         if error is not None:
             error.params, error.history = whole, self._histories[i]
         return whole, self._histories[i], error
-
-
-def _not_a_number(epoch: int, step: int) -> NotANumberError:
-    error = NotANumberError(
-        "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
-        f"{epoch} at step {step}; lower the step size, or look at that batch's examples"
-    )
-    error.epoch, error.step = epoch, step
-    return error

@@ -349,12 +349,8 @@ class Training:
         if bad < 0:
             return
         step = bad - (self._step - self._epoch_step)
-        error = NotANumberError(
-            "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
-            f"{self._epoch} at step {step}; lower the step size, or look at that batch's examples"
-        )
-        error.epoch, error.step, error.history = self._epoch, step, self.history
-        error.params = self._whole(*start)
+        error = NotANumberError.at(self._epoch, step)
+        error.history, error.params = self.history, self._whole(*start)
         raise error
 
     def _result(self) -> Any:
