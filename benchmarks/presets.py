@@ -11,16 +11,15 @@ of training one network, without compilation and evaluation.
 import argparse
 import statistics
 
-import jax
 import machine
 
 import feedax
 from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags
-from feedax.cli.network import initial_params
 from feedax.cli.parse import parse
 from feedax.cli.presets import complete, defaults
 from feedax.cli.recipe import fit_arguments
+from feedax.cli.sweep_groups import build_init
 
 HELD_OUT = 1 / 6
 
@@ -60,14 +59,8 @@ def validated(preset: str, change: str, more: list[str], seeds: int) -> tuple[li
     loaders = examples.loaders()
     arguments = fit_arguments(flags, examples, loaders["train"])
     del arguments["key"]
-    layers = (examples.values, *flags.model.hidden, examples.class_count)
-
-    def init(key: jax.Array) -> object:
-        seed = int(jax.random.key_data(key)[-1])
-        return initial_params(layers, seed, flags.model.initialisation)
-
     found = feedax.sweep(
-        init=init,
+        init=build_init(flags, examples),
         train=loaders["train"],
         evaluate={"validation": loaders["validation"]},
         seeds=seeds,

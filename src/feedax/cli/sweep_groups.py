@@ -132,7 +132,7 @@ def _group(
         name_of(common),
         {
             **arguments,
-            "init": _init(flags, examples),
+            "init": build_init(flags, examples),
             "train": loaders["train"],
             "evaluate": sets,
             "learning_rate": many.pop("learning_rate"),
@@ -171,7 +171,8 @@ def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
     return ("train", "validation") if decides else ("validation",)
 
 
-def _init(flags: TrainFlags, examples: Examples) -> Callable[[jax.Array], Any]:
+def build_init(flags: TrainFlags, examples: Examples) -> Callable[[jax.Array], Any]:
+    """What makes the parameters of a network of the key of its seed."""
     layers = list(resolve_layers(flags.model, examples, None))
     return partial(_initial_params, layers, flags.model.initialisation)
 

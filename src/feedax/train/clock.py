@@ -45,15 +45,21 @@ class EpochClock:
 
     def row(self, state: TrainState, columns: Mapping[str, float] | None = None) -> Row:
         """The row of the epoch so far."""
-        metrics: dict[str, Any] = jax.device_get(state.metrics)
-        seconds = self.seconds
-        means = {name: float(metric.sum) / int(metric.count) for name, metric in metrics.items()}
-        return {
-            "epoch": self.epoch,
-            "seconds": seconds,
-            "compile_seconds": self.compile_seconds,
-            **(columns or {}),
-            "examples_per_second": int(metrics["loss"].count) / seconds,
-            "loss": means.pop("loss"),
-            **means,
-        }
+        metrics = jax.device_get(state.metrics)
+        columns = {"compile_seconds": self.compile_seconds, **(columns or {})}
+        return epoch_row(self.epoch, self.seconds, metrics, columns)
+
+
+def epoch_row(
+    epoch: int, seconds: float, metrics: Mapping[str, Any], columns: Mapping[str, float]
+) -> Row:
+    """The row of an epoch, from the sums and counts of its metrics on the host."""
+    means = {name: float(metric.sum) / int(metric.count) for name, metric in metrics.items()}
+    return {
+        "epoch": epoch,
+        "seconds": seconds,
+        **columns,
+        "examples_per_second": int(metrics["loss"].count) / seconds,
+        "loss": means.pop("loss"),
+        **means,
+    }

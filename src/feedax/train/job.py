@@ -44,6 +44,17 @@ class Job:
     checkpoints: Checkpoints | None
     devices: Devices
 
+    def most_steps(self, done: int, most: int) -> int:
+        """How many steps may follow before something is to be done after an exact one.
+
+        Args:
+            done: steps done in all.
+            most: what may follow at the most.
+        """
+        due = None if self.checkpoints is None else self.checkpoints.due_in(done)
+        left = None if self.steps is None else self.steps - done
+        return min([most, *(count for count in (due, left) if count is not None)])
+
 
 def plan_job(
     predict: Callable[..., Any],

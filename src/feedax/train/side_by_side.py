@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from feedax.errors import BatchError, NotANumberError
 from feedax.feed import CHUNK_STEPS, Batch, Chunk, StackedFeed, go_on, open_feed, teller
 from feedax.train.best import Best
 from feedax.train.checkpoints import Checkpoint, Checkpoints
-from feedax.train.clock import EpochClock
+from feedax.train.clock import EpochClock, epoch_row
 from feedax.train.environment import environment, tell_of_differences
 from feedax.train.events import Event, Row, Stepped, Stopped, StopTraining
 from feedax.train.job import Job
@@ -154,7 +155,8 @@ class SideBySide:
 
     def _train_steps(self, feed: StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
         programs, has_begun = self._programs, False
-        while (most := min(programs.steps.chunk_length, self._steps_until_save())) > 0:
+        job, steps = self._job, programs.steps
+        while (most := job.most_steps(self._step, min(CHUNK_STEPS, steps.chunk_length))) > 0:
             piece: Batch | Chunk | None = waiting.take(feed, most)
             if piece is None:
                 break
@@ -181,12 +183,6 @@ class SideBySide:
             self._begin()
         jax.block_until_ready(self._state)
 
-    def _steps_until_save(self) -> int:
-        checkpoints, steps = self._job.checkpoints, self._job.steps
-        due = None if checkpoints is None else checkpoints.due_in(self._step)
-        left = None if steps is None else steps - self._step
-        return min([CHUNK_STEPS, *(count for count in (due, left) if count is not None)])
-
     def _stepped(self, rows: list[Row]) -> Stepped:
         assert self._state is not None
         losses = [row["loss"] for i, row in enumerate(rows) if i not in self._ended]
@@ -198,23 +194,8 @@ class SideBySide:
         """Each network's row of the epoch so far."""
         assert self._state is not None
         metrics: dict[str, Any] = jax.device_get(self._state.metrics)
-        rows = []
-        for i in range(len(self._best)):
-            means = {
-                name: float(metric.sum[i]) / int(metric.count[i])
-                for name, metric in metrics.items()
-            }
-            rows.append(
-                {
-                    "epoch": self._epoch,
-                    "seconds": seconds,
-                    **columns,
-                    "examples_per_second": int(metrics["loss"].count[i]) / seconds,
-                    "loss": means.pop("loss"),
-                    **means,
-                }
-            )
-        return rows
+        each = [jax.tree.map(operator.itemgetter(i), metrics) for i in range(len(self._best))]
+        return [epoch_row(self._epoch, seconds, one, columns) for one in each]
 
     def _end_epoch(self, rows: list[Row]) -> None:
         job, state, evaluation = self._job, self._state, self._programs.evaluation

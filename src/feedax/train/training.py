@@ -186,7 +186,9 @@ class Training:
     def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
         """The epoch's steps; the parameters and the model's state as they were before them."""
         start = None
-        while (most := min(self._pace.most_steps(), self._steps_until_save())) > 0:
+        while (
+            most := min(self._pace.most_steps(), self.job.most_steps(self._step, CHUNK_STEPS))
+        ) > 0:
             piece = waiting.take(feed, most)
             if piece is None:
                 break
@@ -297,13 +299,6 @@ class Training:
                 f"steps run in the same form, and it was {self._form} and is {self._steps.form}"
             )
         self._form = None
-
-    def _steps_until_save(self) -> int:
-        """How many steps may follow before something is to be done after an exact one."""
-        checkpoints, steps = self.job.checkpoints, self.job.steps
-        due = None if checkpoints is None else checkpoints.due_in(self._step)
-        left = None if steps is None else steps - self._step
-        return min([CHUNK_STEPS, *(count for count in (due, left) if count is not None)])
 
     def _is_save_due(self) -> bool:
         checkpoints = self.job.checkpoints
