@@ -80,8 +80,8 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & forbidden
 
 
-def test_no_module_is_longer_than_400_lines() -> None:
-    assert [str(p) for p in modules() if len(p.read_text().splitlines()) > 400] == []
+def test_no_module_is_longer_than_600_lines() -> None:
+    assert [str(p) for p in modules() if len(p.read_text().splitlines()) > 600] == []
 
 
 def test_import_feedax_is_cheap() -> None:
