@@ -51,8 +51,8 @@ def read_regular(path: str | os.PathLike[str], most: int, dir_fd: int | None = N
     Raises:
         OSError: as of `open_regular`, or it is larger.
 
-    >>> read_regular(__file__, most=2**20)[:11]
-    b'"""Open a f'
+    >>> read_regular(__file__, most=2**20)[3:11]
+    b'Open a f'
     """
     with open_regular(path, dir_fd) as file:
         size = os.fstat(file.fileno()).st_size

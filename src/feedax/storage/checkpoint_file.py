@@ -25,6 +25,7 @@ Array([1, 1], dtype=bfloat16)
 
 import hashlib
 import json
+import os
 import re
 import reprlib
 from pathlib import Path
@@ -32,12 +33,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 
 from feedax.errors import CheckpointError, RunFolderError
+from feedax.regular_file import open_regular
 from feedax.storage.leaf_names import RESERVED
+from feedax.storage.plain_json import load_json
 from feedax.storage.replace_file import replace_file
 from feedax.storage.snapshot import HostArray, Snapshot
+from feedax.storage.tensors_header import DTYPES, array_of, header_end, parse_header
 
 VERSION = 1
 """The version of this layout; a reader refuses a later one."""
@@ -49,16 +52,7 @@ _BEGIN = re.compile(
 )
 _BEGIN_BYTES = 8 + 69 + 16 + 64  # the header's length, what is fixed in it, both values
 
-_CODES = {
-    "bool": "BOOL",
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "bfloat16": "BF16",
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-}
-"""safetensors' own dtypes, those that every version of it knows."""
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 _FLOAT8 = ("e3m4", "e4m3", "e4m3b11fnuz", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")
 _CARRIERS = {
@@ -124,13 +118,15 @@ def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
     return [head(size, digest), *pieces]
 
 
-def write_checkpoint(path: str | Path, arrays: Snapshot, about: dict[str, Any]) -> None:
-    """Write a checkpoint, complete or not at all; see `encode`.
+def write_checkpoint(
+    path: str | Path, arrays: Snapshot, about: dict[str, Any], inside: Path | None = None
+) -> None:
+    """Write a checkpoint, complete or not at all; see `encode` and `replace_file`.
 
     Raises:
         RunFolderError: it cannot be written, and nothing of it is left.
     """
-    replace_file(Path(path), *encode(arrays, about))
+    replace_file(Path(path), *encode(arrays, about), inside=inside)
 
 
 def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
@@ -147,35 +143,29 @@ def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
         CheckpointError: it ends too early, has been changed, or is no checkpoint that this version
             can read.
     """
-    begin = _BEGIN.match(content, 8)
-    if not begin:
-        short = len(content) < _BEGIN_BYTES
-        raise _unusable(path, f"it ends after {len(content)} bytes" if short else "it is none")
-    version, size = int(begin[1]), int(begin[2])
-    if len(content) != size:
-        verb = "ends after" if len(content) < size else "has"
-        raise _unusable(path, f"it {verb} {len(content)} bytes instead of {size}")
+    begin = _begin(content, len(content), path)
     view = memoryview(content)
     if _sha256(view[: begin.start(3)], _ZEROS.encode(), view[begin.end(3) :]).encode() != begin[3]:
         raise _unusable(path, "its content is not what was written (SHA-256)")
-    if version != VERSION:
+    if (version := int(begin[1])) != VERSION:
         raise CheckpointError(
             f"read_checkpoint: {path} must have format {VERSION}, and it has {version}; use the "
             f"version of feedax that wrote it"
         )
     try:
         # The digest keeps out accidents; what was made with intent is still only data.
-        stored = {name: _stored(entry) for name, entry in safetensors.deserialize(content)}
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header[RESERVED]
-        dtypes, about = json.loads(metadata["dtypes"]), json.loads(metadata["about"])
-        arrays = {name: _uncarried(stored[name], dtypes.get(name)) for name in sorted(stored)}
+        header = content[: header_end(content, len(content))]
+        metadata, stored = parse_header(header, len(content))
+        dtypes = load_json(metadata["dtypes"].encode())
+        about = load_json(metadata["about"].encode(), finite=False)
+        arrays = {
+            name: _uncarried(array_of(content, stored[name]), dtypes.get(name))
+            for name in sorted(stored)
+        }
         if not isinstance(about, dict):
             raise TypeError("about is not an object")
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise _unusable(path, f"it is laid out otherwise ({error!r})") from error
-    except safetensors.SafetensorError as error:
-        raise _unusable(path, f"it is laid out otherwise ({error})") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise _unusable(path, f"it is laid out otherwise ({reprlib.repr(error)})") from error
     return arrays, about
 
 
@@ -186,12 +176,49 @@ def read_checkpoint(path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
         CheckpointError: it is missing, cannot be read, or is not what was written.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_content(path)
     except FileNotFoundError:
         raise _unusable(path, "it is not there") from None
     except OSError as error:
-        raise _unusable(path, f"the system says {error.strerror!r}") from error
+        raise unreadable(path, error) from error
     return decode(content, path)
+
+
+def read_content(path: str | Path, most: int | None = None, dir_fd: int | None = None) -> bytes:
+    """The bytes of a checkpoint file, read only where it has as many as it says.
+
+    Args:
+        path: the file.
+        most: how many it may have.
+        dir_fd: its folder, opened; None to follow the path.
+
+    Raises:
+        CheckpointError: it has other ones.
+        OSError: it cannot be opened or read.
+    """
+    with open_regular(path if dir_fd is None else Path(path).name, dir_fd) as file:
+        size, first = os.fstat(file.fileno()).st_size, file.read(_BEGIN_BYTES)
+        _begin(first, size, path)
+        if most is not None and size > most:
+            raise _unusable(path, f"it has {size} bytes, where this run's have at most {most}")
+        return first + file.read(size - len(first))
+
+
+def unreadable(path: str | Path, error: OSError) -> CheckpointError:
+    """The error for a file that the operating system does not let us read."""
+    return _unusable(path, f"the system says {error.strerror!r}")
+
+
+def _begin(content: bytes, size: int, path: str | Path) -> "re.Match[bytes]":
+    """How a checkpoint file begins, where that agrees with its size."""
+    begin = _BEGIN.match(content, 8)
+    if not begin:
+        short = size < _BEGIN_BYTES
+        raise _unusable(path, f"it ends after {size} bytes" if short else "it is none")
+    if size != (said := int(begin[2])):
+        verb = "ends after" if size < said else "has"
+        raise _unusable(path, f"it {verb} {size} bytes instead of {said}")
+    return begin
 
 
 def _carried(name: str, numbers: np.ndarray) -> np.ndarray:
@@ -207,11 +234,6 @@ def _carried(name: str, numbers: np.ndarray) -> np.ndarray:
     if numbers.itemsize == np.dtype(carrier).itemsize:
         return numbers.view(carrier)
     return numbers[..., None].view(carrier)
-
-
-def _stored(entry: dict[str, Any]) -> np.ndarray:
-    names = [name for name, code in _CODES.items() if code == entry["dtype"]]
-    return np.frombuffer(entry["data"], np.dtype(names[0])).reshape(entry["shape"])
 
 
 def _uncarried(numbers: np.ndarray, dtype: str | None) -> HostArray:

@@ -3,18 +3,20 @@
 An array is named by its path in the tree; see `feedax.storage.leaf_names`.
 """
 
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from feedax.errors import RunFolderError
+from feedax.regular_file import open_regular
 from feedax.storage.leaf_names import listed, named_leaves
 from feedax.storage.replace_file import replace_file
+from feedax.storage.tensors_header import array_of, header_end, parse_header
 
 Params = TypeVar("Params")
 
@@ -50,35 +52,53 @@ def load_params(path: str | Path, like: Params) -> Params:
     Raises:
         RunFolderError: the file is missing or corrupt, or holds other arrays than `like`.
     """
+    expected = named_leaves(like, who="load_params")
     try:
-        arrays = safetensors.numpy.load_file(path)
+        with open_regular(path) as file:
+            arrays = _arrays(file, expected, path)
     except FileNotFoundError:
         raise RunFolderError(
             f"load_params: {path} must be a parameters file, and it is not there; a run writes its "
             f"parameters when it ends"
         ) from None
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"load_params: {path} must be a safetensors file, and it cannot be read ({error}); "
             f"restore it from a copy or train again"
         ) from error
-
-    expected = named_leaves(like, who="load_params")
-    if arrays.keys() != expected.keys():
-        raise RunFolderError(
-            f"load_params: {path} must hold the arrays {listed(expected)}, and it holds "
-            f"{listed(arrays)}; load it into the model that it was saved from"
-        )
-    for name, leaf in expected.items():
-        array = arrays[name]
-        if array.shape != jnp.shape(leaf) or array.dtype != jnp.result_type(leaf):
-            raise RunFolderError(
-                f"load_params: {name} of {path} must be {jnp.result_type(leaf)} {jnp.shape(leaf)}, "
-                f"and it is {array.dtype} {array.shape}; load it into the model that it was saved "
-                f"from"
-            )
     leaves = [jnp.asarray(arrays[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
+
+
+def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; nothing is read of others than are expected.
+
+    Raises:
+        RunFolderError: they are others.
+        ValueError: it is no safetensors file.
+        OSError: it cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    header = file.read(8)
+    header += file.read(header_end(header, size) - 8)
+    _, stored = parse_header(header, size)
+    if stored.keys() != expected.keys():
+        raise RunFolderError(
+            f"load_params: {path} must hold the arrays {listed(expected)}, and it holds "
+            f"{listed(stored)}; load it into the model that it was saved from"
+        )
+    for name, leaf in expected.items():
+        found = stored[name]
+        if found.shape != jnp.shape(leaf) or found.dtype != jnp.result_type(leaf):
+            raise RunFolderError(
+                f"load_params: {name} of {path} must be {jnp.result_type(leaf)} {jnp.shape(leaf)}, "
+                f"and it is {found.dtype} {found.shape}; load it into the model that it was saved "
+                f"from"
+            )
+    content = header + file.read(size - len(header))
+    if len(content) != size:
+        raise ValueError(f"it ends after {len(content)} bytes instead of {size}")
+    return {name: array_of(content, found) for name, found in stored.items()}
 
 
 def _as_numbers(name: str, leaf: Any) -> np.ndarray:

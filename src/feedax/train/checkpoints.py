@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedax.errors import CheckpointError
-from feedax.storage.checkpoint_file import decode, write_checkpoint
-from feedax.storage.replace_file import not_written, remove_leftovers
+from feedax.storage.checkpoint_file import decode, read_content, unreadable, write_checkpoint
+from feedax.storage.replace_file import (
+    not_written,
+    opened,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+)
 from feedax.storage.snapshot import Snapshot, snapshot
 from feedax.storage.writer import Writer
 
@@ -90,6 +96,7 @@ class Checkpoints:
         if every_steps is every_seconds is every_epochs is None:
             every_epochs = 1
         self.folder = Path(folder)
+        self._inside: Path | None = None  # no link is followed from there on; see `opened`
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.every_epochs = every_epochs
@@ -100,8 +107,16 @@ class Checkpoints:
         self._damaged: list[Path] = []
 
     def within(self, name: str) -> "Checkpoints":
-        """A folder in this one, for one of many runs, with the same intervals."""
-        return Checkpoints(
+        """A folder in this one, for one of many runs, with the same intervals.
+
+        It is a folder itself: a link in its place is not followed.
+
+        Raises:
+            CheckpointError: the name is none of a folder in this one.
+        """
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise _wrong("within", "the name of a folder, without the path to it", name)
+        found = Checkpoints(
             self.folder / name,
             every_steps=self.every_steps,
             every_seconds=self.every_seconds,
@@ -109,6 +124,8 @@ class Checkpoints:
             keep=self.keep,
             run=self.run,
         )
+        found._inside = self._inside or self.folder
+        return found
 
     @contextlib.contextmanager
     def in_use(self, writes: bool = True) -> Iterator[None]:
@@ -125,11 +142,11 @@ class Checkpoints:
             yield
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            taken = _take(self.folder)
+            with opened(self.folder, self._inside, make=True) as descriptor:
+                taken = _take(self.folder, descriptor)
         except OSError as error:
             raise not_written(self.folder, error) from error
-        remove_leftovers(self.folder)
+        remove_leftovers(self.folder, self._inside)
         self._saved_at = time.monotonic()
         self._writer = Writer("feedax-checkpoint")
         try:
@@ -141,8 +158,11 @@ class Checkpoints:
             self._writer = None
             _release(taken)
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that is whole and of this run; says which ones are not.
+
+        Args:
+            most: bytes that one may have; of what has more, nothing is read.
 
         Raises:
             CheckpointError: there are only those of another run.
@@ -151,7 +171,7 @@ class Checkpoints:
         others = []
         for path in reversed(self._paths()):
             try:
-                content = path.read_bytes()
+                content = self._read(path.name, most)
                 arrays, about = decode(content, path)
                 if about.get("run") != self.run:
                     others.append(path)
@@ -173,6 +193,39 @@ class Checkpoints:
                 "another one; choose another folder"
             )
         return None
+
+    def read(self, name: str, most: int | None = None) -> tuple[Snapshot, dict[str, Any]] | None:
+        """A file of the folder that `write` made, or None where there is none; `most` as above.
+
+        Raises:
+            CheckpointError: it is not what was written.
+        """
+        try:
+            return decode(self._read(name, most), self.folder / name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(self.folder / name, error) from error
+
+    def write(self, name: str, arrays: Snapshot, about: dict[str, Any]) -> None:
+        """Write a file into the folder; see `write_checkpoint`."""
+        write_checkpoint(self.folder / name, arrays, about, self._inside)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        remove_folder(self.folder, self._inside)
+
+    def names(self) -> list[str]:
+        """What the folder holds, if it is there."""
+        try:
+            with opened(self.folder, self._inside) as folder:
+                return sorted(os.listdir(self.folder if folder is None else folder))
+        except OSError:
+            return []
+
+    def _read(self, name: str, most: int | None) -> bytes:
+        with opened(self.folder, self._inside) as folder:
+            return read_content(self.folder / name, most, folder)
 
     def due_in(self, step: int) -> int | None:
         """How many steps after `step` the next save by steps is due; None if none is.
@@ -225,24 +278,21 @@ class Checkpoints:
             self._writer.look()
 
     def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
-        write_checkpoint(path, arrays, about)
+        self.write(path.name, arrays, about)
         steps = {int(_NAME.fullmatch(p.name)[1]): p for p in self._paths()}  # type: ignore[index]
         later = [step for step in steps if step > about["step"]]
         # What was not whole when this run went on from an earlier one is done again.
         for step in later:
             if steps[step] in self._damaged:
-                steps[step].unlink(missing_ok=True)
+                remove_file(steps[step], self._inside)
         before = sorted(steps.keys() - later)
         for step in before[: -self.keep]:
             if step != keep_step:
-                steps[step].unlink(missing_ok=True)
+                remove_file(steps[step], self._inside)
 
     def _paths(self) -> list[Path]:
         """The checkpoints by steps, the earliest first."""
-        try:
-            found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        except OSError:
-            return []
+        found = [self.folder / name for name in self.names() if _NAME.fullmatch(name)]
         return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
@@ -251,9 +301,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What file systems say that have none, some of them on networks."""
 
 
-def _take(folder: Path) -> int:
+def _take(folder: Path, descriptor: int | None) -> int:
     """Lock a folder for this process; the system opens the lock when the process ends."""
-    taken = os.open(folder, os.O_RDONLY)
+    taken = os.open(folder, os.O_RDONLY) if descriptor is None else os.dup(descriptor)
     _TAKEN.add(taken)
     try:
         import fcntl

@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import CheckpointError, ModelError, NotANumberError
-from feedax.storage.checkpoint_file import read_checkpoint, write_checkpoint
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import (
@@ -114,8 +111,10 @@ class Sweeping:
             return groups
         members = {member.name: member for member in self._members}
         left = {member.name for member in rest}
-        for folder in sorted(self._checkpoints.folder.glob("together-*")):
-            found = self._checkpoints.within(folder.name).newest()
+        for name in self._checkpoints.names():
+            if not name.startswith("together-"):
+                continue
+            found = self._checkpoints.within(name).newest()
             about = {} if found is None else found.about
             names = about.get("networks", [])
             begun = about.get("size", size)
@@ -181,7 +180,7 @@ class Sweeping:
             self._write(network, job)
             self._ended.setdefault(network.name, network)
         if checkpoints is not None:
-            shutil.rmtree(checkpoints.folder, ignore_errors=True)
+            checkpoints.remove()
         self._tell(
             *(NetworkEnded(one) for one, is_new in zip(networks, new, strict=True) if is_new)
         )
@@ -198,7 +197,7 @@ class Sweeping:
             "history": network.history,
             "error": None if error is None else [str(error), error.epoch, error.step],
         }
-        write_checkpoint(self._path(network.name), arrays, about)
+        self._checkpoints.write(f"{file_name(network.name)}.safetensors", arrays, about)
 
     def _was_trained(self, member: Member) -> bool:
         """Whether a network is there from an earlier call; then it is among those that ended.
@@ -206,14 +205,18 @@ class Sweeping:
         Raises:
             CheckpointError: it is of another sweep.
         """
-        if self._checkpoints is None or not self._path(member.name).exists():
+        if self._checkpoints is None:
             return False
-        path, job = self._path(member.name), self._job_of(member)
+        name = f"{file_name(member.name)}.safetensors"
         try:
-            arrays, about = read_checkpoint(path)
+            found = self._checkpoints.read(name)
         except CheckpointError as error:
             LOGGER.warning(f"{error}; it is trained again")
             return False
+        if found is None:
+            return False
+        (arrays, about), path = found, self._checkpoints.folder / name
+        job = self._job_of(member)
         asked = {"run": self._checkpoints.run, **_asked(job)}
         for name, value in asked.items():
             if about[name] != value:
@@ -222,9 +225,9 @@ class Sweeping:
                     f"{about[name]!r} but is {value!r}; give the same, or another folder"
                 )
         like = jax.tree.map(jnp.asarray, {"params": job.params, "state": job.model_state})
-        found = restore(arrays, like, source=path)
-        params = combine(found["params"], job.model.static)
-        whole = (params, found["state"]) if job.model.stateful else params
+        tree = restore(arrays, like, source=path)
+        params = combine(tree["params"], job.model.static)
+        whole = (params, tree["state"]) if job.model.stateful else params
         failure = None
         if about["error"] is not None:
             message, epoch, step = about["error"]
@@ -235,10 +238,6 @@ class Sweeping:
             member.seed, member.setting, whole, about["history"], failure, job.best.column
         )
         return True
-
-    def _path(self, name: str) -> Path:
-        assert self._checkpoints is not None
-        return self._checkpoints.folder / f"{file_name(name)}.safetensors"
 
     def _relay(self, event: Event) -> None:
         if isinstance(event, Stopped):
