@@ -23,6 +23,35 @@
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
 
+import reprlib
+from typing import Any
+
+MOST_SHOWN = 200
+"""Characters of a value that a message repeats."""
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = MOST_SHOWN
+_repr.maxlist = _repr.maxdict = _repr.maxtuple = 20
+
+
+def shown(value: Any) -> str:
+    """A value as a message repeats it: as Python writes it, and no more than its beginning.
+
+    >>> shown([16, "8", 3]), len(shown("9" * 100_000)), len(shown([["9" * 90] * 9] * 9))
+    ("[16, '8', 3]", 200, 200)
+    """
+    text = _repr.repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text of a file for a terminal: itself, or what `shown` makes of one that could steer it.
+
+    >>> printable("7 - seven"), printable("7\\x1b[2J")
+    ('7 - seven', "'7\\\\x1b[2J'")
+    """
+    return text if text.isprintable() and len(text) <= MOST_SHOWN else shown(text)
+
 
 class FeedaxError(Exception):
     """The base of every error that feedax raises on purpose."""

@@ -9,18 +9,34 @@
       params.safetensors   the parameters, the best or the last ones
       checkpoints/         from which the run goes on that was stopped or killed
 
-Reading one executes nothing: it is JSON, a PNG and numbers.
+Reading one executes nothing: it is JSON, a PNG and numbers. It may come from somebody else, so what
+it says is checked as a whole before anything is made of it, and no link in it is followed when
+something is written.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from feedax.errors import RunFolderError
+from feedax.errors import RunFolderError, shown
+from feedax.regular_file import read_regular
+from feedax.storage.plain_json import (
+    TEXT,
+    WORDS,
+    Rule,
+    broken_rule,
+    is_list_of,
+    is_row,
+    load_json,
+    or_none,
+)
 from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
 
 if TYPE_CHECKING:
@@ -28,6 +44,32 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The version of this layout; a reader refuses a later one."""
+
+MOST_CONFIG, MOST_ROWS = 2**24, 2**28
+"""Bytes that config.json may have, and metrics.jsonl."""
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _are_sizes(value: Any) -> bool:
+    return is_list_of(_is_size)(value) and len(value) <= 1000
+
+
+SIZES: Rule = ("a list of sizes", _are_sizes)
+RULES: dict[str, Rule] = {
+    "run": TEXT,
+    "made_by": ("feedax train or feedax sweep", ("feedax train", "feedax sweep").__contains__),
+    "arguments": WORDS,
+    "dataset": TEXT,
+    "layers": ("a list of sizes", lambda value: _are_sizes(value) and len(value) >= 2),
+    "input_shape": SIZES,
+    "image_shape": or_none(SIZES),
+    "class_names": or_none(WORDS),
+    "resumed": ("a list of objects", is_list_of(lambda one: isinstance(one, dict))),
+}
+"""What each entry of config.json that is read must be."""
 
 
 class RunFolder:
@@ -40,6 +82,8 @@ class RunFolder:
     """
 
     command: ClassVar[str] = "feedax train"
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+    row: ClassVar[Rule] = ("numbers by name, of an epoch", is_row)
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
@@ -79,7 +123,7 @@ class RunFolder:
             remove_leftovers(folder)
             content = json_bytes(run.config, indent=2)
             replace_file(folder / "config.json", content, is_new=True)
-            run.metrics_path.touch()
+            replace_file(run.metrics_path)
         except FileExistsError:
             raise _taken(folder) from None
         except RunFolderError:
@@ -107,7 +151,8 @@ class RunFolder:
             )
         config_path = path / "config.json"
         try:
-            config = json.loads(config_path.read_bytes())
+            config = load_json(read_regular(config_path, MOST_CONFIG))
+            json_bytes(config)  # as it is to be when the run goes on
         except FileNotFoundError:
             raise RunFolderError(
                 f"run folder: {path} must hold a config.json, and it has none; give a folder that "
@@ -121,8 +166,12 @@ class RunFolder:
         found = config.get("format") if isinstance(config, dict) else None
         if found != FORMAT:
             raise RunFolderError(
-                f"run folder: {config_path} must have format {FORMAT}, and it has {found!r}; "
+                f"run folder: {config_path} must have format {FORMAT}, and it has {shown(found)}; "
                 f"use the version of feedax that wrote it"
+            )
+        if broken := broken_rule(config, cls.rules, config_path) or _disagreement(config):
+            raise RunFolderError(
+                f"run folder: {broken}; restore the file from a copy or train again"
             )
         made_by = config.get("made_by", RunFolder.command)
         if made_by != cls.command:
@@ -175,13 +224,21 @@ class RunFolder:
             RunFolderError: the disk does not take it; the rows before it stay.
         """
         try:
-            with self.metrics_path.open("ab", buffering=0) as file:
-                end = file.tell()
+            # Not through a link, which could lead anywhere.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            flags |= getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(self.metrics_path, flags, 0o666)
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "it is no file")
                 try:
-                    _write_whole(file.fileno(), json_bytes(row))
+                    _write_whole(descriptor, json_bytes(row))
                 except OSError:
-                    file.truncate(end)
+                    os.ftruncate(descriptor, status.st_size)
                     raise
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise not_written(self.metrics_path, error) from error
 
@@ -189,15 +246,22 @@ class RunFolder:
         """The epochs that metrics.jsonl holds, the oldest first.
 
         Raises:
-            RunFolderError: a line of it is not JSON.
+            RunFolderError: a line of it is not JSON, or no epoch's.
         """
+        words, is_right = self.row
+        rows = []
         try:
-            return [json.loads(line) for line in self.metrics_path.read_bytes().splitlines()]
+            for line in read_regular(self.metrics_path, MOST_ROWS).splitlines():
+                rows.append(load_json(line))
+                if not is_right(rows[-1]):
+                    what = f"line {len(rows)} must be {words}, and it is {shown(rows[-1])}"
+                    raise ValueError(what)
         except (OSError, ValueError) as error:
             raise RunFolderError(
                 f"run folder: {self.metrics_path} must hold one JSON row a line, and it cannot be "
                 f"read ({error}); restore it from a copy or train again"
             ) from error
+        return rows
 
     def save_params(self, params: Any) -> None:
         """Write the parameters; see `feedax.storage.params_file.save_params`."""
@@ -217,6 +281,26 @@ class RunFolder:
 
         if rows := self.rows():
             replace_file(self.curves_path, curves_png(rows, title=str(self.path.name)))
+
+
+def _disagreement(config: dict[str, Any]) -> str | None:
+    """What contradicts something else in config.json, in words."""
+    layers, names = config.get("layers"), config.get("class_names")
+    if layers is None:
+        return None
+    for name in ("input_shape", "image_shape"):
+        shape = config.get(name)
+        if shape is not None and math.prod(shape) != layers[0]:
+            return (
+                f"{name!r} must have as many values as the first of 'layers', {layers[0]}, and it "
+                f"is {shown(shape)}"
+            )
+    if names is not None and len(names) > layers[-1]:
+        return (
+            f"'class_names' must be no more than the last of 'layers', {layers[-1]}, and they are "
+            f"{len(names)}"
+        )
+    return None
 
 
 def _new_default_folder(name: str) -> Path:

@@ -79,7 +79,8 @@ def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
     """
     try:
         about_text = json.dumps(about)
-        same = isinstance(about, dict) and repr(json.loads(about_text)) == repr(about)
+        again = load_json(about_text.encode(), finite=False)
+        same = isinstance(about, dict) and repr(again) == repr(about)
     except (TypeError, ValueError):
         same = False
     if not same:
@@ -201,7 +202,8 @@ def read_content(path: str | Path, most: int | None = None, dir_fd: int | None =
         _begin(first, size, path)
         if most is not None and size > most:
             raise _unusable(path, f"it has {size} bytes, where this run's have at most {most}")
-        return first + file.read(size - len(first))
+        file.seek(0)
+        return file.read(size)
 
 
 def unreadable(path: str | Path, error: OSError) -> CheckpointError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from feedax.errors import RunFolderError
+from feedax.errors import RunFolderError, printable
 
 RESERVED = "__metadata__"
 """safetensors keeps this name for itself."""
@@ -52,9 +52,9 @@ def listed(names: Iterable[str], at_most: int = 8) -> str:
     >>> listed(["c", "a", "b"], at_most=2)
     'a, b and 1 more'
     """
-    shown = sorted(names)
-    more = f" and {len(shown) - at_most} more" if len(shown) > at_most else ""
-    return ", ".join(shown[:at_most]) + more
+    found = sorted(names)
+    more = f" and {len(found) - at_most} more" if len(found) > at_most else ""
+    return ", ".join(printable(name) for name in found[:at_most]) + more
 
 
 def _is_text(name: str) -> bool:

@@ -95,7 +95,8 @@ def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[
                 f"and it is {found.dtype} {found.shape}; load it into the model that it was saved "
                 f"from"
             )
-    content = header + file.read(size - len(header))
+    file.seek(0)
+    content = file.read(size)
     if len(content) != size:
         raise ValueError(f"it ends after {len(content)} bytes instead of {size}")
     return {name: array_of(content, found) for name, found in stored.items()}

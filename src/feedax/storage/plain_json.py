@@ -2,7 +2,18 @@
 
 import json
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from feedax.errors import shown
+
+MOST_LEVELS = 100
+"""Lists and objects within each other: all that reads them goes from one into the next."""
+
+
+_SINGLE = (str, int, float, type(None))
+_TOO_DEEP = f"it has more than {MOST_LEVELS} lists or objects within each other"
 
 
 def load_json(content: bytes, finite: bool = True) -> Any:
@@ -14,7 +25,7 @@ def load_json(content: bytes, finite: bool = True) -> Any:
 
     Raises:
         ValueError: it is none, it has two values of one name, a number that no float can hold, or
-            more lists within lists than a program can walk through.
+            lists and objects within each other without end.
 
     >>> load_json(b'{"epoch": 0, "loss": null}')
     {'epoch': 0, 'loss': None}
@@ -23,14 +34,23 @@ def load_json(content: bytes, finite: bool = True) -> Any:
     ValueError: there are two values of the name 'epoch'
     """
     try:
-        return json.loads(
+        found = json.loads(
             content.decode("utf-8-sig"),
             object_pairs_hook=_object,
             parse_float=_finite if finite else float,
             parse_constant=_finite if finite else float,
         )
     except RecursionError:
-        raise ValueError("it has too many lists or objects within each other") from None
+        raise ValueError(_TOO_DEEP) from None
+    level = [found]
+    for _ in range(MOST_LEVELS):
+        nested = [one for one in level if isinstance(one, dict | list)]
+        level = [
+            one for some in nested for one in (some.values() if isinstance(some, dict) else some)
+        ]
+        if not level:
+            return found
+    raise ValueError(_TOO_DEEP)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,3 +66,55 @@ def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:80]} is no number")
     return number
+
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What a value must be: in words, and whether one is."""
+
+
+def broken_rule(found: Any, rules: Mapping[str, Rule], path: Path) -> str | None:
+    """The first rule that an object of a file breaks, with the value, in words; None if it is well.
+
+    >>> broken_rule({"step": -1}, {"step": COUNT}, Path("a"))
+    "'step' of a must be a whole number from 0 on, and it is -1"
+    """
+    for name, (words, holds) in rules.items():
+        if name in found and not holds(found[name]):
+            return f"{name!r} of {path} must be {words}, and it is {shown(found[name])}"
+    return None
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_number(value: Any) -> bool:
+    """A number that a float holds, not-a-number too."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(holds, value))
+
+
+def is_row(value: Any) -> bool:
+    """The numbers of an epoch by name; of one that JSON does not have, null."""
+    return (
+        isinstance(value, dict)
+        and is_count(value.get("epoch"))
+        and all(one is None or is_number(one) for one in value.values())
+    )
+
+
+COUNT: Rule = ("a whole number from 0 on", is_count)
+TEXT: Rule = ("text", is_text)
+WORDS: Rule = ("a list of words", is_list_of(is_text))
+
+
+def or_none(rule: Rule) -> Rule:
+    words, holds = rule
+    return f"{words} or null", lambda value: value is None or holds(value)
