@@ -5,12 +5,13 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from feedax.cli import UsageError
 from feedax.cli.presets import description
-from feedax.cli.sweep_flags import ManyFlags, parse_sweep
+from feedax.cli.sweep_flags import MOST_NETWORKS, ManyFlags, Setting, parse_sweep
+from feedax.errors import RunFolderError, shown
 
 if TYPE_CHECKING:
     from feedax.cli.stop import StopRequest
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         folder = SweepFolder.open(flags.checkpoint.resume)
         many, combinations = resumed(folder, flags, given, arguments)
     data = combinations[0].flags.data
-    seeds = _seeds(data.seed, many)
+    seeds = _seeds(data.seed, many, len(combinations))
     examples = Examples.open(data)
     groups = groups_of(combinations, examples)
     goes_on = folder is not None
@@ -80,7 +81,8 @@ def run(arguments: Sequence[str]) -> int:
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:
         if goes_on:
             folder.go_on(recorded(many, combinations)["arguments"], begun)
-        names = [name_of(one.setting | {"seed": seed}) for one in combinations for seed in seeds]
+        every = [one.setting | {"seed": seed} for one in combinations for seed in seeds]
+        names = {name_of(one): one for one in every}
         records = _train(folder, groups, many, seeds, names, stop)
         done = [records[name] for name in names if name in records]
         is_complete = len(done) == len(names)
@@ -108,7 +110,7 @@ def _train(
     groups: "Sequence[Group]",
     many: ManyFlags,
     seeds: Sequence[int],
-    names: Sequence[str],
+    names: Mapping[str, Setting],
     stop: "StopRequest",
 ) -> "dict[str, Record]":
     """Train the networks that are not trained yet; all that are, by name."""
@@ -116,6 +118,12 @@ def _train(
     from feedax.train import sweep
 
     records = {one["name"]: one for one in folder.whole_records()}
+    for name, one in records.items():
+        if names.get(name) != one["setting"] | {"seed": one["seed"]}:
+            raise RunFolderError(
+                f"run folder: {folder.metrics_path} must hold networks of this sweep, and it holds "
+                f"one named {shown(name)}; restore it from a copy or train again"
+            )
     if records:
         note(f"goes on: {len(records)} of {len(names)} networks are trained already")
 
@@ -124,7 +132,7 @@ def _train(
         folder.append_row(record)
 
     before = 0
-    with SweepProgress(note, stop, names, keep) as progress:
+    with SweepProgress(note, stop, list(names), keep) as progress:
         for group in groups:
             if stop.by:
                 break
@@ -147,17 +155,22 @@ def _checkpoints(group: "Group", folder: "SweepFolder") -> "Checkpoints":
     from feedax.train.networks import file_name
 
     given = group.flags.checkpoint
-    return Checkpoints(
-        folder.checkpoints_path / file_name(group.name),
+    found = Checkpoints(
+        folder.path,
         every_steps=given.checkpoint_every_steps,
         every_seconds=given.checkpoint_every_seconds,
         every_epochs=given.checkpoint_every_epochs,
         keep=given.keep_checkpoints,
         run=folder.setting("run"),
-    )
+    ).within(folder.checkpoints_path.name)
+    return found.within(file_name(group.name)) if group.name else found
 
 
-def _seeds(first: int, many: ManyFlags) -> range:
+def _seeds(first: int, many: ManyFlags, settings: int) -> range:
+    if (count := many.seeds * settings) > MOST_NETWORKS:
+        raise UsageError(
+            f"a sweep must have at most {MOST_NETWORKS} networks, and it has {count}; lower --seeds"
+        )
     last = first + many.seeds - 1
     if last >= 2**32:
         raise UsageError(f"the seeds must be below 2**32, and the last one is {last}; lower --seed")

@@ -18,6 +18,9 @@ from feedax.cli.presets import complete, defaults
 
 arg = tyro.conf.arg
 
+MOST_NETWORKS = 100_000
+"""Of one sweep; each has files of its own in one folder."""
+
 Setting = dict[str, Any]
 """The values of the flags that differ within a sweep, by name."""
 
@@ -128,7 +131,7 @@ def parse_sweep(
             raise UsageError(f"{name} must not be given, since {REFUSED[name]}; leave it out")
     swept, lines = command_lines(arguments)
     parsed = [parse(SweepFlags, line, "sweep", description, _defaults(line)) for line in lines]
-    found = [Combination(_setting(flags, swept), _train_flags(flags)) for flags in parsed]
+    found = [Combination(setting_of(flags, swept), _train_flags(flags)) for flags in parsed]
     for i, one in enumerate(found):
         if any(one.setting == other.setting for other in found[:i]):
             values = " ".join(f"{name} {value}" for name, value in one.setting.items())
@@ -199,7 +202,8 @@ def _defaults(arguments: Sequence[str]) -> SweepFlags:
     )
 
 
-def _setting(flags: SweepFlags, swept: Sequence[str]) -> Setting:
+def setting_of(flags: TrainFlags, swept: Sequence[str]) -> Setting:
+    """The values of some flags by name."""
     values = flag_values(flags)
     return {name.removeprefix("--").replace("-", "_"): values[name] for name in swept}
 

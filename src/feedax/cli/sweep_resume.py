@@ -9,8 +9,15 @@ from feedax.cli.flag_words import command_line, flag_values, given_flags, spelle
 from feedax.cli.parse import parse
 from feedax.cli.recorded import recorded_flags
 from feedax.cli.resume import FREE, from_anywhere, in_words
-from feedax.cli.sweep_flags import Combination, ManyFlags, SweepFlags
-from feedax.errors import RunFolderError
+from feedax.cli.sweep_flags import (
+    MOST_NETWORKS,
+    Combination,
+    ManyFlags,
+    SweepFlags,
+    setting_of,
+    several_flags,
+)
+from feedax.errors import RunFolderError, shown
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 
@@ -87,16 +94,29 @@ def _read(folder: SweepFolder, more: Sequence[str]) -> tuple[ManyFlags, list[Com
         settings = [(one["setting"], one["arguments"]) for one in folder.setting("settings")]
         if not settings:
             raise ValueError("there is no setting")
-    except (UsageError, TypeError, LookupError, ValueError) as error:
+        if (count := many.seeds * len(settings)) > MOST_NETWORKS:
+            raise ValueError(f"they are {count} networks")
+        # Files are named after the settings, so that these are made again of the flags.
+        swept = [f"--{name.replace('_', '-')}" for name in settings[0][0]]
+        if foreign := set(swept) - set(several_flags(SweepFlags)):
+            raise ValueError(f"{shown(min(foreign))} has one value in a sweep")
+        found: list[Combination] = []
+        for setting, arguments in settings:
+            # Each was written down as a run is.
+            run = RunFolder(folder.path, {"arguments": [*arguments, *more]})
+            flags = recorded_flags(run)
+            one = Combination(setting_of(flags, swept), flags)
+            if one.setting != setting:
+                raise ValueError(f"{shown(setting)} is {shown(one.setting)} by its flags")
+            if any(one.setting == other.setting for other in found):
+                raise ValueError(f"{shown(setting)} is there twice")
+            found.append(one)
+    except (UsageError, ValueError) as error:
         raise RunFolderError(
             f"run folder: {folder.path / 'config.json'} must hold the settings of a sweep, and "
             f"they cannot be read ({error}); use the version of feedax that wrote it"
         ) from error
-    return many, [
-        # Each was written down as a run is.
-        Combination(setting, recorded_flags(RunFolder(folder.path, {"arguments": [*words, *more]})))
-        for setting, words in settings
-    ]
+    return many, found
 
 
 def _values(combinations: Sequence[Combination], name: str) -> str:

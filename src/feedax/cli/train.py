@@ -200,11 +200,12 @@ def _checkpoints(flags: TrainFlags, folder: "RunFolder | None") -> "Checkpoints"
     from feedax.train import Checkpoints
 
     given = flags.checkpoint
-    return Checkpoints(
-        "elsewhere" if folder is None else folder.checkpoints_path,
+    found = Checkpoints(
+        "elsewhere" if folder is None else folder.path,
         every_steps=given.checkpoint_every_steps,
         every_seconds=given.checkpoint_every_seconds,
         every_epochs=given.checkpoint_every_epochs,
         keep=given.keep_checkpoints,
         run="" if folder is None else folder.setting("run"),
     )
+    return found if folder is None else found.within(folder.checkpoints_path.name)

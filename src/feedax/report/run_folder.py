@@ -21,7 +21,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -250,18 +250,23 @@ class RunFolder:
         """
         words, is_right = self.row
         rows = []
-        try:
+        with self._reading():
             for line in read_regular(self.metrics_path, MOST_ROWS).splitlines():
                 rows.append(load_json(line))
                 if not is_right(rows[-1]):
                     what = f"line {len(rows)} must be {words}, and it is {shown(rows[-1])}"
                     raise ValueError(what)
+        return rows
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError) as error:
             raise RunFolderError(
                 f"run folder: {self.metrics_path} must hold one JSON row a line, and it cannot be "
                 f"read ({error}); restore it from a copy or train again"
             ) from error
-        return rows
 
     def save_params(self, params: Any) -> None:
         """Write the parameters; see `feedax.storage.params_file.save_params`."""

@@ -14,12 +14,23 @@ Reading one executes nothing.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from feedax.errors import NotANumberError
-from feedax.report.run_folder import RunFolder, json_bytes
+from feedax.regular_file import read_regular
+from feedax.report.run_folder import MOST_ROWS, RULES, RunFolder, json_bytes
+from feedax.storage.plain_json import (
+    COUNT,
+    TEXT,
+    WORDS,
+    Rule,
+    is_list_of,
+    is_number,
+    is_row,
+    or_none,
+)
 from feedax.storage.replace_file import replace_file
 from feedax.train.networks import Network, Summary, Sweep
 
@@ -29,10 +40,45 @@ None, ``params`` (the file, from the sweep's folder), ``result`` (the row of the
 parameters they are, or None) and ``rows``."""
 
 
+SETTING: Rule = (
+    "values by name",
+    lambda value: (
+        isinstance(value, dict)
+        and all(one is None or isinstance(one, str) or is_number(one) for one in value.values())
+    ),
+)
+RECORD: dict[str, Rule] = {
+    "name": TEXT,
+    "setting": SETTING,
+    "seed": COUNT,
+    "seconds": ("a number", is_number),
+    "error": or_none(TEXT),
+    "params": TEXT,
+    "result": or_none(("a row", is_row)),
+    "rows": ("a list of rows", is_list_of(is_row)),
+}
+"""What each entry of a `Record` must be."""
+
+
+def _are(rules: Mapping[str, Rule]) -> Callable[[Any], bool]:
+    """Whether a value has all these entries, each as it must be."""
+    return lambda value: (
+        isinstance(value, dict)
+        and all(name in value and holds(value[name]) for name, (_, holds) in rules.items())
+    )
+
+
 class SweepFolder(RunFolder):
     """A sweep's folder; its rows are `Record`s."""
 
     command: ClassVar[str] = "feedax sweep"
+    rules: ClassVar[Mapping[str, Rule]] = RULES | {
+        "settings": (
+            "a list of settings with their arguments",
+            is_list_of(_are({"setting": SETTING, "arguments": WORDS})),
+        )
+    }
+    row: ClassVar[Rule] = ("a network with its rows", _are(RECORD))
 
     @property
     def metrics_path(self) -> Path:
@@ -48,7 +94,9 @@ class SweepFolder(RunFolder):
         Raises:
             RunFolderError: a line of it is not JSON.
         """
-        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        with self._reading():
+            there = self.metrics_path.exists()
+            content = read_regular(self.metrics_path, MOST_ROWS) if there else b""
         replace_file(self.metrics_path, content[: content.rfind(b"\n") + 1])
         return self.rows()
 

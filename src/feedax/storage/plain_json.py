@@ -107,6 +107,7 @@ def is_row(value: Any) -> bool:
         isinstance(value, dict)
         and is_count(value.get("epoch"))
         and all(one is None or is_number(one) for one in value.values())
+        and all(name.isprintable() for name in value)
     )
 
 
