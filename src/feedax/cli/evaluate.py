@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
+from feedax.cli.flag_words import flag_values
 from feedax.cli.flags import DataFlags
 from feedax.cli.parse import parse
-from feedax.cli.recorded import recorded_flags
-from feedax.errors import RunFolderError
+from feedax.cli.recorded import MANY_PROCESSES, recorded_flags, refuse_unnamed
 
 arg = tyro.conf.arg
 
@@ -65,13 +65,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _data_flags(folder: Path, recorded: DataFlags, flags: EvaluateFlags) -> DataFlags:
     """The data of a run, or what the flags name instead."""
-    from feedax.datasets import is_code
-
-    if flags.dataset is None and is_code(recorded.dataset):
-        raise RunFolderError(
-            f"run folder: code must be named by you, not by a file, and the dataset of "
-            f"{folder} is made by {recorded.dataset}; add --dataset {recorded.dataset}"
-        )
+    # More workers give the same numbers.
+    recorded = dataclasses.replace(recorded, num_workers=min(recorded.num_workers, MANY_PROCESSES))
     if flags.dataset is not None:
         recorded = dataclasses.replace(recorded, dataset=flags.dataset, root=None)
+    given = [name for name, value in flag_values(flags).items() if value is not None]
+    refuse_unnamed(folder, recorded, given, "feedax evaluate")
     return dataclasses.replace(recorded, root=flags.root or recorded.root, shuffle=False)

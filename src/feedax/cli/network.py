@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,10 +11,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from feedax.cli.flags import HIDDEN, ModelFlags
-from feedax.errors import ModelError
+from feedax.errors import CheckpointError, ModelError, shown
 from feedax.report.run_folder import RunFolder
-from feedax.train import init_network_params, relu
+from feedax.storage.leaf_names import named_leaves
+from feedax.storage.snapshot import Snapshot
+from feedax.train import Checkpoints, init_network_params, relu
 from feedax.train import predict as predict_flat
+from feedax.train.checkpoints import most_bytes
 
 if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
     from feedax.cli.examples import Examples
@@ -168,4 +172,45 @@ def load_params(run: RunFolder, layers: Sequence[int]) -> Any:
     Raises:
         RunFolderError: there are none, or they are of other layers.
     """
-    return run.load_params(like=jax.eval_shape(lambda: initial_params(layers, 0)))
+    return run.load_params(like=_shapes(layers))
+
+
+def are_saved(checkpoints: Checkpoints, layers: Sequence[int]) -> bool:
+    """Whether there is a checkpoint to go on from, of a network with these layers.
+
+    It is looked at before the parameters are drawn: a folder can ask for any number of them.
+
+    Raises:
+        CheckpointError: it is of other layers.
+    """
+    found = checkpoints.newest(most_bytes(_shapes(layers)), says=False)
+    if found is not None:
+        refuse_other_layers(found.arrays, layers, found.path)
+    return found is not None
+
+
+def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> None:
+    """Refuse saved arrays that are not those of a network, or of many, with these layers.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    shapes = named_leaves({"params": _shapes(layers)}, who="feedax")
+    saved = {name.removeprefix("state."): array.shape for name, array in arrays.items()}
+    for name, leaf in shapes.items():
+        # A first axis is for many networks.
+        if saved.get(name, ())[-leaf.ndim :] != leaf.shape:
+            raise CheckpointError(
+                f"feedax: {path} must hold a network with the layers {shown(list(layers))}, and "
+                f"its {name} is {shown(saved.get(name))} in place of {leaf.shape}; go on with the "
+                "folder as it was, or train again"
+            )
+
+
+def _shapes(layers: Sequence[int]) -> Any:
+    """What stands for the parameters, without a number of them."""
+    return [
+        tuple(jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for shape in (sizes, sizes[:1]))
+        for inputs, outputs in itertools.pairwise(layers)
+        for sizes in [(outputs, inputs)]
+    ]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from feedax.cli import UsageError
 from feedax.cli.flag_words import flag_values, given_flags
 from feedax.cli.flags import OptimizerFlags, TrainFlags
-from feedax.cli.recorded import recorded_flags
-from feedax.errors import RunFolderError
+from feedax.cli.recorded import recorded_flags, refuse_unnamed
 
 if TYPE_CHECKING:
     from feedax.report.run_folder import RunFolder
@@ -32,7 +31,7 @@ LENGTHS = ("--epochs", "--steps")
 
 
 def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
-    """The flags of a run that goes on.
+    """The flags of a run that goes on; says what is read that its folder names.
 
     Args:
         folder: of the run.
@@ -41,10 +40,8 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
 
     Raises:
         UsageError: one of them contradicts the run.
-        RunFolderError: the run's own flags cannot be read, or would run code.
+        RunFolderError: the run's own flags cannot be read, or name what a person has to name.
     """
-    from feedax.datasets import is_code
-
     recorded = recorded_flags(folder)
     was, now = flag_values(recorded), flag_values(from_anywhere(flags))
     given = given_flags(arguments)
@@ -58,12 +55,7 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
             f"a run goes on with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new run"
         )
-    if is_code(recorded.data.dataset) and "--dataset" not in given:
-        raise RunFolderError(
-            f"run folder: code must be named by you, not by a file, and the dataset of "
-            f"{folder.path} is made by {recorded.data.dataset}; add --dataset "
-            f"{recorded.data.dataset}"
-        )
+    refuse_unnamed(folder.path, recorded.data, given, "feedax train")
     for name in LENGTHS:
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)

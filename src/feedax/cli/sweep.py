@@ -44,12 +44,12 @@ def run(arguments: Sequence[str]) -> int:
 
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
+    from feedax.cli.recorded import to_name
     from feedax.cli.resume import from_anywhere
     from feedax.cli.stop import StopRequest
     from feedax.cli.sweep_groups import groups_of
     from feedax.cli.sweep_progress import tables
     from feedax.cli.sweep_resume import recorded, resumed
-    from feedax.datasets import is_code
     from feedax.report.environment import environment
     from feedax.report.sweep_folder import SweepFolder, name_of
     from feedax.train import Checkpoints
@@ -91,8 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     for line in tables(done):
         print(line)
     if not is_complete:
-        code = ["--dataset", data.dataset] if is_code(data.dataset) else []
-        rest = shlex.join(["feedax", "sweep", "--resume", str(folder.path), *code])
+        named = to_name(folder.path, data)
+        rest = shlex.join(["feedax", "sweep", "--resume", str(folder.path), *named])
         note(
             f"stopped by {stop.by} after {len(done)} of {len(names)} networks; what they are is in "
             f"{folder.path}; go on with: {rest}"

@@ -7,7 +7,7 @@ from typing import Any
 from feedax.cli import UsageError
 from feedax.cli.flag_words import command_line, flag_values, given_flags, spelled
 from feedax.cli.parse import parse
-from feedax.cli.recorded import recorded_flags
+from feedax.cli.recorded import recorded_flags, refuse_unnamed
 from feedax.cli.resume import FREE, from_anywhere, in_words
 from feedax.cli.sweep_flags import (
     MOST_NETWORKS,
@@ -40,7 +40,7 @@ def resumed(
     given: Sequence[Combination],
     arguments: Sequence[str],
 ) -> tuple[ManyFlags, list[Combination]]:
-    """The networks of a sweep that goes on.
+    """The networks of a sweep that goes on; says what is read that its folder names.
 
     Args:
         folder: of the sweep.
@@ -50,10 +50,8 @@ def resumed(
 
     Raises:
         UsageError: one of them contradicts the sweep.
-        RunFolderError: the sweep's own flags cannot be read, or would run code.
+        RunFolderError: the sweep's own flags cannot be read, or name what a person has to name.
     """
-    from feedax.datasets import is_code
-
     names, now = given_flags(arguments), flag_values(flags)
     free = [word for name in names if name in FREE for word in spelled(name, now[name])]
     many, combinations = _read(folder, free)
@@ -65,12 +63,8 @@ def resumed(
             f"a sweep goes on with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new sweep"
         )
-    dataset = combinations[0].flags.data.dataset
-    if is_code(dataset) and "--dataset" not in names:
-        raise RunFolderError(
-            f"run folder: code must be named by you, not by a file, and the dataset of "
-            f"{folder.path} is made by {dataset}; add --dataset {dataset}"
-        )
+    for data in dict.fromkeys(one.flags.data for one in combinations):
+        refuse_unnamed(folder.path, data, names, "feedax sweep")
     if "--seeds" in names:
         if flags.sweep.seeds < many.seeds:
             raise UsageError(

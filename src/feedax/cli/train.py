@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from feedax.cli.flag_words import command_line
+from feedax.cli.flag_words import command_line, given_flags
 from feedax.cli.flags import TrainFlags
 from feedax.cli.parse import parse
 from feedax.cli.presets import complete, defaults, description
 from feedax.cli.startup import StartUp
-from feedax.errors import NotANumberError, RunFolderError
+from feedax.errors import NotANumberError
 
 if TYPE_CHECKING:
     from feedax.cli.examples import Examples
@@ -58,11 +58,17 @@ def run(arguments: Sequence[str]) -> int:
 def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
-    from feedax.cli.network import check_layers, initial_params, load_params, resolve_layers
+    from feedax.cli.network import (
+        are_saved,
+        check_layers,
+        initial_params,
+        load_params,
+        resolve_layers,
+    )
     from feedax.cli.progress import Progress
     from feedax.cli.recipe import fit_arguments
     from feedax.cli.record import Record
-    from feedax.cli.recorded import recorded_layers
+    from feedax.cli.recorded import recorded_layers, refuse_unnamed_start, to_name
     from feedax.cli.resume import from_anywhere, resumed_flags
     from feedax.cli.stop import StopRequest
     from feedax.feed import Devices
@@ -79,14 +85,22 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     }
     start_up.ends("imports")
     folder = layers = None
+    goes_on_from_checkpoint = False
     if peers.index == 0:
         if flags.checkpoint.resume is not None:
             folder = RunFolder.open(flags.checkpoint.resume)
             flags = resumed_flags(folder, flags, arguments)
-            layers = recorded_layers(folder)
+            layers = recorded_layers(folder, flags.model)
+            # It does without the parameters that it began with.
+            goes_on_from_checkpoint = are_saved(_checkpoints(flags, folder), layers)
+            if not goes_on_from_checkpoint:
+                given = given_flags(arguments)
+                refuse_unnamed_start(folder.path, flags.model.initial_params, given)
         flags = complete(from_anywhere(flags))
     # The other processes may not see that folder.
-    words, layers = peers.broadcast([command_line(flags), layers])
+    words, layers, goes_on_from_checkpoint = peers.broadcast(
+        [command_line(flags), layers, goes_on_from_checkpoint]
+    )
     flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
     examples = Examples.open(flags.data)
     loaders = examples.loaders()
@@ -98,16 +112,8 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     else:
         check_layers(layers, examples)
     params = initial_params(layers, flags.data.seed, flags.model.initialisation)
-    if start is not None:
-        has_checkpoint = peers.broadcast(
-            folder is not None and _checkpoints(flags, folder).newest() is not None
-        )
-        try:
-            params = load_params(RunFolder.open(start), layers)
-        except RunFolderError:
-            # A run that goes on from a checkpoint does without what it began with.
-            if not flags.checkpoint.resume or not has_checkpoint:
-                raise
+    if start is not None and not goes_on_from_checkpoint:
+        params = load_params(RunFolder.open(start), layers)
     # What `fit` would refuse is refused before there is a folder.
     Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(loaders)
@@ -149,7 +155,8 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
         note(f"{failure}; the parameters from the start of that epoch are in {folder.path}")
         return 1
     if stop.stopped_at is not None:
-        rest = shlex.join(["feedax", "train", "--resume", str(folder.path), *_code(flags)])
+        named = to_name(folder.path, flags.data)
+        rest = shlex.join(["feedax", "train", "--resume", str(folder.path), *named])
         note(
             f"stopped by {stop.by} {stop.stopped_at}; the checkpoint and the parameters are in "
             f"{folder.path}; go on with: {rest}"
@@ -187,13 +194,6 @@ def _config(
         "class_names": examples.class_names,
         "plan": plan,
     }
-
-
-def _code(flags: TrainFlags) -> list[str]:
-    """The flag that a resumed run needs where its dataset is code; see `resumed_flags`."""
-    from feedax.datasets import is_code
-
-    return ["--dataset", flags.data.dataset] if is_code(flags.data.dataset) else []
 
 
 def _checkpoints(flags: TrainFlags, folder: "RunFolder | None") -> "Checkpoints":

@@ -18,7 +18,7 @@ from feedax.datasets.factory import from_factory
 from feedax.datasets.facts import class_names, image_shape
 from feedax.datasets.local import image_folder, npz
 from feedax.datasets.shipped import mnist
-from feedax.datasets.text import from_anywhere, is_code, load
+from feedax.datasets.text import from_anywhere, is_code, is_path, load
 from feedax.datasets.words import NAMES
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "image_folder",
     "image_shape",
     "is_code",
+    "is_path",
     "kmnist",
     "load",
     "mnist",

@@ -97,6 +97,16 @@ def is_code(text: str) -> bool:
     return bool(colon) and name != "emnist" and name not in _BY_PATH
 
 
+def is_path(text: str) -> bool:
+    """Whether the text names a file or a folder of the user's own.
+
+    >>> is_path("npz:digits.npz"), is_path("emnist:letters")
+    (True, False)
+    """
+    name, _, rest = text.partition(":")
+    return name in _BY_PATH and bool(rest)
+
+
 def from_anywhere(text: str) -> str:
     """The same text with its file or folder made absolute: it then holds in any folder.
 
@@ -106,7 +116,7 @@ def from_anywhere(text: str) -> str:
     'npz:/data/digits.npz'
     """
     name, _, rest = text.partition(":")
-    if name not in _BY_PATH or not rest:
+    if not is_path(text):
         return text
     return f"{name}:{Path(rest).expanduser().absolute()}"
 

@@ -183,6 +183,16 @@ def _like(leaf: Any, array: HostArray) -> Any:
     return jnp.array(numbers)
 
 
+def nbytes(tree: Any) -> int:
+    """What the leaves of a tree, or what stands for them, take.
+
+    >>> nbytes({"w": jnp.ones((2, 3)), "scale": 1.0})
+    32
+    """
+    leaves = jax.tree.leaves(tree)
+    return sum(np.size(leaf) * getattr(leaf, "dtype", np.dtype(float)).itemsize for leaf in leaves)
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is one of JAX's typed random keys, or an array of them."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -19,8 +19,12 @@ from feedax.storage.replace_file import (
     remove_folder,
     remove_leftovers,
 )
-from feedax.storage.snapshot import Snapshot, snapshot
+from feedax.storage.snapshot import Snapshot, nbytes, snapshot
+from feedax.storage.tensors_header import MOST_HEADER
 from feedax.storage.writer import Writer
+
+MOST_COPIES = 64
+"""Times the bytes of the parameters that a state has, with any optimizer, and more."""
 
 LOGGER = logging.getLogger("feedax")
 _NAME = re.compile(r"step-(\d{9,})\.safetensors")
@@ -158,16 +162,18 @@ class Checkpoints:
             self._writer = None
             _release(taken)
 
-    def newest(self, most: int | None = None) -> Checkpoint | None:
+    def newest(self, most: int | None = None, says: bool = True) -> Checkpoint | None:
         """The newest checkpoint that is whole and of this run; says which ones are not.
 
         Args:
             most: bytes that one may have; of what has more, nothing is read.
+            says: whether to say it.
 
         Raises:
             CheckpointError: there are only those of another run.
         """
         self._damaged.clear()
+        say = LOGGER.warning if says else LOGGER.debug
         others = []
         for path in reversed(self._paths()):
             try:
@@ -180,11 +186,11 @@ class Checkpoints:
                         "one; use an earlier one"
                     )
             except OSError as error:
-                LOGGER.warning(f"fit: {path} cannot be read ({error.strerror}) and is left out")
+                say(f"fit: {path} cannot be read ({error.strerror}) and is left out")
             except CheckpointError as error:
                 if path not in others:
                     self._damaged.append(path)
-                LOGGER.warning(f"{error}, which is done")
+                say(f"{error}, which is done")
             else:
                 return Checkpoint(path, content, arrays, about)
         if others:
@@ -294,6 +300,11 @@ class Checkpoints:
         """The checkpoints by steps, the earliest first."""
         found = [self.folder / name for name in self.names() if _NAME.fullmatch(name)]
         return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def most_bytes(params: Any) -> int:
+    """Bytes that a checkpoint has at most: with any optimizer, copies, and what is no array."""
+    return MOST_COPIES * nbytes(params) + MOST_HEADER
 
 
 _TAKEN: set[int] = set()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from feedax.errors import shown
 from feedax.feed import Devices
 from feedax.machine import package_version, usable_cpus
 
@@ -63,7 +64,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ["jax was '0.9.0' and is '0.10.2'"]
     """
     return [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        f"{name} was {shown(before.get(name))} and is {shown(now.get(name))}"
         for name in dict.fromkeys((*before, *now))
         if before.get(name) != now.get(name)
     ]

@@ -99,7 +99,7 @@ class SideBySide:
         with contextlib.ExitStack() as stack:
             if job.checkpoints is not None:
                 stack.enter_context(job.checkpoints.in_use())
-                self._found = job.checkpoints.newest()
+                self._found = job.checkpoints.newest(self._programs.states.most_bytes(job))
             for batches in (*self._loaders, *job.sets.values()):
                 self._programs.evaluation.prepare(batches)
             if self._found is not None:

@@ -11,7 +11,8 @@ from jax import Array
 from feedax.errors import CheckpointError
 from feedax.feed import Devices
 from feedax.storage.leaf_names import named_leaves
-from feedax.storage.snapshot import is_key, restore
+from feedax.storage.snapshot import is_key, nbytes, restore
+from feedax.storage.tensors_header import MOST_HEADER
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
 from feedax.train.job import Job
@@ -65,6 +66,11 @@ class States:
         _refuse_another_run(job, restored["state"], checkpoint)
         state = self._everywhere(restored.pop("state"))
         return state, {name: self._everywhere(copy) for name, copy in restored.items()}
+
+    def most_bytes(self, job: Job) -> int:
+        """Bytes that a checkpoint of a job has at most: its state and three copies."""
+        shapes = jax.eval_shape(self._first_state, _parts(job), {})
+        return 4 * nbytes(shapes) + MOST_HEADER
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""

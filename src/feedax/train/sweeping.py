@@ -4,15 +4,16 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.errors import CheckpointError, ModelError, NotANumberError
+from feedax.errors import CheckpointError, ModelError, NotANumberError, shown
 from feedax.storage.snapshot import restore, snapshot
-from feedax.train.checkpoints import Checkpoints
+from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -28,6 +29,7 @@ from feedax.train.model import combine, partition
 from feedax.train.networks import Network, Sweep, file_name
 from feedax.train.programs import Programs
 from feedax.train.room import room
+from feedax.train.saved import ENDED, TOGETHER, refuse_broken
 from feedax.train.side_by_side import SideBySide, stack_jobs
 from feedax.train.training import Training
 
@@ -75,6 +77,12 @@ class Sweeping:
         networks = [self._ended[one.name] for one in self._members if one.name in self._ended]
         return Sweep(networks, len(networks) == len(self._members))
 
+    @cached_property
+    def _most(self) -> int:
+        """Bytes that a checkpoint of one network has at most."""
+        job = self._job_of(self._members[0])
+        return most_bytes((job.params, job.model_state))
+
     def _train(self, rest: list[Member]) -> None:
         some, most = [self._job_of(member) for member in rest[:2]], len(self._members)
         size = min(self._together or room(some, most), most)
@@ -109,16 +117,19 @@ class Sweeping:
         groups: list[tuple[list[Member], int]] = []
         if self._checkpoints is None:
             return groups
+        most = len(self._members) * self._most
         members = {member.name: member for member in self._members}
         left = {member.name for member in rest}
         for name in self._checkpoints.names():
             if not name.startswith("together-"):
                 continue
-            found = self._checkpoints.within(name).newest()
-            about = {} if found is None else found.about
-            names = about.get("networks", [])
-            begun = about.get("size", size)
+            found = self._checkpoints.within(name).newest(most)
+            if found is None:
+                continue
+            refuse_broken(found.about, TOGETHER, found.path)
+            names, begun = found.about["networks"], found.about["size"]
             fits = begun == size or (self._together is None and begun % devices == 0)
+            fits = fits and len(names) <= begun <= -(-len(members) // devices) * devices
             if fits and left & set(names) and members.keys() >= set(names):
                 groups.append(([members[name] for name in names], begun))
                 left -= set(names)
@@ -209,7 +220,7 @@ class Sweeping:
             return False
         name = f"{file_name(member.name)}.safetensors"
         try:
-            found = self._checkpoints.read(name)
+            found = self._checkpoints.read(name, self._most)
         except CheckpointError as error:
             LOGGER.warning(f"{error}; it is trained again")
             return False
@@ -219,11 +230,12 @@ class Sweeping:
         job = self._job_of(member)
         asked = {"run": self._checkpoints.run, **_asked(job)}
         for name, value in asked.items():
-            if about[name] != value:
+            if about.get(name) != value:
                 raise CheckpointError(
                     f"sweep: a sweep goes on with what it began with, and in {path} {name} was "
-                    f"{about[name]!r} but is {value!r}; give the same, or another folder"
+                    f"{shown(about.get(name))} but is {value!r}; give the same, or another folder"
                 )
+        refuse_broken(about, ENDED, path)
         like = jax.tree.map(jnp.asarray, {"params": job.params, "state": job.model_state})
         tree = restore(arrays, like, source=path)
         params = combine(tree["params"], job.model.static)

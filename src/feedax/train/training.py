@@ -39,6 +39,7 @@ from feedax.train.model import combine
 from feedax.train.pace import Pace
 from feedax.train.peers import Peers
 from feedax.train.programs import Programs
+from feedax.train.saved import RUN, refuse_broken
 from feedax.train.step import TrainState
 from feedax.train.waiting import Advice, Waiting, tell_of_text
 
@@ -102,7 +103,10 @@ class Training:
 
     def _newest(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The newest checkpoint that is whole, as process 0 reads it."""
-        found = checkpoints.newest() if self._peers.index == 0 else None
+        most = self._states.most_bytes(self.job)
+        found = checkpoints.newest(most) if self._peers.index == 0 else None
+        if found is not None:
+            refuse_broken(found.about, RUN, found.path)
         if self._peers.count == 1:
             return found
         path = self._peers.broadcast(None if found is None else str(found.path))
