@@ -253,7 +253,7 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     previous = signal.signal(signal.SIGTERM, lambda *_: signals.append("too late"))
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
-    done = feedax("sweep --resume broken", start=False)
+    done = feedax("sweep --resume broken")
     thread.join()
     signal.signal(signal.SIGTERM, previous)
     assert not signals
@@ -264,10 +264,10 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     assert done.returncode == 143
     assert said[-1] == (
         f"feedax sweep: stopped by SIGTERM after {count} of 4 networks; what they are is in "
-        "broken; go on with: feedax sweep --resume broken"
+        f"broken; go on with: feedax sweep --resume broken --dataset npz:{digits}"
     )
     assert json.loads(Path("broken/summary.json").read_text())["is_complete"] is False
-    done = feedax("sweep --resume broken", start=False)
+    done = feedax("sweep --resume broken")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()[: 4 - count]
     assert [line.split()[0] for line in lines] == [f"seed={seed}" for seed in range(count, 4)]
@@ -284,13 +284,13 @@ def test_more_seeds_add_networks(feedax):
     assert feedax(f"sweep {words} --seeds 3 --out whole").returncode == 0
     assert feedax(f"sweep {words} --seeds 1 --out run").returncode == 0
     before = records("run")
-    done = feedax("sweep --resume run --seeds 3 --learning-rate 1e-2 0.02", start=False)
+    done = feedax("sweep --resume run --seeds 3 --learning-rate 1e-2 0.02")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4 + 4
     assert [one for one in records("run") if one["seed"] == 0] == before
     assert without_times(records("run")) == without_times(records("whole"))
     # It is as if they had been asked for at once.
-    done = feedax("sweep --resume run", start=False)
+    done = feedax("sweep --resume run")
     assert done.stderr.splitlines()[1] == (
         "feedax sweep: goes on: 6 of 6 networks are trained already"
     )
@@ -400,7 +400,7 @@ def test_a_run_is_no_sweep(feedax):
 def test_code_is_not_run_because_a_folder_names_it(feedax, swept, tmp_path):
     config = json.loads((swept / "config.json").read_text())
     for one in config["settings"]:
-        one["arguments"] = ["--dataset", "os:getcwd"]
+        one["arguments"] += ["--dataset", "os:getcwd"]
     SweepFolder.create(config, path=tmp_path / "run")
     done = feedax("sweep --resume run", start=False)
     assert done.stderr == (

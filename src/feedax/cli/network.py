@@ -1,5 +1,6 @@
 """The network of the command line: the tutorial's MLP on examples of any shape."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -187,6 +188,29 @@ def are_saved(checkpoints: Checkpoints, layers: Sequence[int]) -> bool:
     if found is not None:
         refuse_other_layers(found.arrays, layers, found.path)
     return found is not None
+
+
+def refuse_other_networks(checkpoints: Checkpoints, layers: Sequence[int], count: int) -> None:
+    """Refuse saved networks of a sweep that have other layers; one of them tells.
+
+    Args:
+        checkpoints: of the sweep.
+        layers: of its networks.
+        count: how many it has.
+
+    Raises:
+        CheckpointError: they have.
+    """
+    most = most_bytes(_shapes(layers))
+    for name in checkpoints.names():
+        arrays = None
+        if name.endswith(".safetensors"):
+            with contextlib.suppress(CheckpointError):  # it is trained again, which is said then
+                arrays, _ = checkpoints.read(name, most) or (None, {})
+        elif found := checkpoints.within(name).newest(count * most, says=False):
+            arrays = found.arrays
+        if arrays is not None:
+            return refuse_other_layers(arrays, layers, checkpoints.folder / name)
 
 
 def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> None:

@@ -55,10 +55,10 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
             f"a run goes on with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new run"
         )
-    refuse_unnamed(folder.path, recorded.data, given, "feedax train")
     for name in LENGTHS:
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)
+    refuse_unnamed(folder.path, recorded.data, given, "feedax train")
     changes = {
         name.removeprefix("--").replace("-", "_"): now[name]
         for name in given

@@ -114,6 +114,7 @@ def _train(
     stop: "StopRequest",
 ) -> "dict[str, Record]":
     """Train the networks that are not trained yet; all that are, by name."""
+    from feedax.cli.network import refuse_other_networks
     from feedax.cli.sweep_progress import SweepProgress
     from feedax.train import sweep
 
@@ -136,10 +137,13 @@ def _train(
         for group in groups:
             if stop.by:
                 break
+            checkpoints = _checkpoints(group, folder)
+            # Before a network is drawn: a folder can ask for one of any size.
+            refuse_other_networks(checkpoints, group.layers, len(names))
             found = sweep(
                 seeds=seeds,
                 together=many.together,
-                checkpoints=_checkpoints(group, folder),
+                checkpoints=checkpoints,
                 callbacks=[progress.watch(group, before)],
                 **group.arguments,
             )

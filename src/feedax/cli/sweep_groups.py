@@ -29,6 +29,7 @@ class Group:
 
     Attributes:
         name: of the settings, by what they have in common; no other group has it.
+        layers: the sizes of the layers of each.
         arguments: of `feedax.sweep`, without seeds, checkpoints and callbacks.
         flags: of the first of them.
         test: the loader of the test set, which is looked at once, when a network has ended; None
@@ -36,6 +37,7 @@ class Group:
     """
 
     name: str
+    layers: Sequence[int]
     arguments: dict[str, Any]
     flags: TrainFlags
     test: NumpyLoader | None
@@ -130,6 +132,7 @@ def _group(
     common = {name: value for name, value in combinations[0].setting.items() if name not in swept}
     return Group(
         name_of(common),
+        resolve_layers(flags.model, examples, None),
         {
             **arguments,
             "init": build_init(flags, examples),

@@ -63,8 +63,6 @@ def resumed(
             f"a sweep goes on with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new sweep"
         )
-    for data in dict.fromkeys(one.flags.data for one in combinations):
-        refuse_unnamed(folder.path, data, names, "feedax sweep")
     if "--seeds" in names:
         if flags.sweep.seeds < many.seeds:
             raise UsageError(
@@ -74,6 +72,8 @@ def resumed(
         many = replace(many, seeds=flags.sweep.seeds)
     if "--together" in names:
         many = replace(many, together=flags.sweep.together)
+    for data in dict.fromkeys(one.flags.data for one in combinations):
+        refuse_unnamed(folder.path, data, names, "feedax sweep")
     return many, combinations
 
 
