@@ -58,8 +58,8 @@ class Job:
         if self.words.startswith("fit") or not (run / "config.json").exists():
             return self.begin(run)
         words = shlex.split(self.words)
-        code = ["--dataset", words[2]] if words[2].startswith("kill_jobs:") else []
-        return ["train", "--resume", str(run), *code]
+        data = ["--dataset", words[2]] if words[1] == "--dataset" else []
+        return ["train", "--resume", str(run), *data]
 
 
 @dataclass

@@ -174,7 +174,7 @@ def test_evaluate_and_predict_rebuild_the_network_that_was_trained(feedax_comman
     assert done.returncode == 0, done.stderr
     folder = RunFolder.open("run")
     row = folder.rows()[-1]
-    again = feedax_command("evaluate run")
+    again = feedax_command("evaluate run --dataset npz:d.npz")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines() == [
         f"Training set accuracy {float(np.float32(row['train_accuracy']))}",
@@ -198,7 +198,7 @@ def test_a_run_of_before_these_flags_is_read_with_their_defaults(feedax_command,
 
     np.savez("d.npz", x_train=np.float32(rng.normal(size=(9, 4))), y_train=np.arange(9) % 3)
     assert feedax_command("train --dataset npz:d.npz --epochs 1 --out run").returncode == 0
-    expected = feedax_command("evaluate run").stdout
+    expected = feedax_command("evaluate run --dataset npz:d.npz").stdout
     config = json.loads(Path("run/config.json").read_text())
     words = config["arguments"]
     first, last = words.index("--initialisation"), words.index("--preset")
@@ -207,6 +207,6 @@ def test_a_run_of_before_these_flags_is_read_with_their_defaults(feedax_command,
         del words[words.index(flag) : words.index(flag) + count]
     del words[words.index("--rotation") : words.index("--optimizer")]
     Path("run/config.json").write_text(json.dumps(config))
-    done = feedax_command("evaluate run")
+    done = feedax_command("evaluate run --dataset npz:d.npz")
     assert (done.returncode, done.stdout) == (0, expected)
-    assert feedax_command("train --resume run").returncode == 0
+    assert feedax_command("train --resume run --dataset npz:d.npz").returncode == 0

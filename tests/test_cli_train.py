@@ -312,7 +312,14 @@ def test_a_run_on_a_file_is_evaluated_from_any_folder(tiny, feedax, tmp_path, mo
     done = feedax("train", "--dataset", f"npz:{tiny.name}", "--epochs", 1, "--out", tmp_path / "r")
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir("/")
-    again = feedax("evaluate", tmp_path / "r")
+    refused = feedax("evaluate", tmp_path / "r")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (
+        1,
+        "",
+        "feedax evaluate: run folder: data outside of a run's folder must be named by you, not by "
+        f"a file, and the dataset of {tmp_path / 'r'} is npz:{tiny}; add --dataset npz:{tiny}\n",
+    )
+    again = feedax("evaluate", tmp_path / "r", "--dataset", f"npz:{tiny}")
     assert again.returncode == 0, again.stderr
 
 
@@ -340,7 +347,7 @@ def test_a_killed_run_leaves_the_parameters_of_its_last_epoch(tiny, feedax, tmp_
         for _ in range(7):
             process.stdout.readline()
         process.kill()
-    done = feedax("evaluate", "killed")
+    done = feedax("evaluate", "killed", "--dataset", f"npz:{tiny}")
     assert done.returncode == 0, done.stderr
 
 

@@ -199,8 +199,7 @@ class Pairs:
 
     def go_on(self, name: str, run: Path, **how: int) -> list[Trainer]:
         words = JOBS_OF_THE_COMMAND[name].split()
-        code = "" if words[2].startswith("npz:") else f" --dataset {words[2]}"
-        return self.start(f"train --resume {run}{code}", run, **how)
+        return self.start(f"train --resume {run} --dataset {words[2]}", run, **how)
 
     @functools.cache  # noqa: B019
     def reference(self, name: str) -> Outcome:

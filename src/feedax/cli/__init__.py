@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import feedax
-from feedax.errors import FeedaxError, UnknownDatasetError
+from feedax.errors import FeedaxError, UnknownDatasetError, shown
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
@@ -88,7 +88,15 @@ def _run(argv: list[str]) -> int:
         )
     # Only the command that runs is imported: --help must not wait for JAX and torch.
     command = importlib.import_module(f"feedax.cli.{name}")
-    code: int = command.run(arguments)
+    try:
+        code: int = command.run(arguments)
+    except SystemExit as stop:
+        if any(word.startswith(("-h", "--help", "--tyro-")) for word in arguments):
+            raise  # the parser has printed what was asked for
+        raise FeedaxError(
+            "a command ends by itself, and code that it ran (the dataset's?) ended it with exit "
+            f"code {shown(stop.code)}; take sys.exit out of that code"
+        ) from stop
     return code
 
 

@@ -44,7 +44,7 @@ def from_factory(text: str, train: bool = True) -> Any:
         dataset = factory(train=train) if names_train else factory()
     except FeedaxError:
         raise  # it has said already what is wrong, in one sentence
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # nobody but the user ends the run
         raise DatasetError(
             f"{text}: the factory must return a dataset, and it raised {reason(error)}; call it in "
             "Python to see where"
@@ -103,11 +103,11 @@ def _import(text: str, name: str) -> Any:
             f"{text}: the module before the colon must be importable, and there is no "
             f"{error.name!r}; {remedy}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken_module(text, name, error) from error
 
 
-def _broken_module(text: str, name: str, error: Exception) -> DatasetError:
+def _broken_module(text: str, name: str, error: BaseException) -> DatasetError:
     return DatasetError(
         f"{text}: the module before the colon must be importable, and importing {name} raised "
         f"{reason(error)}; repair the module"
