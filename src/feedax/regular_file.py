@@ -1,10 +1,10 @@
 """Open a file that somebody names, if it is one: reading a pipe or a device may never end."""
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFIFO: "it is a pipe",
@@ -16,7 +16,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _WAITS_FOR_NOBODY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
-def open_regular(path: str | os.PathLike[str], dir_fd: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], dir_fd: int | None = None) -> io.BufferedReader:
     """Open a file for reading; nobody is waited for, and a device is not so much as opened.
 
     Args:

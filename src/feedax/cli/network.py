@@ -207,6 +207,8 @@ def refuse_other_networks(checkpoints: Checkpoints, layers: Sequence[int], count
         if name.endswith(".safetensors"):
             with contextlib.suppress(CheckpointError):  # it is trained again, which is said then
                 arrays, _ = checkpoints.read(name, most) or (None, {})
+        elif name.startswith("."):
+            continue  # half a file
         elif found := checkpoints.within(name).newest(count * most, says=False):
             arrays = found.arrays
         if arrays is not None:

@@ -12,6 +12,7 @@ from torchvision.datasets import MNIST
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
 from feedax.datasets.cache import folder_error, root_or_cache, write_whole
 from feedax.errors import DatasetError
+from feedax.regular_file import open_regular
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _provide(path: Path, content: _Content, replace: bool) -> None:
 def _content_of(path: Path) -> _Content | None:
     """Size and MD5 of a file, None where there is no file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             md5 = hashlib.file_digest(file, _md5).hexdigest()
             return _Content(file.tell(), md5)
     except FileNotFoundError:

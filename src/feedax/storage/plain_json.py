@@ -12,7 +12,6 @@ MOST_LEVELS = 100
 """Lists and objects within each other: all that reads them goes from one into the next."""
 
 
-_SINGLE = (str, int, float, type(None))
 _TOO_DEEP = f"it has more than {MOST_LEVELS} lists or objects within each other"
 
 
@@ -42,12 +41,13 @@ def load_json(content: bytes, finite: bool = True) -> Any:
         )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    level = [found]
+    level: list[Any] = [found]
     for _ in range(MOST_LEVELS):
-        nested = [one for one in level if isinstance(one, dict | list)]
-        level = [
-            one for some in nested for one in (some.values() if isinstance(some, dict) else some)
-        ]
+        "".join(one for one in level if isinstance(one, str)).encode()  # half a pair is no text
+        objects = [one for one in level if isinstance(one, dict)]
+        lists = [*objects, *(one.values() for one in objects)]
+        lists += [one for one in level if isinstance(one, list)]
+        level = [one for some in lists for one in some]
         if not level:
             return found
     raise ValueError(_TOO_DEEP)
@@ -101,12 +101,17 @@ def is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(holds, value))
 
 
+def _can_be_drawn(value: Any) -> bool:
+    """A number that arithmetic for the axes of a picture does not make infinite."""
+    return is_number(value) and not 1e300 < abs(value) < math.inf
+
+
 def is_row(value: Any) -> bool:
     """The numbers of an epoch by name; of one that JSON does not have, null."""
     return (
         isinstance(value, dict)
         and is_count(value.get("epoch"))
-        and all(one is None or is_number(one) for one in value.values())
+        and all(one is None or _can_be_drawn(one) for one in value.values())
         and all(name.isprintable() for name in value)
     )
 
