@@ -5,9 +5,11 @@ import logging
 import jax
 
 from feedax.feed import Residents
+from feedax.storage.leaf_names import listed
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
 from feedax.train.job import Job
+from feedax.train.model import untrained
 from feedax.train.states import States
 from feedax.train.step import Score
 from feedax.train.steps import Steps
@@ -37,6 +39,12 @@ class Programs:
             LOGGER.info(
                 f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; "
                 "parameters, losses, the optimizer and batch statistics stay in float32"
+            )
+        if found := untrained(model.static):
+            LOGGER.warning(
+                "fit: arrays of floating point or complex numbers are trained, and "
+                f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
+                "what is to be trained, jnp.array(0.0) of 0.0 say"
             )
         one = job.params, job.model_state, job.hyperparams
         params, state, scalars = jax.tree.map(lambda a: a[0], one) if mapped else one

@@ -113,7 +113,7 @@ def sweep(
 
     every = members(seeds, learning_rate, hyperparams or {})
     if not callable(train):
-        refuse_no_batches(train, "sweep: train", again=len(every) > 1)
+        refuse_no_batches(train, "sweep: train")
     return Sweeping(every, job_of, checkpoints, tuple(callbacks), together).run()
 
 

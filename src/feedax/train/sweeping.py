@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.errors import CheckpointError, ModelError, NotANumberError
+from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError
 from feedax.storage.checkpoint_file import read_checkpoint, write_checkpoint
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints
@@ -80,6 +80,7 @@ class Sweeping:
 
     def _train(self, rest: list[Member]) -> None:
         some, most = [self._job_of(member) for member in rest[:2]], len(self._members)
+        _refuse_what_comes_once(some, len(rest))
         size = min(self._together or room(some, most), most)
         devices = some[0].devices.count
         if size > 1:  # every device has as many
@@ -260,6 +261,19 @@ class Sweeping:
                     stops = True
         if stops:
             raise StopTraining
+
+
+def _refuse_what_comes_once(jobs: Sequence[Job], count: int) -> None:
+    """Refuse an iterator that several networks would share: each would get the other's rest."""
+    first, last = [{"train": job.train, **job.sets} for job in (jobs[0], jobs[-1])]
+    for name, source in first.items():
+        if len(jobs) > 1 and source is last[name] and isinstance(source, Iterator):
+            what = name if name == "train" else f"evaluate[{name!r}]"
+            raise BatchError(
+                f"sweep: {what} must be there for each of {count} networks, and it is a "
+                f"{type(source).__name__}, which comes once; give a NumpyLoader or a list"
+                + (", or a function of a seed that makes one" if name == "train" else "")
+            )
 
 
 def _asked(job: Job) -> dict[str, Any]:

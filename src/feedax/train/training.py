@@ -180,6 +180,7 @@ class Training:
             # Saved as the middle of an epoch, from which more steps can follow as if it had not
             # been the end; the rest of this one is done again where none do.
             self._save()
+        job.tell_of_an_early_end(self._step)
         self._end_epoch(row, ends_early)
         self._advice.after(row, waiting.first_seconds)
 
