@@ -13,6 +13,7 @@ from feedax.train.model import untrained
 from feedax.train.states import States
 from feedax.train.step import Score
 from feedax.train.steps import Steps
+from feedax.train.waiting import Advice
 
 LOGGER = logging.getLogger("feedax")
 
@@ -30,6 +31,7 @@ class Programs:
 
     Attributes:
         metrics: by name; filled when the first examples have been seen.
+        advice: given once to all that share the programs.
     """
 
     def __init__(self, job: Job, mapped: bool = False) -> None:
@@ -51,6 +53,7 @@ class Programs:
         modes = (True, False) if job.sets else (True,)
         self.check = ModelCheck(model, params, state, job.loss, job.metrics, scalars, modes)
         self.residents = Residents(devices)
+        self.advice = Advice()
         self.metrics: dict[str, Score] = {}
         self.steps = Steps(model, job.loss, job.optimizer, self.metrics, devices, job.mixup, mapped)
         self.states = States(job.optimizer, devices, mapped)

@@ -153,6 +153,7 @@ class SideBySide:
         self._set_failures_apart()
         self._job.tell_of_an_early_end(self._step)
         self._end_epoch(rows)
+        programs.advice.after(rows[0], waiting)
 
     def _train_steps(self, feed: StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
         programs, has_begun = self._programs, False

@@ -40,7 +40,7 @@ from feedax.train.pace import Pace
 from feedax.train.peers import Peers
 from feedax.train.programs import Programs
 from feedax.train.step import TrainState
-from feedax.train.waiting import Advice, Waiting, tell_of_text
+from feedax.train.waiting import Waiting, tell_of_text
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -64,6 +64,7 @@ class Training:
         self._check, self._residents = programs.check, programs.residents
         self._metrics, self._steps = programs.metrics, programs.steps
         self._states, self._evaluation = programs.states, programs.evaluation
+        self._advice = programs.advice
         self._state: TrainState | None = None
         self._epoch = self._step = self._epoch_step = self._skip = 0
         self._seconds = 0.0  # of this epoch so far
@@ -124,7 +125,6 @@ class Training:
             sources = [job.train, *job.sets.values()]
             self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
             self._sets = dict(zip(job.sets, sets, strict=True))
-        self._advice = Advice(self._train)
         self._tell_position = None if job.checkpoints is None else teller(self._train)
         if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
             LOGGER.info(
@@ -182,7 +182,7 @@ class Training:
             self._save()
         job.tell_of_an_early_end(self._step)
         self._end_epoch(row, ends_early)
-        self._advice.after(row, waiting.first_seconds)
+        self._advice.after(row, waiting)
 
     def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
         """The epoch's steps; the parameters and the model's state as they were before them."""
