@@ -86,14 +86,15 @@ class Waiting:
         }
 
     def _lost(self, feed: Feed | StackedFeed) -> float:
-        delays, drawing = _delays(), getattr(feed, "drawing_seconds", None)
-        lost = 0.0 if delays is None or self._delays is None else delays - self._delays
+        delays = _delays()
+        if delays is not None and self._delays is not None:
+            delays -= self._delays
+        drawing = getattr(feed, "drawing_seconds", None)
         if drawing is None:
-            return min(self._idle_seconds, lost)
-        # A sampler is to blame for the time that drawing took; for what this thread worked of it
-        # where nobody counts the delays.
-        lost = self._idle_seconds if delays is None else min(self._idle_seconds, lost)
-        return max(lost, self.seconds - drawing)
+            return min(self._idle_seconds, delays or 0.0)
+        # A sampler is to blame for drawing alone; where nobody counts delays, for what it worked.
+        delays = self._idle_seconds if delays is None else delays
+        return max(0.0, self.seconds - max(0.0, drawing - delays))
 
 
 def _told(source: Any) -> tuple[float, float]:
@@ -126,11 +127,9 @@ class Advice:
         if row["epoch"] == 0 and _workers(source):
             # Workers start once in any case; it counts where every epoch starts them again.
             seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
-        if (
-            self._given
-            or seconds <= LONG_ENOUGH
-            or waited - waiting.lost_seconds <= SHARE * seconds
-        ):
+        lost = waiting.lost_seconds
+        free = seconds - lost  # the seconds of a machine that does nothing else
+        if self._given or free <= LONG_ENOUGH or waited - lost <= SHARE * free:
             return
         self._given = True
         LOGGER.warning(
