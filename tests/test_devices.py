@@ -176,7 +176,7 @@ PROGRAMS = ("_first_state", "_train_chunk", "_train_batch", "_train_row", "_scor
 
 def compilations(kept: Kept) -> dict[str, int]:
     """How often the programs of `fit` were compiled; those apart that calls of it share."""
-    assert all(kept.compiled[name] <= 1 for name in ("_epoch_begun", "_are_finite", "pick"))
+    assert all(kept.compiled[name] <= 1 for name in ("_epoch_begun", "are_finite", "pick"))
     return {name: kept.compiled[name] for name in PROGRAMS if kept.compiled[name]}
 
 

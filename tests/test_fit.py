@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from torch.utils.data import Sampler
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.train import clock
-from feedax.train.waiting import Advice
+from feedax.feed import Devices
+from feedax.train import clock, waiting
+from feedax.train.waiting import Advice, Waiting
 
 
 def linear(w, x):
@@ -638,25 +640,89 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ],
 )  # fmt: skip
 def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
-    advice = Advice(source())
+    advice, epoch = Advice(), Waiting(source(), None)
     row = {"epoch": 1, "seconds": 4.0, "start_seconds": start}
-    advice.after(row | {"wait_seconds": 0.8}, 0.0)  # a fifth, and no more
-    advice.after({"epoch": 1, "seconds": 1.0, "start_seconds": start, "wait_seconds": 0.9}, 0.0)
+    advice.after(row | {"wait_seconds": 0.8}, epoch)  # a fifth, and no more
+    advice.after(row | {"seconds": 1.0, "wait_seconds": 0.9}, epoch)
+    epoch.lost_seconds = 2.8  # the machine was busy with something else
+    advice.after(row | {"wait_seconds": 3.0}, epoch)
     assert caplog.records == []
-    advice.after(row | {"wait_seconds": 3.0}, 2.5)
-    advice.after(row | {"wait_seconds": 3.0}, 2.5)
+    epoch.lost_seconds = 2.7
+    advice.after(row | {"wait_seconds": 3.0}, epoch)
+    advice.after(row | {"wait_seconds": 3.0}, epoch)
     assert [r.getMessage() for r in caplog.records] == [
         f"{WAITED}75%, 3.0 of 4.0 seconds; {remedy}"
     ]
 
 
 def test_workers_that_start_once_are_nothing_to_change(caplog):
-    advice = Advice(loader_of("streamed", 2))
+    advice, epoch = Advice(), Waiting(loader_of("streamed", 2), None)
+    epoch.first_seconds = 2.5
     row = {"epoch": 0, "seconds": 4.0, "wait_seconds": 2.8, "start_seconds": 2.5}
-    advice.after(row, 2.5)
+    advice.after(row, epoch)
     assert caplog.records == []
-    advice.after(row | {"epoch": 1}, 2.5)
+    advice.after(row | {"epoch": 1}, epoch)
     assert len(caplog.records) == 1
+
+
+class Slow(Sampler):
+    """Works, or sleeps, before every index."""
+
+    def __init__(self, count, seconds, works):
+        self.count, self.seconds, self.works = count, seconds, works
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        for i in range(self.count):
+            until = time.thread_time() + self.seconds
+            while self.works and time.thread_time() < until:
+                pass
+            time.sleep(0 if self.works else self.seconds)
+            yield i
+
+
+@pytest.mark.parametrize(
+    ("seconds", "works", "busy", "is_told", "counts_delays"),
+    [
+        (0.004, True, 0, True, True),
+        (0.004, True, 0, True, False),
+        (0.004, False, 0, True, True),  # where nobody counts delays, it looks like one
+        (0.0, True, 0.03, False, True),
+        (0.0, True, 0.03, False, False),
+    ],
+)
+def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
+    seconds, works, busy, is_told, counts_delays, monkeypatch, caplog
+):
+    """Where the machine is busy, it is the indices on their way that take long."""
+    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    if not counts_delays:
+        monkeypatch.setattr(waiting, "_delays", lambda: None)
+    x, y = digits(24)
+    replicate = Devices.replicate
+    monkeypatch.setattr(Devices, "replicate", lambda *a: (time.sleep(busy), replicate(*a))[1])
+    loader = feedax.NumpyLoader(ArrayDataset(x, y), 8, sampler=Slow(24, seconds, works))
+    _, rows = feedax.fit(linear, jnp.zeros((3, 8)), loader, epochs=3)
+    assert all(row["wait_seconds"] > 0.02 for row in rows)
+    assert [r.getMessage().partition("; ")[2] for r in caplog.records if r.name == "feedax"] == [
+        "give the loader a sampler that draws faster"
+    ] * is_told
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_sweep_is_told_once(together, monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    x, y = digits(16)
+
+    def slow(seed):
+        return feedax.NumpyLoader(ArrayDataset(x, y), 8, sampler=Slow(16, 0.004, works=False))
+
+    feedax.sweep(
+        linear, lambda key: jnp.zeros((3, 8)), slow, seeds=2, epochs=2, together=together
+    )  # fmt: skip
+    assert len([r for r in caplog.records if "wait for data" in r.getMessage()]) == 1
 
 
 def test_text_in_batches_stays_on_the_host(caplog):

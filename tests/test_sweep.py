@@ -331,8 +331,8 @@ def test_an_iterator_is_for_one_network():
     with pytest.raises(BatchError) as caught:
         feedax.sweep(predict, init, iter([problem()]), seeds=2)
     assert str(caught.value) == (
-        "sweep: train must be there again in the next epoch, and it is a list_iterator, which "
-        "ends; give a NumpyLoader or a list"
+        "sweep: train must be there for each of 2 networks, and it is a list_iterator, which "
+        "comes once; give a NumpyLoader or a list, or a function of a seed that makes one"
     )
 
 

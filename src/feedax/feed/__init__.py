@@ -9,7 +9,7 @@ Nothing here imports torch: a loader is anything with the methods of `ArrayLoade
 else that can be iterated is taken as an iterable of NumPy batches.
 """
 
-from feedax.feed.batch import Batch, Chunk, Masked, pick, refuse_no_batches
+from feedax.feed.batch import Batch, Chunk, Masked, kind_of, pick, refuse_no_batches
 from feedax.feed.devices import Devices
 from feedax.feed.hosts import columns_of
 from feedax.feed.position import Position, go_on, teller
@@ -35,6 +35,7 @@ __all__ = [
     "go_on",
     "how",
     "is_resident",
+    "kind_of",
     "open_feed",
     "pick",
     "prefetch_to_device",

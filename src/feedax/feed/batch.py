@@ -140,6 +140,12 @@ def _unmasked(batch: Masked) -> PyTree:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[counts], batch.batch)
 
 
+def kind_of(examples: PyTree) -> Any:
+    """What two batches have in common that one compiled program can take, but for their length."""
+    leaves, structure = jax.tree.flatten(examples)
+    return structure, tuple((a.shape[1:], jax.dtypes.canonicalize_dtype(a.dtype)) for a in leaves)
+
+
 def length(examples: PyTree, who: str = "fit") -> int:
     """How many examples the arrays of a PyTree hold."""
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(examples)}

@@ -1,6 +1,7 @@
 """Examples that live on the device: they go there once, and batches are gathered there."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -96,6 +97,7 @@ class ResidentFeed:
 
     Attributes:
         examples: (inputs, targets), all of them, on the devices.
+        drawing_seconds: time spent on drawing indices.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class ResidentFeed:
         self._held: np.ndarray | None = None
         self._before_held: Position | None = None
 
-    load_seconds = transfer_seconds = 0.0
+    load_seconds = transfer_seconds = drawing_seconds = 0.0
 
     def take(self, steps: int) -> Chunk | None:
         """The next steps of the epoch, at most `steps` of them; None at its end."""
@@ -162,8 +164,10 @@ class ResidentFeed:
 
     def _draw(self) -> np.ndarray | None:
         row, self._held, self._before_held = self._held, None, None
+        started = time.perf_counter()
         if row is None and (row := next(self._rows, None)) is not None:
             self._batches += 1
+        self.drawing_seconds += time.perf_counter() - started
         return row
 
     def close(self) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.feed.batch import Batch, PyTree, filled, is_text, length, pair, rows
+from feedax.feed.batch import Batch, PyTree, filled, is_text, kind_of, length, pair, rows
 from feedax.feed.devices import Devices
 from feedax.feed.pipeline import Pipeline
 from feedax.feed.place import Placement
 from feedax.feed.position import Position, Tell, position
 from feedax.feed.prefetch import is_foreign
 from feedax.feed.resident import Check, ResidentFeed, Residents, is_resident
+
+WAITING_BYTES = 2**28
+"""How much memory examples of several shapes may take while each waits for more of its own."""
 
 
 class StreamedFeed:
@@ -140,9 +143,12 @@ def device_blocks(
 ) -> Pipeline:
     """Batches cut anew into blocks of one size, or as they are if size_of is None.
 
+    Batches that differ in more than the number of their examples, padded to the longest one say,
+    make blocks of their own for each `kind_of`.
+
     Args:
         batches: an iterable of NumPy batches `(inputs, targets)`.
-        size_of: the examples of a block, from the leaves of the first batch.
+        size_of: the examples of a block, from the leaves of a batch.
         check: called with every batch.
         devices: where the blocks go.
         share: which of how many processes this is that do the batches together.
@@ -165,8 +171,7 @@ def _share_of(batches: Iterable[Any], part: int, parts: int) -> Iterator[Any]:
 def _blocks(
     batches: Iterable[Any], size_of: Callable[[list[Any]], int] | None, check: Check
 ) -> Iterator[tuple[Batch, int]]:
-    waiting: list[tuple[PyTree, PyTree]] = []
-    count = size = 0
+    piles: dict[Any, _Pile] = {}
     for batch in batches:
         inputs, targets = pair(batch)
         del batch
@@ -175,20 +180,57 @@ def _blocks(
             count = length((inputs, targets))
             yield filled(inputs, targets, count), count
             continue
-        size = size or size_of(jax.tree.leaves((inputs, targets)))
+        kind = kind_of((inputs, targets))
+        if kind not in piles:
+            piles[kind] = _Pile(size_of(jax.tree.leaves((inputs, targets))))
+        yield from piles[kind].add((inputs, targets))
+        while sum(pile.nbytes for pile in piles.values()) > WAITING_BYTES:
+            yield from max(piles.values(), key=lambda pile: pile.nbytes).rest(is_alone=False)
+    for pile in piles.values():
+        yield from pile.rest(is_alone=len(piles) == 1)
+
+
+class _Pile:
+    """Examples of one kind that wait until they are a block.
+
+    Args:
+        size: the examples of a block.
+
+    Attributes:
+        nbytes: the memory that those take that wait.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.nbytes = 0
+        self._size = size
+        self._parts: list[tuple[PyTree, PyTree]] = []
+        self._count = 0
+
+    def add(self, examples: tuple[PyTree, PyTree]) -> Iterator[tuple[Batch, int]]:
+        """Put examples onto it; the blocks that are full now."""
         # Copies: a source may use its arrays again for the next batch, before these are cut.
-        waiting.append(jax.tree.map(np.array, (inputs, targets)))
-        count += length((inputs, targets))
-        if count < size:
-            continue
-        together = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
-        for start in range(0, count - size + 1, size):
-            yield filled(*rows(together, start, start + size), size), size
-        waiting = [rows(together, count - count % size, count)] if count % size else []
-        count %= size
-    if waiting:
-        inputs, targets = jax.tree.map(lambda *parts: np.concatenate(parts), *waiting)
-        yield filled(inputs, targets, size), count
+        self._parts.append(jax.tree.map(np.array, examples))
+        self._count += length(examples)
+        if self._count >= self._size:
+            together, count, size = self._together(), self._count, self._size
+            for start in range(0, count - size + 1, size):
+                yield filled(*rows(together, start, start + size), size), size
+            left = count % size
+            self._parts = [rows(together, count - left, count)] if left else []
+            self._count = left
+        self.nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._parts))
+
+    def rest(self, is_alone: bool) -> Iterator[tuple[Batch, int]]:
+        """What is left, filled up: to a block, or among several piles to a power of two."""
+        if self._count:
+            size = self._size if is_alone else min(self._size, 1 << (self._count - 1).bit_length())
+            yield filled(*self._together(), size), self._count
+        self._parts, self._count, self.nbytes = [], 0, 0
+
+    def _together(self) -> tuple[PyTree, PyTree]:
+        together: tuple[PyTree, PyTree]
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *self._parts)
+        return together
 
 
 def _pipeline(

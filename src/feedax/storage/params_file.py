@@ -113,4 +113,10 @@ def _as_numbers(name: str, leaf: Any) -> np.ndarray:
             f"save_params: every leaf must be an array of numbers, and {name} is a "
             f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"
         )
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    held = jax.dtypes.canonicalize_dtype(array.dtype)
+    if held == np.complex128:
+        raise RunFolderError(
+            f"save_params: every array must have a dtype that safetensors holds, and {name} is "
+            f"{held}; convert it, to complex64 say"
+        )
+    return array.astype(held, copy=False)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
+from feedax.feed import kind_of
 from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Model, each
@@ -50,7 +51,7 @@ class ModelCheck:
                 "fit: a metric must have a name of its own, and one is named 'loss'; rename it"
             )
         self._scores: Scores | None = None
-        self._classes: int | None = None
+        self._classes: dict[Any, int | None] = {}  # of each kind of batch that was seen
 
     @property
     def has_scores(self) -> bool:
@@ -70,12 +71,15 @@ class ModelCheck:
             ModelError: the model or the loss cannot be applied to them.
             LabelError: a class label is outside the model's classes.
         """
-        if self._scores is None:
-            self._look_at_shapes(inputs, targets)
-        if self._classes is not None:
-            self._look_at_labels(np.asarray(targets), where)
+        kind = kind_of((inputs, targets))
+        if kind not in self._classes:
+            self._classes[kind] = self._look_at_shapes(inputs, targets)
+        classes = self._classes[kind]
+        if classes is not None:
+            self._look_at_labels(np.asarray(jax.tree.leaves(targets)[0]), classes, where)
 
-    def _look_at_shapes(self, inputs: Any, targets: Any) -> None:
+    def _look_at_shapes(self, inputs: Any, targets: Any) -> int | None:
+        """Look at examples of a new kind; how many classes the model has for them, or None."""
         inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
         for train in self._modes:
             seen = self._augmented(inputs) if train else inputs
@@ -87,7 +91,7 @@ class ModelCheck:
             and np.issubdtype(target[0].dtype, np.integer)
             and (len(target[0].shape), len(prediction[0].shape)) == (1, 2)
         )
-        name = getattr(self._loss, "__name__", "the loss")
+        name, classes = getattr(self._loss, "__name__", "the loss"), None
         if self._loss in LABEL_LOSSES:
             if not labels:
                 raise ModelError(
@@ -95,13 +99,15 @@ class ModelCheck:
                     f"and its target is {_spoken(targets)} and its prediction "
                     f"{_spoken(predictions)}; change the model, or give fit another loss"
                 )
-            self._classes = prediction[0].shape[1]
-        metrics = self._metrics
-        if metrics is None:
-            metrics = {"accuracy": is_right} if labels else {}
-        self._scores = {"loss": self._loss, **metrics}
+            classes = int(prediction[0].shape[1])
+        if self._scores is None:  # the first examples decide
+            metrics = self._metrics
+            if metrics is None:
+                metrics = {"accuracy": is_right} if labels else {}
+            self._scores = {"loss": self._loss, **metrics}
         for kind, score in self._scores.items():
             self._look_at_score(kind, score, predictions, targets)
+        return classes
 
     def _augmented(self, inputs: Any) -> Any:
         try:
@@ -168,9 +174,7 @@ class ModelCheck:
                 f"{_spoken(shapes)}; take a mean or a sum in it"
             )
 
-    def _look_at_labels(self, labels: np.ndarray, where: str) -> None:
-        classes = self._classes
-        assert classes is not None
+    def _look_at_labels(self, labels: np.ndarray, classes: int, where: str) -> None:
         if labels.min() >= 0 and labels.max() < classes:
             return
         position = int(np.argmax((labels < 0) | (labels >= classes)))

@@ -1,5 +1,6 @@
 """The time of one epoch, and its row."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -45,20 +46,33 @@ class EpochClock:
 
     def row(self, state: TrainState, columns: Mapping[str, float] | None = None) -> Row:
         """The row of the epoch so far."""
-        metrics = jax.device_get(state.metrics)
         columns = {"compile_seconds": self.compile_seconds, **(columns or {})}
-        return epoch_row(self.epoch, self.seconds, metrics, columns)
+        return epoch_row(self.epoch, self.seconds, sums_of(state), columns)
+
+
+def sums_of(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """The metrics of an epoch so far, and how many steps were skipped or None, on the host."""
+    sums: tuple[dict[str, Any], Any] = jax.device_get((state.metrics, state.skipped))
+    return sums
 
 
 def epoch_row(
-    epoch: int, seconds: float, metrics: Mapping[str, Any], columns: Mapping[str, float]
+    epoch: int,
+    seconds: float,
+    sums: tuple[Mapping[str, Any], Any],
+    columns: Mapping[str, float],
 ) -> Row:
-    """The row of an epoch, from the sums and counts of its metrics on the host."""
-    means = {name: float(metric.sum) / int(metric.count) for name, metric in metrics.items()}
+    """The row of an epoch, from what `sums_of` tells of it."""
+    metrics, skipped = sums
+    means = {
+        name: float(metric.sum) / int(metric.count) if metric.count else math.nan
+        for name, metric in metrics.items()
+    }
     return {
         "epoch": epoch,
         "seconds": seconds,
         **columns,
+        **({} if skipped is None else {"skipped_steps": int(skipped)}),
         "examples_per_second": int(metrics["loss"].count) / seconds,
         "loss": means.pop("loss"),
         **means,

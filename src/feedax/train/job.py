@@ -1,14 +1,16 @@
 """What `fit` was asked for, looked at and in order."""
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax import Array
 
-from feedax.errors import BatchError
+from feedax.errors import BatchError, ModelError
 from feedax.feed import Devices, refuse_no_batches
+from feedax.storage.leaf_names import listed
 from feedax.train.adapters import refuse_nnx
 from feedax.train.best import Best
 from feedax.train.check import Scores
@@ -16,9 +18,11 @@ from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event
 from feedax.train.hyperparams import refuse_hyperparams, refuse_mixup
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, compute_dtype, partition
+from feedax.train.model import Model, compute_dtype, partition, untrained
 from feedax.train.optimizers import build_optimizer
 from feedax.train.step import Optimizer, Score, built
+
+LOGGER = logging.getLogger("feedax")
 
 
 @dataclass
@@ -43,6 +47,17 @@ class Job:
     best: Best
     checkpoints: Checkpoints | None
     devices: Devices
+    is_one_pass: bool = False
+    """Steps alone were asked for, of batches that come once: the run is one epoch."""
+
+    def tell_of_an_early_end(self, done: int) -> None:
+        """Say it where batches that come once are fewer than the steps that were asked for."""
+        if self.is_one_pass and self.steps is not None and done < self.steps:
+            LOGGER.warning(
+                f"fit: train must yield a batch for each of the {self.steps} steps, and it ended "
+                f"after {done}, and training with it; give more batches, or a NumpyLoader or a "
+                "list, which is gone through again"
+            )
 
     def most_steps(self, done: int, most: int) -> int:
         """How many steps may follow before something is to be done after an exact one.
@@ -91,7 +106,8 @@ def plan_job(
             raise BatchError(
                 f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it out"
             )
-    if epochs is None and steps is None:
+    is_one_pass = epochs is None and steps is not None and isinstance(train, Iterator)
+    if (epochs is None and steps is None) or is_one_pass:
         epochs = 1
     if optimizer is None:
         optimizer = build_optimizer("adam")
@@ -102,6 +118,13 @@ def plan_job(
     best_of.check(sets, metrics or ())
     refuse_nnx(params)
     trained, static = partition(params)
+    if not jax.tree.leaves(trained):
+        found = untrained(static)
+        raise ModelError(
+            "fit: params must hold an array of floating point or complex numbers, which can be "
+            f"trained, and {listed(found) + ' cannot' if found else 'there is none'}; give arrays, "
+            "jnp.array(0.0) for 0.0 say"
+        )
     scalars = dict(hyperparams or {})
     refuse_hyperparams(scalars, predict, loss, augment, optimizer, *(metrics or {}).values())
     built(optimizer, scalars)
@@ -126,6 +149,7 @@ def plan_job(
         best=best_of,
         checkpoints=checkpoints,
         devices=Devices(devices),
+        is_one_pass=is_one_pass,
     )
 
 

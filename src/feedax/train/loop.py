@@ -46,11 +46,13 @@ def fit(
             or ``train``, it is also given a random key of its own and whether it is trained.
             With ``state=`` it is a function of (params, state, x) that returns (prediction,
             state); statistics of the batch are taken over the axis ``"batch"``.
-        params: the model's parameters, any PyTree. Its inexact arrays are trained; they are
-            copied, so yours stay as they are.
+        params: the model's parameters, any PyTree. Its floating point and complex arrays are
+            trained; they are copied, so yours stay as they are. Other numbers that one may take
+            for trained ones (Python's, integer arrays) the logger "feedax" names.
         train: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets), iterated once
             an epoch. A short batch is filled up with copies that do not count. Text in it stays
-            on the host: in a dict its key is left out, elsewhere None stands in its place.
+            on the host: in a dict its key is left out, elsewhere None stands in its place. Each
+            shape of an example is compiled for once.
         loss: a function of one example's prediction and target that returns a scalar. The
             gradient is that of its mean over a batch.
         optimizer: an optax transformation, or a function of hyperparameters that makes one; Adam
@@ -59,7 +61,8 @@ def fit(
             that was made with a learning rate wants, or 1e-3 where `optimizer` is None.
         epochs: how many times to go through the training examples; 1 if `steps` is None too.
         steps: how many steps to train for in all. The epoch that they end in ends with them;
-            given both, whichever comes first ends the run.
+            given both, whichever comes first ends the run. Of an iterator, an endless one say,
+            so many batches are taken, in one epoch.
         evaluate: sets to evaluate after every epoch, by name: as `train`. A loader's examples
             are then taken in the dataset's order.
         metrics: functions of one example's prediction and target, by name. If None, the accuracy
@@ -96,14 +99,17 @@ def fit(
         source tells), ``transfer_seconds``, ``start_seconds`` (of workers),
         ``examples_per_second``, ``loss`` and ``<metric>`` (means over the epoch's examples as
         they were trained on, while the parameters moved), and ``<set>_loss``, ``<set>_<metric>``
-        for each evaluation set. Where waiting takes more than a fifth of an epoch, the logger
-        "feedax" says once what to change.
+        for each evaluation set. With an optimizer that skips steps whose gradient is no number
+        and says so (``optax.apply_if_finite``), ``skipped_steps``, whose examples are in no mean.
+        Where waiting takes more than a fifth of an epoch, and more than the machine is busy with
+        something else, the logger "feedax" says once what to change.
 
     Raises:
         BatchError: there is no batch, or one is not a pair of arrays; there are fewer devices.
-        ModelError, LabelError: the model or the loss does not fit the data; there is no column
-            named as `best`.
-        NotANumberError: a training loss is not finite; it has the parameters of the epoch's start.
+        ModelError, LabelError: the model or the loss does not fit the data; nothing in params can
+            be trained; there is no column named as `best`.
+        NotANumberError: a training loss is not finite in a step that the optimizer did not skip;
+            it has the parameters of the epoch's start.
         CheckpointError: the newest checkpoint is of another model or optimizer, or another
             process saves in the folder. A damaged one is named in a warning, and the one before
             it is taken.

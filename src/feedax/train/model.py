@@ -1,6 +1,7 @@
 """How a user's functions of one example meet a batch: by ``vmap``, here and nowhere else."""
 
 import inspect
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from feedax.errors import ModelError
+from feedax.storage.snapshot import is_key
 from feedax.train.hyperparams import Hyperparams, taken
 
 PyTree = Any
@@ -99,8 +101,19 @@ class Model:
 def each(
     score: Callable[..., Any], predictions: PyTree, targets: PyTree, hyperparams: Hyperparams
 ) -> Array:
-    """Score every example of a batch: `(examples,)`."""
-    return jax.vmap(partial(score, **taken(score, hyperparams)))(predictions, targets)
+    """Score every example of a batch: `(examples,)`.
+
+    Raises:
+        ModelError: the score is complex.
+    """
+    scores = jax.vmap(partial(score, **taken(score, hyperparams)))(predictions, targets)
+    if jnp.iscomplexobj(scores):
+        raise ModelError(
+            "fit: a loss or a metric must return a real number, and "
+            f"{getattr(score, '__name__', 'one')} returns {scores.dtype}; take jnp.abs of it, or "
+            "its real part"
+        )
+    return scores
 
 
 def partition(params: PyTree) -> tuple[PyTree, PyTree]:
@@ -113,6 +126,43 @@ def partition(params: PyTree) -> tuple[PyTree, PyTree]:
     trained = jax.tree.map(lambda leaf: leaf if is_trained(leaf) else None, params)
     static = jax.tree.map(lambda leaf: None if is_trained(leaf) else leaf, params)
     return trained, static
+
+
+def untrained(static: PyTree) -> list[str]:
+    """Where that part of `partition` holds numbers that somebody may take for trained ones.
+
+    In a layer (a callable object or a module of Equinox) Python's integers are settings, and in a
+    layer that Equinox itself has every number is.
+
+    >>> untrained({"w": None, "b": 0.0, "layers": [jnp.arange(2), jnp.tanh, "name"]})
+    ["params['b']", "params['layers'][0]"]
+    """
+    found = []
+    for path, node in jax.tree_util.tree_leaves_with_path(static, is_leaf=_is_layer):
+        for more, leaf in jax.tree_util.tree_leaves_with_path(
+            node, is_leaf=lambda part: _is_equinoxs(type(part))
+        ):
+            if _is_number(leaf) and not (_is_layer(node) and isinstance(leaf, int)):
+                found.append(f"params{jax.tree_util.keystr((*path, *more))}")
+    return found
+
+
+def _is_layer(node: Any) -> bool:
+    return callable(node) or any(map(_is_equinoxs, type(node).__mro__))
+
+
+def _is_equinoxs(kind: type) -> bool:
+    return kind.__module__.startswith("equinox.")
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether a leaf is a number or an array, of whatever kind: a tensor is one, text is none."""
+    if isinstance(leaf, jax.Array) and is_key(leaf):
+        return False
+    kind = getattr(getattr(leaf, "dtype", None), "kind", "")
+    return isinstance(leaf, numbers.Number) or (
+        hasattr(leaf, "__array__") and kind not in (*"SUT",)
+    )
 
 
 def combine(trained: PyTree, static: PyTree) -> PyTree:

@@ -5,12 +5,15 @@ import logging
 import jax
 
 from feedax.feed import Residents
+from feedax.storage.leaf_names import listed
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
 from feedax.train.job import Job
+from feedax.train.model import untrained
 from feedax.train.states import States
 from feedax.train.step import Score
 from feedax.train.steps import Steps
+from feedax.train.waiting import Advice
 
 LOGGER = logging.getLogger("feedax")
 
@@ -28,6 +31,7 @@ class Programs:
 
     Attributes:
         metrics: by name; filled when the first examples have been seen.
+        advice: given once to all that share the programs.
     """
 
     def __init__(self, job: Job, mapped: bool = False) -> None:
@@ -38,11 +42,18 @@ class Programs:
                 f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; "
                 "parameters, losses, the optimizer and batch statistics stay in float32"
             )
+        if found := untrained(model.static):
+            LOGGER.warning(
+                "fit: arrays of floating point or complex numbers are trained, and "
+                f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
+                "what is to be trained, jnp.array(0.0) of 0.0 say"
+            )
         one = job.params, job.model_state, job.hyperparams
         params, state, scalars = jax.tree.map(lambda a: a[0], one) if mapped else one
         modes = (True, False) if job.sets else (True,)
         self.check = ModelCheck(model, params, state, job.loss, job.metrics, scalars, modes)
         self.residents = Residents(devices)
+        self.advice = Advice()
         self.metrics: dict[str, Score] = {}
         self.steps = Steps(model, job.loss, job.optimizer, self.metrics, devices, job.mixup, mapped)
         self.states = States(job.optimizer, devices, mapped)

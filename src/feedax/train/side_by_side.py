@@ -14,7 +14,7 @@ from feedax.errors import BatchError, NotANumberError
 from feedax.feed import CHUNK_STEPS, Batch, Chunk, StackedFeed, go_on, open_feed, teller
 from feedax.train.best import Best
 from feedax.train.checkpoints import Checkpoint, Checkpoints
-from feedax.train.clock import EpochClock, epoch_row
+from feedax.train.clock import EpochClock, epoch_row, sums_of
 from feedax.train.environment import environment, tell_of_differences
 from feedax.train.events import Event, Row, Stepped, Stopped, StopTraining
 from feedax.train.job import Job
@@ -151,7 +151,9 @@ class SideBySide:
             ]
         rows = self._rows(seconds, {"compile_seconds": clock.compile_seconds, **columns})
         self._set_failures_apart()
+        self._job.tell_of_an_early_end(self._step)
         self._end_epoch(rows)
+        programs.advice.after(rows[0], waiting)
 
     def _train_steps(self, feed: StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
         programs, has_begun = self._programs, False
@@ -193,8 +195,8 @@ class SideBySide:
     def _rows(self, seconds: float, columns: dict[str, float]) -> list[Row]:
         """Each network's row of the epoch so far."""
         assert self._state is not None
-        metrics: dict[str, Any] = jax.device_get(self._state.metrics)
-        each = [jax.tree.map(operator.itemgetter(i), metrics) for i in range(len(self._best))]
+        sums = sums_of(self._state)
+        each = [jax.tree.map(operator.itemgetter(i), sums) for i in range(len(self._best))]
         return [epoch_row(self._epoch, seconds, one, columns) for one in each]
 
     def _end_epoch(self, rows: list[Row]) -> None:

@@ -16,6 +16,7 @@ from feedax.storage.tensors_header import MOST_HEADER
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
 from feedax.train.job import Job
+from feedax.train.skips import are_finite
 from feedax.train.step import Optimizer, TrainState, init_state
 
 
@@ -36,8 +37,7 @@ class States:
         self._first = Compiled(self._first_state, out=everywhere if mapped else None)
         self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
         self._copy = Compiled(_copied, out=everywhere)
-        are_finite = jax.vmap(_are_finite) if mapped else _are_finite
-        self._are_finite = Compiled(are_finite, out=everywhere)
+        self._are_finite = Compiled(jax.vmap(are_finite) if mapped else are_finite, out=everywhere)
 
     def first(self, job: Job, metrics: Iterable[str]) -> TrainState:
         """The state before the first step, with these metrics."""
@@ -145,10 +145,6 @@ def _copied(tree: Any) -> Any:
 
 
 def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
-    zeros = jax.tree.map(jnp.zeros_like, state.metrics)
-    return state._replace(metrics=zeros), _copied((state.params, state.model_state))
-
-
-def _are_finite(tree: Any) -> Array:
-    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    return jnp.stack(leaves).all() if leaves else jnp.array(True)
+    metrics, skipped = jax.tree.map(jnp.zeros_like, (state.metrics, state.skipped))
+    begun = state._replace(metrics=metrics, skipped=skipped)
+    return begun, _copied((state.params, state.model_state))

@@ -1,6 +1,7 @@
 """One step of training: a pure function of a state and a batch."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -13,6 +14,7 @@ from feedax.errors import ModelError
 from feedax.feed import Batch
 from feedax.train.hyperparams import Hyperparams, taken
 from feedax.train.model import Model, PyTree, each
+from feedax.train.skips import are_finite, says_skipped, tells_of_skips
 
 Score = Callable[..., Any]
 """A loss or a metric: a function of one example's prediction and target."""
@@ -46,7 +48,10 @@ class TrainState(NamedTuple):
         hyperparams: float scalars by name, for the functions that take them.
         step: int32, steps done in all.
         metrics: the loss and the metrics over this epoch's examples, as they were trained on.
-        bad_step: int32, the first step whose loss was not finite, or -1.
+        bad_step: int32, the first step whose loss was not finite, or -1. Those that the optimizer
+            skipped are not counted.
+        skipped: int32, the steps of this epoch that the optimizer skipped; None where its state
+            does not say so.
     """
 
     params: PyTree
@@ -58,6 +63,7 @@ class TrainState(NamedTuple):
     step: Array
     metrics: dict[str, Metric]
     bad_step: Array
+    skipped: Array | None = None
 
 
 def init_state(
@@ -86,16 +92,18 @@ def init_state(
     (0, 0.0)
     """
     scalars = {name: jnp.asarray(value, float) for name, value in (hyperparams or {}).items()}
+    opt_state = built(optimizer, scalars).init(params)
     return TrainState(
         params=params,
         model_state=model_state,
-        opt_state=built(optimizer, scalars).init(params),
+        opt_state=opt_state,
         key=key,
         learning_rate=jnp.asarray(learning_rate, float),
         hyperparams=scalars,
         step=jnp.array(0, jnp.int32),
         metrics={name: zero_metric() for name in ("loss", *metrics)},
         bad_step=jnp.array(-1, jnp.int32),
+        skipped=jnp.array(0, jnp.int32) if tells_of_skips(opt_state) else None,
     )
 
 
@@ -117,8 +125,12 @@ def train_step(
     """One step of training. Pure: nothing but its arguments goes in, nothing but the state out.
 
     The gradient is that of the weighted mean of the examples' losses, so a batch filled with
-    copies of weight 0 has exactly the gradient of the smaller batch. It can be mapped over states
+    copies of weight 0 has exactly the gradient of the smaller batch. By a complex parameter it is
+    the steepest ascent, as optimizers want it: the conjugate of JAX's. It can be mapped over states
     (``jax.vmap``): seeds, learning rates, whatever a state holds.
+
+    A step that the optimizer skips leaves the model's state and the metrics as they were, and is
+    no bad step, see `feedax.train.skips`.
 
     Args:
         state: before the step.
@@ -178,10 +190,11 @@ def train_step(
         state.params
     )
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        grads,
+        jax.tree.map(jnp.conj, grads),
         state.opt_state,
         state.params,
-        # For the transformations that ask for them: line searches, plateaus.
+        # For the transformations that ask for them: line searches, plateaus. A gradient that has
+        # a name is JAX's, as those are that they take of value_fn.
         value=mean,
         grad=grads,
         value_fn=lambda params: batch_loss(params)[0],
@@ -192,9 +205,21 @@ def train_step(
     for name, score in (metrics or {}).items():
         scores = scores_of(score, predictions)
         sums[name] = jnp.sum(scores * batch.weights.astype(scores.dtype))
+    params = optax.apply_updates(state.params, updates)
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
+    skipped = state.skipped
+    if skipped is not None:
+        skips = says_skipped(state.opt_state, opt_state, mean) & are_finite(params)
+        bad &= ~skips
+        skipped = skipped + skips
+        # What such a step saw may be no number.
+        model_state, sums, count = jax.tree.map(
+            partial(jnp.where, skips),
+            (state.model_state, jax.tree.map(jnp.zeros_like, sums), jnp.zeros_like(count)),
+            (model_state, sums, count),
+        )
     return TrainState(
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         model_state=model_state,
         opt_state=opt_state,
         key=state.key,
@@ -203,6 +228,7 @@ def train_step(
         step=state.step + 1,
         metrics={name: _grown(state.metrics[name], sums[name], count) for name in sums},
         bad_step=jnp.where(bad, state.step, state.bad_step),
+        skipped=skipped,
     )
 
 

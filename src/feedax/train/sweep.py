@@ -45,7 +45,7 @@ def sweep(
         predict: as in `fit`.
         init: makes the parameters of a network from a random key.
         train: a `NumpyLoader`, of which each network has one ``with_seed``; a function of a seed
-            that returns a loader; or another iterable of batches, the same for all.
+            that returns a loader or an iterator; or another iterable of batches, the same for all.
         seeds: the seeds, or how many, counted from 0.
         learning_rate: as in `fit`, or many.
         hyperparams: as in `fit`, with one value each or many.
@@ -113,7 +113,7 @@ def sweep(
 
     every = members(seeds, learning_rate, hyperparams or {})
     if not callable(train):
-        refuse_no_batches(train, "sweep: train", again=len(every) > 1)
+        refuse_no_batches(train, "sweep: train")
     return Sweeping(every, job_of, checkpoints, tuple(callbacks), together).run()
 
 

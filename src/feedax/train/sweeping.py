@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.errors import CheckpointError, ModelError, NotANumberError, shown
+from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, shown
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.events import (
@@ -85,6 +85,7 @@ class Sweeping:
 
     def _train(self, rest: list[Member]) -> None:
         some, most = [self._job_of(member) for member in rest[:2]], len(self._members)
+        _refuse_what_comes_once(some, len(rest))
         size = min(self._together or room(some, most), most)
         devices = some[0].devices.count
         if size > 1:  # every device has as many
@@ -271,6 +272,19 @@ class Sweeping:
                     stops = True
         if stops:
             raise StopTraining
+
+
+def _refuse_what_comes_once(jobs: Sequence[Job], count: int) -> None:
+    """Refuse an iterator that several networks would share: each would get the other's rest."""
+    first, last = [{"train": job.train, **job.sets} for job in (jobs[0], jobs[-1])]
+    for name, source in first.items():
+        if len(jobs) > 1 and source is last[name] and isinstance(source, Iterator):
+            what = name if name == "train" else f"evaluate[{name!r}]"
+            raise BatchError(
+                f"sweep: {what} must be there for each of {count} networks, and it is a "
+                f"{type(source).__name__}, which comes once; give a NumpyLoader or a list"
+                + (", or a function of a seed that makes one" if name == "train" else "")
+            )
 
 
 def _asked(job: Job) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from feedax.train.peers import Peers
 from feedax.train.programs import Programs
 from feedax.train.saved import RUN, refuse_broken
 from feedax.train.step import TrainState
-from feedax.train.waiting import Advice, Waiting, tell_of_text
+from feedax.train.waiting import Waiting, tell_of_text
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -65,6 +65,7 @@ class Training:
         self._check, self._residents = programs.check, programs.residents
         self._metrics, self._steps = programs.metrics, programs.steps
         self._states, self._evaluation = programs.states, programs.evaluation
+        self._advice = programs.advice
         self._state: TrainState | None = None
         self._epoch = self._step = self._epoch_step = self._skip = 0
         self._seconds = 0.0  # of this epoch so far
@@ -128,7 +129,6 @@ class Training:
             sources = [job.train, *job.sets.values()]
             self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
             self._sets = dict(zip(job.sets, sets, strict=True))
-        self._advice = Advice(self._train)
         self._tell_position = None if job.checkpoints is None else teller(self._train)
         if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
             LOGGER.info(
@@ -184,8 +184,9 @@ class Training:
             # Saved as the middle of an epoch, from which more steps can follow as if it had not
             # been the end; the rest of this one is done again where none do.
             self._save()
+        job.tell_of_an_early_end(self._step)
         self._end_epoch(row, ends_early)
-        self._advice.after(row, waiting.first_seconds)
+        self._advice.after(row, waiting)
 
     def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
         """The epoch's steps; the parameters and the model's state as they were before them."""

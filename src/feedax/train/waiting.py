@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,11 +26,20 @@ class Waiting:
     Args:
         source: where the batches come from.
         steps: runs the pieces.
+
+    Attributes:
+        seconds: in which training stood.
+        first_seconds: of them, for the first piece.
+        lost_seconds: of them, what another source would not save: the machine did something else.
+            Known with the columns.
+        source: where the batches come from.
     """
 
     def __init__(self, source: Any, steps: Steps) -> None:
-        self.seconds = self.first_seconds = 0.0
-        self._source = source
+        self.seconds = self.first_seconds = self.lost_seconds = 0.0
+        self.source = source
+        self._idle_seconds = 0.0  # of the waiting, without this thread on a CPU
+        self._delays = _delays()
         self._steps = steps
         self._before = _told(source)
         self._shortages = 0
@@ -40,12 +50,14 @@ class Waiting:
         """The feed's next piece, of at most so many steps."""
         # After a step that was measured the device is idle, but only for that.
         was_busy = self._steps.are_under_way() or self._measure
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.thread_time()
         piece = feed.take(most)
-        seconds = time.perf_counter() - started
+        seconds, worked = time.perf_counter() - started, time.thread_time() - worked
         was_measured, self._measure = self._measure, False
         if not self._steps.are_under_way():
-            self.seconds += max(0.0, seconds - self._step_seconds) if was_busy else seconds
+            waited = max(0.0, seconds - self._step_seconds) if was_busy else seconds
+            self.seconds += waited
+            self._idle_seconds += max(0.0, waited - worked)
             self.first_seconds = self.first_seconds or seconds
             self._shortages += not was_measured
             # Seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
@@ -63,14 +75,26 @@ class Waiting:
 
     def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
         """The times of an epoch that has been trained, by the names of its row."""
-        loading, starting = _told(self._source)
-        told = callable(getattr(self._source, "stats", None))
+        loading, starting = _told(self.source)
+        told = callable(getattr(self.source, "stats", None))
+        self.lost_seconds = self._lost(feed)
         return {
             "wait_seconds": self.seconds,
             "load_seconds": loading - self._before[0] if told else feed.load_seconds,
             "transfer_seconds": feed.transfer_seconds,
             "start_seconds": starting - self._before[1],
         }
+
+    def _lost(self, feed: Feed | StackedFeed) -> float:
+        delays = _delays()
+        if delays is not None and self._delays is not None:
+            delays -= self._delays
+        drawing = getattr(feed, "drawing_seconds", None)
+        if drawing is None:
+            return min(self._idle_seconds, delays or 0.0)
+        # A sampler is to blame for drawing alone; where nobody counts delays, for what it worked.
+        delays = self._idle_seconds if delays is None else delays
+        return max(0.0, self.seconds - max(0.0, drawing - delays))
 
 
 def _told(source: Any) -> tuple[float, float]:
@@ -82,30 +106,36 @@ def _told(source: Any) -> tuple[float, float]:
     return float(told.loading), float(told.starting)
 
 
+def _delays() -> float | None:
+    """Seconds in which this thread could have worked and had no CPU; None where nobody counts."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class Advice:
-    """One sentence in a run, the first time that an epoch waits for data too long.
+    """One sentence in a run, the first time that an epoch waits for data too long."""
 
-    Args:
-        source: where the batches come from.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
+    def __init__(self) -> None:
         self._given = False
 
-    def after(self, row: dict[str, float], first_wait: float) -> None:
-        """Look at an epoch's row, and at how long its first batch took."""
+    def after(self, row: dict[str, float], waiting: Waiting) -> None:
+        """Look at an epoch's row."""
         seconds, waited = row["seconds"], row["wait_seconds"]
-        if row["epoch"] == 0 and _workers(self._source):
+        source = waiting.source
+        if row["epoch"] == 0 and _workers(source):
             # Workers start once in any case; it counts where every epoch starts them again.
-            seconds, waited = seconds - first_wait, waited - first_wait
-        if self._given or seconds <= LONG_ENOUGH or waited <= SHARE * seconds:
+            seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
+        lost = waiting.lost_seconds
+        free = seconds - lost  # the seconds of a machine that does nothing else
+        if self._given or free <= LONG_ENOUGH or waited - lost <= SHARE * free:
             return
         self._given = True
         LOGGER.warning(
             f"fit: training should wait for data less than {SHARE:.0%} of its time, and in epoch "
             f"{row['epoch']:.0f} it waited {waited / seconds:.0%}, {waited:.1f} of {seconds:.1f} "
-            f"seconds; {_remedy(self._source, row)}"
+            f"seconds; {_remedy(source, row)}"
         )
 
 
