@@ -220,22 +220,19 @@ def as_array(value: Any) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         hidden = np.ma.getmaskarray(value)
         if hidden.dtype.names is not None:
-            hidden = np.ma.flatten_mask(hidden)
-        if count := int(np.count_nonzero(hidden)):
-            raise NotAnArray(
-                f"a masked array with {count} of its values masked",
-                "give it values there, with .filled(...), and its mask as a field of its own",
-            )
+            hidden = hidden != np.zeros((), hidden.dtype)
+        if hidden.any():
+            first = np.argwhere(hidden)[0].tolist()
+            what = f"a masked array, masked at {first}" if first else "a masked value"
+            raise NotAnArray(what, "fill it in with .filled(...), and yield its mask as a field")
     try:
         array = np.asarray(value)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise NotAnArray(f"a {_kind(value)} that is no array ({reason})", CONVERT) from error
     if array.dtype.hasobject and not isinstance(value, np.ndarray | np.generic):
-        what = f"a {_kind(value)}"
-        if array.ndim:
-            what += ", which NumPy can only hold as Python objects"
-        raise NotAnArray(what, CONVERT)
+        of = " of Python objects" if array.ndim else ""
+        raise NotAnArray(f"a {_kind(value)}{of}", CONVERT)
     said = getattr(getattr(value, "dtype", None), "kind", array.dtype.kind)
     if said in tuple("iub") and array.dtype.kind != said:  # pandas' integers, some of them missing
         raise NotAnArray(f"a {_kind(value)} of {value.dtype} with missing values", CONVERT)

@@ -1,7 +1,10 @@
 """Batches: what they are made of, on the host and on the device."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from numbers import Number
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from feedax import tree
 from feedax.errors import BatchError
 
 PyTree = Any
@@ -113,11 +117,13 @@ def rows(examples: tuple[PyTree, PyTree], start: int, stop: int) -> tuple[PyTree
 def pair(batch: Any) -> tuple[PyTree, PyTree]:
     """The inputs and the targets of a batch, their leaves as NumPy arrays.
 
-    Text in them stays behind, see `without_text`; so do the copies that fill a `Masked` batch.
+    What JAX takes for no containers becomes some, see `opened`. Text in them stays behind, see
+    `without_text`; so do the copies that fill a `Masked` batch.
 
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
+    batch = opened(batch)
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
     if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -128,7 +134,7 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
         )
     # Inputs or targets that are nothing but text are refused, by `number`.
     parts = tuple(part if is_text(part) else without_text(part) for part in batch)
-    inputs, targets = jax.tree.map(number, parts, is_leaf=is_text)
+    inputs, targets = numbers(parts, names=("inputs", "targets"))
     length((inputs, targets))
     return inputs, targets
 
@@ -153,18 +159,101 @@ def length(examples: PyTree, who: str = "fit") -> int:
     return int(lengths.pop()[0])
 
 
-def number(leaf: Any, who: str = "fit") -> np.ndarray:
+def opened(batch: PyTree, who: str = "fit") -> PyTree:
+    """A batch whose fields JAX sees, whatever its containers are.
+
+    A container of a type that is registered with JAX stays as it is. Of the others, a mapping
+    becomes a dict; a dataclass or an attrs object a named tuple of its fields; and a sequence a
+    list, unless it is one of Python numbers, which is an array. A defaultdict becomes a dict, too:
+    two of them are alike for JAX only with the very same factory.
+
+    Raises:
+        BatchError: JAX cannot take it apart.
+
+    >>> from collections import UserDict
+    >>> opened((UserDict(x=np.ones(2)), 3))
+    ({'x': array([1., 1.])}, 3)
+    """
+    try:
+        leaves, structure = jax.tree.flatten(batch, is_leaf=_has_a_factory)
+    except (TypeError, ValueError) as error:  # keys that cannot be sorted
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise BatchError(
+            f"{who}: a batch must be made of containers that JAX can take apart, and one is not "
+            f"({reason}); give dicts keys of one type"
+        ) from error
+    if not any(map(_is_closed, leaves)):
+        return batch
+    return jax.tree.unflatten(
+        structure, [opened(_open(leaf), who) if _is_closed(leaf) else leaf for leaf in leaves]
+    )
+
+
+def _has_a_factory(part: Any) -> bool:
+    return type(part) is defaultdict
+
+
+def _is_closed(leaf: Any) -> bool:
+    """Whether a leaf of JAX's is a container."""
+    if type(leaf) is np.ndarray or (parts := tree.taken_apart(leaf)) is None:
+        return False
+    is_array = isinstance(parts.keys, range) and parts.keys and isinstance(leaf[0], Number)
+    return not is_array
+
+
+def _open(container: Any) -> Any:
+    if isinstance(container, Mapping):
+        return dict(container)
+    if (names := tree.record_fields(container)) is not None:
+        kind = _named_tuple(type(container), tuple(names))
+        return kind(*(getattr(container, name) for name in names))
+    return list(container)
+
+
+@cache
+def _named_tuple(record: type, names: tuple[str, ...]) -> Any:
+    """One type for all records of a class, or a batch would be another tree each time."""
+    kind: Any = namedtuple(record.__name__, names, rename=True)  # type: ignore[misc]
+    for place, name in zip(kind._fields, names, strict=True):
+        if place != name:  # a named tuple's own field cannot begin with an underscore
+            setattr(kind, name, property(attrgetter(place)))
+    return kind
+
+
+def numbers(
+    parts: PyTree, who: str = "fit", names: tuple[str, ...] = (), keep: tuple[type, ...] = ()
+) -> PyTree:
+    """A tree with its leaves as arrays of numbers that the device can hold; see `_number`.
+
+    Args:
+        parts: of which JAX sees the leaves.
+        who: speaks, in an error.
+        names: what the first containers' parts are called there.
+        keep: types of leaves that are arrays already.
+    """
+
+    def of(path: Any, leaf: Any) -> Any:
+        return leaf if isinstance(leaf, keep) else _number(leaf, who, path, names)
+
+    return jax.tree_util.tree_map_with_path(of, parts, is_leaf=is_text)
+
+
+def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarray:
     """A leaf as an array of numbers that the device can hold.
 
     Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. What a
     float loses so is its last digits; what an integer would lose is its value.
     """
-    array = np.asarray(leaf)
-    if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
+    remedy = "leave that field out of the dataset's examples, or turn it into numbers"
+    try:
+        array = tree.as_array(leaf)
+        if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
+            raise tree.NotAnArray(f"values of type {array.dtype}", remedy)
+    except tree.NotAnArray as no:
         raise BatchError(
-            f"{who}: a batch must be made of numbers, and it holds values of type {array.dtype}; "
-            "leave that field out of the dataset's examples, or turn it into numbers"
-        )
+            f"{who}: {_spoken(path, names)} must be made of numbers, and it holds {no.what}; "
+            f"{remedy if no.remedy == tree.CONVERT else no.remedy}"
+        ) from no
     held = jax.dtypes.canonicalize_dtype(array.dtype)
     if held != array.dtype and array.dtype.kind in "iu" and array.size:
         for value in (array.min(), array.max()):
@@ -176,7 +265,14 @@ def number(leaf: Any, who: str = "fit") -> np.ndarray:
     return array
 
 
-def without_text(tree: PyTree) -> PyTree:
+def _spoken(path: Any, names: tuple[str, ...]) -> str:
+    """A part of a batch, for messages."""
+    first = names[path[0].idx] if names else jax.tree_util.keystr(path[:1])
+    field = first + jax.tree_util.keystr(path[1:])
+    return f"field {field} of a batch" if field else "a batch"
+
+
+def without_text(parts: PyTree) -> PyTree:
     """A batch without its text, which no device can hold.
 
     Text is a ``str``, ``bytes``, a list or tuple of nothing else, or a NumPy array of them. In a
@@ -185,23 +281,21 @@ def without_text(tree: PyTree) -> PyTree:
     >>> without_text(({"x": np.ones(2), "name": ["a", "b"]}, [b"c", b"d"]))
     ({'x': array([1., 1.])}, None)
     """
-    if not any(map(is_text, jax.tree.leaves(tree, is_leaf=is_text))):
-        return tree
-    if is_text(tree):
+    if not any(map(is_text, jax.tree.leaves(parts, is_leaf=is_text))):
+        return parts
+    if is_text(parts):
         return None
-    if type(tree) in (dict, OrderedDict):
-        return type(tree)((k, without_text(v)) for k, v in tree.items() if not is_text(v))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(without_text, tree))
-    if type(tree) in (list, tuple):
-        return type(tree)(map(without_text, tree))
-    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, tree, is_leaf=is_text)
+    if type(parts) in (dict, OrderedDict):
+        return type(parts)((k, without_text(v)) for k, v in parts.items() if not is_text(v))
+    if isinstance(parts, tuple) and hasattr(parts, "_fields"):
+        return type(parts)(*map(without_text, parts))
+    if type(parts) in (list, tuple):
+        return type(parts)(map(without_text, parts))
+    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, parts, is_leaf=is_text)
 
 
 def is_text(leaf: Any) -> bool:
     """Whether something in a batch is text, and nothing but text."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "STU"
-    if isinstance(leaf, list | tuple):
-        return len(leaf) > 0 and all(isinstance(part, str | bytes) for part in leaf)
-    return isinstance(leaf, str | bytes)
+    return tree.is_text(leaf)

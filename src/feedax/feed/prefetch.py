@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from feedax.errors import BatchError
-from feedax.feed.batch import Masked, PyTree, filling, length, number, without_text
+from feedax.feed.batch import Masked, PyTree, filling, length, numbers, opened, without_text
 from feedax.feed.hosts import UNKNOWN, in_step, refuse_a_part_of_the_hosts
 from feedax.feed.pipeline import Pipeline
 from feedax.feed.place import WHO, Placement
@@ -141,7 +141,7 @@ def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
     size = given if isinstance(given, int) else None
     first: Any = None
     for batch in batches:
-        arrays = jax.tree.map(_array, without_text(batch))
+        arrays = numbers(without_text(opened(batch, WHO)), WHO, keep=(jax.Array,))
         del batch  # a loader may wait for its memory
         if last == "short":
             yield arrays
@@ -168,7 +168,3 @@ def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
 
 def _rows(examples: PyTree, order: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[order], examples)
-
-
-def _array(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array) else number(leaf, WHO)
