@@ -159,14 +159,17 @@ def _refilled(container: Any, keys: Sequence[Any], new: list[Any], plain: Any) -
     for make in (_copied, lambda container, keys, new: type(container)(plain)):
         try:
             made = make(container, keys, new)
-            # A container may do what it likes with what it is given.
-            held = [made[key] for key in keys] if len(made) == len(new) else []
+            held = [made[key] for key in keys]
+            if len(made) == len(new) and all(map(_is_held, new, held)):
+                return made
         except Exception:
             continue
-        both = zip(new, held, strict=False)
-        if len(held) == len(new) and all(b is a for a, b in both if isinstance(a, np.ndarray)):
-            return made
     return plain
+
+
+def _is_held(part: Any, found: Any) -> bool:
+    """Whether a container holds a part that it was given: it may do with it what it likes."""
+    return found is part or (type(found) is type(part) and not isinstance(part, np.ndarray))
 
 
 def _copied(container: Any, keys: Sequence[Any], new: list[Any]) -> Any:

@@ -211,9 +211,10 @@ def _open(container: Any) -> Any:
 
 
 @cache
-def _named_tuple(record: type, names: tuple[str, ...]) -> Any:
+def _named_tuple(record: Any, names: tuple[str, ...]) -> Any:
     """One type for all records of a class, or a batch would be another tree each time."""
-    kind: Any = namedtuple(record.__name__, names, rename=True)  # type: ignore[misc]
+    make: Any = namedtuple
+    kind = make(record.__name__, names, rename=True)
     for place, name in zip(kind._fields, names, strict=True):
         if place != name:  # a named tuple's own field cannot begin with an underscore
             setattr(kind, name, property(attrgetter(place)))

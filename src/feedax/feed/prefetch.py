@@ -26,7 +26,9 @@ def prefetch_to_device(
     transforms and samplers draw their random numbers there. Another thread only transfers. It
     ends with the batches, with an error, and when the loop over them is left.
 
-    What is handed over is a batch's structure with ``jax.Array`` leaves. Text in it (``str``,
+    What is handed over is a batch's structure with ``jax.Array`` leaves. Its containers are those
+    that JAX knows: of the others, mappings become dicts, dataclasses and attrs objects named tuples
+    of their fields, and sequences lists. Text in it (``str``,
     ``bytes`` and lists of them) stays on the host: in a dict its key is left out, elsewhere None
     stands in its place.
 
@@ -84,7 +86,7 @@ def prefetch_to_device(
             f"{type(batches).__name__}; give a NumpyLoader or a list"
         )
     foreign = is_foreign(batches)
-    placement = Placement(sharding, foreign)
+    placement = Placement(opened(sharding, WHO), foreign)
     host_batches = _of_one_size(batches, last)
     if placement.spans_hosts:
         refuse_a_part_of_the_hosts(placement)
