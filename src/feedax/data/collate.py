@@ -147,11 +147,9 @@ class _Collation:
         if parts is None:
             return self._stack(values, field)
         self._refuse_other_parts(first, values, field)
-        return parts.together(
-            [
-                self.collate([parts.get(value, key) for value in values], field + parts.name(key))
-                for key in parts.keys
-            ]
+        keys, get, name, together = parts
+        return together(
+            [self.collate([get(v, key) for v in values], field + name(key)) for key in keys]
         )
 
     def _users(self, value: Any) -> Callable[..., Any] | None:
@@ -184,12 +182,13 @@ class _Collation:
             self._refuse_beyond_int64(values, field)  # NumPy has another dtype for each size
         if isinstance(values[0], Image.Image):
             self._same("an image mode", [_mode(value, values[0]) for value in values], field)
-        arrays = []
-        for index, value in zip(self.indices, values, strict=True):
-            try:
+        arrays: list[np.ndarray] = []
+        try:
+            for value in values:
                 arrays.append(to_numpy(value))
-            except NotAnArray as no:
-                raise _not_an_array("numpy_collate", f"example {index}", field, no) from no
+        except NotAnArray as no:
+            whose = f"example {list(self.indices)[len(arrays)]}"
+            raise _not_an_array("numpy_collate", whose, field, no) from no
         return arrays
 
     def _stack(self, values: Sequence[Any], field: str) -> np.ndarray:
@@ -209,7 +208,8 @@ class _Collation:
         empty = np.empty if dtype.hasobject else self.empty
         batch = empty((len(arrays), *shape), dtype)
         for row, array in enumerate(arrays):
-            batch[row, ...] = array
+            # One object in an array of no dimension is meant, not the array.
+            batch[row] = array if array.ndim or not dtype.hasobject else array[()]
         return batch
 
     def _refuse_none(self, values: Sequence[Any], field: str) -> None:
@@ -251,6 +251,8 @@ def to_numpy(value: Any) -> np.ndarray:
     Raises:
         NotAnArray: no array holds it as it is.
     """
+    if type(value) is np.ndarray or isinstance(value, np.generic):
+        return np.asarray(value)
     if isinstance(value, torch.Tensor):
         try:
             if name := _ML_DTYPES.get(value.dtype):

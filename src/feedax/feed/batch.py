@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from feedax import tree
 from feedax.errors import BatchError
+from feedax.tree import CONVERT, NotAnArray, as_array, record_fields, taken_apart
+from feedax.tree import is_text as is_plain_text
 
 PyTree = Any
 
@@ -123,11 +124,11 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
-    batch = opened(batch)
+    given, batch = batch, opened(batch)
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
     if not isinstance(batch, list | tuple) or len(batch) != 2:
-        got = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        got = type(given).__name__ + (f" of {len(given)}" if hasattr(given, "__len__") else "")
         raise BatchError(
             f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
             "dataset yield such pairs, or make them in a collate_fn"
@@ -195,7 +196,7 @@ def _has_a_factory(part: Any) -> bool:
 
 def _is_closed(leaf: Any) -> bool:
     """Whether a leaf of JAX's is a container."""
-    if type(leaf) is np.ndarray or (parts := tree.taken_apart(leaf)) is None:
+    if type(leaf) is np.ndarray or (parts := taken_apart(leaf)) is None:
         return False
     is_array = isinstance(parts.keys, range) and parts.keys and isinstance(leaf[0], Number)
     return not is_array
@@ -204,9 +205,9 @@ def _is_closed(leaf: Any) -> bool:
 def _open(container: Any) -> Any:
     if isinstance(container, Mapping):
         return dict(container)
-    if (names := tree.record_fields(container)) is not None:
-        kind = _named_tuple(type(container), tuple(names))
-        return kind(*(getattr(container, name) for name in names))
+    if (names := record_fields(container)) is not None:
+        kind: Any = type(container)
+        return _named_tuple(kind, tuple(names))(*(getattr(container, name) for name in names))
     return list(container)
 
 
@@ -247,13 +248,13 @@ def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarra
     """
     remedy = "leave that field out of the dataset's examples, or turn it into numbers"
     try:
-        array = tree.as_array(leaf)
+        array = as_array(leaf)
         if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
-            raise tree.NotAnArray(f"values of type {array.dtype}", remedy)
-    except tree.NotAnArray as no:
+            raise NotAnArray(f"values of type {array.dtype}", remedy)
+    except NotAnArray as no:
         raise BatchError(
             f"{who}: {_spoken(path, names)} must be made of numbers, and it holds {no.what}; "
-            f"{remedy if no.remedy == tree.CONVERT else no.remedy}"
+            f"{remedy if no.remedy == CONVERT else no.remedy}"
         ) from no
     held = jax.dtypes.canonicalize_dtype(array.dtype)
     if held != array.dtype and array.dtype.kind in "iu" and array.size:
@@ -273,7 +274,7 @@ def _spoken(path: Any, names: tuple[str, ...]) -> str:
     return f"field {field} of a batch" if field else "a batch"
 
 
-def without_text(parts: PyTree) -> PyTree:
+def without_text(tree: PyTree) -> PyTree:
     """A batch without its text, which no device can hold.
 
     Text is a ``str``, ``bytes``, a list or tuple of nothing else, or a NumPy array of them. In a
@@ -282,21 +283,21 @@ def without_text(parts: PyTree) -> PyTree:
     >>> without_text(({"x": np.ones(2), "name": ["a", "b"]}, [b"c", b"d"]))
     ({'x': array([1., 1.])}, None)
     """
-    if not any(map(is_text, jax.tree.leaves(parts, is_leaf=is_text))):
-        return parts
-    if is_text(parts):
+    if not any(map(is_text, jax.tree.leaves(tree, is_leaf=is_text))):
+        return tree
+    if is_text(tree):
         return None
-    if type(parts) in (dict, OrderedDict):
-        return type(parts)((k, without_text(v)) for k, v in parts.items() if not is_text(v))
-    if isinstance(parts, tuple) and hasattr(parts, "_fields"):
-        return type(parts)(*map(without_text, parts))
-    if type(parts) in (list, tuple):
-        return type(parts)(map(without_text, parts))
-    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, parts, is_leaf=is_text)
+    if type(tree) in (dict, OrderedDict):
+        return type(tree)((k, without_text(v)) for k, v in tree.items() if not is_text(v))
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(without_text, tree))
+    if type(tree) in (list, tuple):
+        return type(tree)(map(without_text, tree))
+    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, tree, is_leaf=is_text)
 
 
 def is_text(leaf: Any) -> bool:
     """Whether something in a batch is text, and nothing but text."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "STU"
-    return tree.is_text(leaf)
+    return is_plain_text(leaf)
