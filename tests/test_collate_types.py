@@ -219,6 +219,20 @@ def test_attrs_objects_are_kept():
     assert numpy_collate([Half(1), Half(2)]).x.tolist() == [1, 2]
 
 
+def test_what_is_kept_by_a_cache_keeps_its_containers():
+    data = [Measured(collections.UserList([vector(i)]), factory_of(i)) for i in range(4)]
+    loader = NumpyLoader(data, 2, cache=True)
+    loaded = list(loader)
+    assert (type(loaded[0]), type(loaded[0].x)) == (Measured, collections.UserList)
+    assert loader.plan().name == "resident"
+    for again, batch in zip(loader, loaded, strict=True):
+        assert (type(again), told(again.x), told(again.y)) == (
+            Measured,
+            told(batch.x),
+            told(batch.y),
+        )
+
+
 class Odd(Mapping):
     """Its constructor takes no mapping."""
 

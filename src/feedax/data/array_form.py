@@ -17,7 +17,7 @@ from feedax.data.batch_transforms import ARRAY, INT, TENSOR, BatchTransform, Sta
 from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
 from feedax.errors import PlanError
-from feedax.tree import map_leaves, named_leaves
+from feedax.tree import NotAnArray, map_leaves, named_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,10 @@ def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
                 f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
             )
         version = 0 if leaf.is_inference() else leaf._version
-        array = to_numpy(leaf)
+        try:
+            array = to_numpy(leaf)
+        except NotAnArray as no:
+            raise NoArrayForm(f"{name_of(dataset)} holds {no.what}") from no
         owner = leaf if leaf._base is None else leaf._base  # views are made anew at each look
         looked_at: tuple[Any, ...] = (owner, version, _layout(array))
         kind = TENSOR

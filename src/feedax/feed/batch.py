@@ -196,7 +196,7 @@ def _has_a_factory(part: Any) -> bool:
 
 def _is_closed(leaf: Any) -> bool:
     """Whether a leaf of JAX's is a container."""
-    if type(leaf) is np.ndarray or (parts := taken_apart(leaf)) is None:
+    if type(leaf) in (np.ndarray, str, bytes) or (parts := taken_apart(leaf)) is None:
         return False
     is_array = isinstance(parts.keys, range) and parts.keys and isinstance(leaf[0], Number)
     return not is_array
