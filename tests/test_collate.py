@@ -167,7 +167,7 @@ def test_mappings_stay_what_they_are_where_that_is_possible():
     assert type(frozen) is MappingProxyType
     assert frozen["a"].tolist() == [1, 2]
     batch = numpy_collate([Strict(1, "x"), Strict(2, "y")])
-    assert type(batch) is dict
+    assert type(batch) is Strict
     assert (batch["a"].tolist(), batch["b"]) == ([1, 2], ["x", "y"])
 
 

@@ -160,8 +160,8 @@ def test_arrays_of_different_lengths(x, y, shapes):
 
 def test_text_is_no_number():
     said = (
-        "fit: a batch must be made of numbers, and it holds values of type <U1; leave that field "
-        "out of the dataset's examples, or turn it into numbers"
+        "fit: field inputs of a batch must be made of numbers, and it holds values of type <U1; "
+        "leave that field out of the dataset's examples, or turn it into numbers"
     )
     assert message(BatchError, [(np.array(["a", "b"]), Y[:2])]) == said
     with pytest.raises(BatchError) as error:

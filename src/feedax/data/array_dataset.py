@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from feedax.errors import DatasetError
+from feedax.tree import NotAnArray, as_array
 
 
 class ArrayDataset(Dataset[Any]):
@@ -18,7 +19,7 @@ class ArrayDataset(Dataset[Any]):
         transform: a function of one input, or None for the input as it is.
 
     Raises:
-        DatasetError: the two arrays do not hold the same number of examples.
+        DatasetError: the two arrays do not hold the same number of examples, or masked values.
 
     >>> data = ArrayDataset(np.zeros((3, 2, 2), np.uint8), np.array([4, 5, 6]))
     >>> len(data), data[2]
@@ -33,6 +34,14 @@ class ArrayDataset(Dataset[Any]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         for name, array in (("inputs", inputs), ("targets", targets)):
+            try:
+                if isinstance(array, np.ma.MaskedArray):
+                    as_array(array)
+            except NotAnArray as no:
+                raise DatasetError(
+                    f"ArrayDataset: {name} must hold a value everywhere, and it is {no.what}; "
+                    f"{no.remedy}"
+                ) from no
             if array.ndim == 0:
                 raise DatasetError(
                     f"ArrayDataset: {name} must be an array of examples, and it is the single "

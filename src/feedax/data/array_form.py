@@ -6,7 +6,7 @@ datasets that feedax knows are registered in `feedax.data.known_datasets`.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from feedax.data.batch_transforms import ARRAY, INT, TENSOR, BatchTransform, Sta
 from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
 from feedax.errors import PlanError
+from feedax.tree import NotAnArray, map_leaves, named_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +290,10 @@ def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
                 f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
             )
         version = 0 if leaf.is_inference() else leaf._version
-        array = to_numpy(leaf)
+        try:
+            array = to_numpy(leaf)
+        except NotAnArray as no:
+            raise NoArrayForm(f"{name_of(dataset)} holds {no.what}") from no
         owner = leaf if leaf._base is None else leaf._base  # views are made anew at each look
         looked_at: tuple[Any, ...] = (owner, version, _layout(array))
         kind = TENSOR
@@ -330,26 +334,12 @@ def _layout(array: np.ndarray) -> bytes:
 
 
 def tree_leaves(tree: Any) -> list[Any]:
-    if isinstance(tree, Mapping):
-        return [leaf for value in tree.values() for leaf in tree_leaves(value)]
-    if isinstance(tree, tuple | list):
-        return [leaf for value in tree for leaf in tree_leaves(value)]
-    return [tree]
+    return [leaf for _, leaf in named_leaves(tree)]
 
 
-def collated(tree: Any, leaves: Any) -> Any:
+def collated(tree: Any, leaves: Iterator[Any]) -> Any:
     """The tree with new leaves, its tuples as lists: `numpy_collate` makes them so."""
-    if isinstance(tree, Mapping):
-        items = {key: collated(value, leaves) for key, value in tree.items()}
-        try:
-            return type(tree)(items)  # type: ignore[call-arg]
-        except TypeError:
-            return items
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(collated(value, leaves) for value in tree))
-    if isinstance(tree, tuple | list):
-        return [collated(value, leaves) for value in tree]
-    return next(leaves)
+    return map_leaves(tree, lambda *_: next(leaves), tuples_to_lists=True)
 
 
 def name_of(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from feedax.data.plan import examples_of, same_bits
 from feedax.data.randomness import random_states_restored
 from feedax.data.workers.loading import Task
 from feedax.errors import ExampleError, PlanError
+from feedax.tree import taken_apart
 
 LOADED_AGAIN = 4
 """How many examples are loaded again in each epoch that comes from memory, and compared."""
@@ -133,16 +133,12 @@ class Cache:
 
 def _leaves_like(template: Any, batch: Any, index: Any) -> list[Any]:
     """A batch's leaves in the order of a template; dicts may have their keys in another one."""
-    if isinstance(template, Mapping):
-        if isinstance(batch, Mapping) and set(batch) == set(template):
-            pairs = [(template[key], batch[key]) for key in template]
-            return [leaf for a, b in pairs for leaf in _leaves_like(a, b, index)]
-    elif isinstance(template, list | tuple):
-        if isinstance(batch, list | tuple) and len(batch) == len(template):
-            both = zip(template, batch, strict=True)
-            return [leaf for a, b in both for leaf in _leaves_like(a, b, index)]
-    else:
+    known, parts = taken_apart(template), taken_apart(batch)
+    if known is None:
         return [batch]
+    if parts is not None and set(parts.keys) == set(known.keys):
+        pairs = [(known.get(template, key), parts.get(batch, key)) for key in known.keys]
+        return [leaf for a, b in pairs for leaf in _leaves_like(a, b, index)]
     raise ExampleError(
         "NumpyLoader: cache=True needs examples of one structure, and that of example "
         f"{index} is another one; leave it out, or make the examples equal"

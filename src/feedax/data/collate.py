@@ -1,40 +1,54 @@
 """Examples in, one NumPy batch out."""
 
-import copy
-import dataclasses
+import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data._utils import collate as torch_collate
 
 from feedax.errors import ExampleError
+from feedax.tree import CONVERT, NotAnArray, as_array, map_leaves, record_fields, taken_apart
 
 _PYTHON_NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
 _NONE = type(None)
 Empty = Callable[[tuple[int, ...], np.dtype], np.ndarray]
-_KINDS = {"U": "text", "S": "text", "O": "Python object"}
+_KINDS = {"U": "text", "S": "text", "T": "text", "O": "Python object", "M": "date", "m": "duration"}
+_TORCHS = {torch.Tensor, np.ndarray, (np.bool_, np.number, np.object_), float, int, str, bytes}
+_ARRAYS = np.ndarray | np.generic | torch.Tensor | Image.Image
+_STACKED = _ARRAYS | bool | int | float | complex | str | bytes | list | tuple
+_NOT_IN_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+                 "float8_e8m0fnu")  # fmt: skip
+_ML_DTYPES = {getattr(torch, n): n for n in _NOT_IN_NUMPY if hasattr(torch, n)}
+CollateFns = Mapping[Any, Callable[..., Any]]
+"""How examples of some types become a batch, by type, as in torch's ``default_collate_fn_map``."""
 
 
 def numpy_collate(batch: Sequence[Any]) -> Any:
     """Stack examples into one batch of NumPy arrays.
 
-    The structure of an example is kept, as torch's ``default_collate`` keeps it: dicts, named
-    tuples and dataclasses stay what they are, tuples and lists become lists. Its leaves gain a
-    first dimension, and their dtype is
+    The structure of an example is kept, as torch's ``default_collate`` keeps it: mappings, named
+    tuples, lists of any type, dataclasses and attrs objects stay what they are, with their
+    attributes, and tuples become lists. What can be no container of arrays becomes a dict or a
+    list. Its leaves gain a first dimension, and their dtype is
 
     ========================================  ============================================
     in every example                          in the batch
     ========================================  ============================================
     NumPy array or scalar                     its dtype, in the machine's byte order
-    torch tensor                              its dtype (bfloat16: that of ``ml_dtypes``)
-    PIL image                                 uint8, or what its mode holds
+    torch tensor                              its dtype (bfloat16, float8: of ``ml_dtypes``)
+    PIL image                                 uint8, or what its mode holds ("P": indices)
     array of another library                  that of its ``__array__``
     ``bool``, ``int``, ``float``, ``complex`` bool, int64, float64, complex128
     several of these                          the one that NumPy promotes them to
     ``str``, ``bytes``                        a list of them, no array
     ========================================  ============================================
+
+    A type of your own that was added to torch's ``default_collate_fn_map`` is collated by the
+    function given there, and the tensors of its result become arrays.
 
     Args:
         batch: the examples, n of them, all of one structure.
@@ -44,7 +58,9 @@ def numpy_collate(batch: Sequence[Any]) -> Any:
 
     Raises:
         ExampleError: the examples do not fit together; names the field, the two values that
-            differ and the two examples. Or a value is None, or an integer beyond int64.
+            differ and the two examples. Or a value is None, an integer beyond int64, or nothing
+            that an array holds as it is: masked or missing values, sparse, nested, quantised and
+            meta tensors, what is a Python object to NumPy.
 
     >>> x, y = numpy_collate([(np.float32([1, 2]), 0), (np.float32([3, 4]), 1)])
     >>> x, y
@@ -54,13 +70,16 @@ def numpy_collate(batch: Sequence[Any]) -> Any:
     return collate_into(batch, np.empty)
 
 
-def collate_into(batch: Sequence[Any], empty: Empty = np.empty) -> Any:
+def collate_into(
+    batch: Sequence[Any], empty: Empty = np.empty, fns: CollateFns | None = None
+) -> Any:
     """`numpy_collate`, its stacked arrays `(n, ...)` in memory that the caller provides.
 
     Args:
         batch: the examples.
         empty: from a shape and a dtype to an array whose content does not matter. Python numbers
             and objects do not ask for it.
+        fns: of `collate_fns`, which is asked if None.
 
     >>> buffer = np.zeros((3, 2))
     >>> batch = collate_into([np.ones(2), np.ones(2)], lambda shape, dtype: buffer[: shape[0]])
@@ -69,7 +88,19 @@ def collate_into(batch: Sequence[Any], empty: Empty = np.empty) -> Any:
     """
     refuse_empty(batch)
     indices = getattr(batch, "indices", range(len(batch)))
-    return _Collation(indices, empty=empty).collate(batch, "")
+    fns = collate_fns() if fns is None else fns
+    return _Collation(indices, empty, fns).collate(batch, "")
+
+
+def collate_fns() -> CollateFns:
+    """torch's ``default_collate_fn_map`` if a user has changed it; nothing else."""
+    fns = torch_collate.default_collate_fn_map
+    return {} if all(_is_torchs(kind, fn) for kind, fn in fns.items()) else dict(fns)
+
+
+def _is_torchs(kind: Any, fn: Any) -> bool:
+    """Whether an entry is one of torch's own, which NumPy's rules take the place of."""
+    return kind in _TORCHS and getattr(fn, "__module__", None) == torch_collate.__name__
 
 
 def refuse_empty(batch: Sized) -> None:
@@ -88,46 +119,56 @@ class Examples(list[Any]):
 class _Collation:
     """One call of `numpy_collate`: it walks the structure and knows the examples' indices."""
 
-    def __init__(self, indices: Sequence[Any], *, empty: Empty = np.empty) -> None:
+    def __init__(self, indices: Sequence[Any], empty: Empty, fns: CollateFns) -> None:
         self.indices = indices
         self.empty = empty
+        self.fns = fns
 
     def collate(self, values: Sequence[Any], field: str) -> Any:
         first = values[0]
+        if self.fns and (fn := self._users(first)) is not None:
+            whose = f"the result of {getattr(fn, '__name__', fn)} in default_collate_fn_map"
+            if isinstance(first, np.ndarray) and fn is self.fns[torch.Tensor]:
+                values = [torch.as_tensor(value) for value in values]
+            result = fn(values, collate_fn_map=self.fns)
+            return map_leaves(result, partial(_converted, "numpy_collate", whose), field=field)
         self._refuse_none(values, field)
         if isinstance(first, str | bytes):
             self._same("a kind of value", [_kind_of_text(value) for value in values], field)
             return list(values)
-        if isinstance(first, np.ndarray | np.generic | torch.Tensor | Image.Image):
-            return self._stack(self._to_arrays(values, field), field)
+        if isinstance(first, _ARRAYS):
+            return self._stack(values, field)
         for kind, dtype in _PYTHON_NUMBERS.items():
             if isinstance(first, kind):
                 if {*map(type, values)} == {type(first)}:
                     return self._numbers(values, dtype, field)
-                return self._stack(self._to_arrays(values, field), field)
-        if isinstance(first, Mapping):
-            keys = self._same("keys", [_keys(value) for value in values], field, ordered=False)
-            return _like(first, {k: self._part(values, k, f"{field}[{k!r}]") for k in keys})
-        if isinstance(first, tuple) and hasattr(first, "_fields"):
-            self._same("field names", [getattr(v, "_fields", _kind(v)) for v in values], field)
-            return type(first)(*self._parts(values, [f"{field}.{n}" for n in first._fields]))
-        if _is_other_array(first):
-            return self._stack(self._to_arrays(values, field), field)
-        if dataclasses.is_dataclass(first) and not isinstance(first, type):
-            self._same("a type", [_kind(value) for value in values], field)
-            names = [f.name for f in dataclasses.fields(first)]
-            parts = {
-                n: self.collate([getattr(v, n) for v in values], f"{field}.{n}") for n in names
-            }
-            return _with_fields(first, parts)
-        if isinstance(first, Sequence):
-            length = self._same("a length", [_length(value) for value in values], field)
-            return self._parts(values, [f"{field}[{i}]" for i in range(length)])
-        raise ExampleError(
-            f"numpy_collate: {_spoken(field)} must be made of arrays, tensors, images, numbers and "
-            f"text, and example {self.indices[0]} has a {_kind(first)} there; convert it "
-            "in the dataset, or give the loader a collate_fn"
+                return self._stack(values, field)
+        parts = taken_apart(first, tuples_to_lists=True)
+        if parts is None:
+            return self._stack(values, field)
+        self._refuse_other_parts(first, values, field)
+        keys, get, name, together = parts
+        return together(
+            [self.collate([get(v, key) for v in values], field + name(key)) for key in keys]
         )
+
+    def _users(self, value: Any) -> Callable[..., Any] | None:
+        """The user's function for a type, found as torch finds it."""
+        kinds = [type(value)] if type(value) in self.fns else self.fns
+        kind = next((kind for kind in kinds if isinstance(value, kind)), None)
+        if kind is np.ndarray and _is_torchs(kind, self.fns[kind]):
+            kind = torch.Tensor  # that is what torch's own makes of arrays
+        return None if kind is None or _is_torchs(kind, self.fns[kind]) else self.fns[kind]
+
+    def _refuse_other_parts(self, first: Any, values: Sequence[Any], field: str) -> None:
+        if isinstance(first, Mapping):
+            self._same("keys", [_keys(value) for value in values], field, ordered=False)
+        elif isinstance(first, tuple) and hasattr(first, "_fields"):
+            self._same("field names", [getattr(v, "_fields", _kind(v)) for v in values], field)
+        elif record_fields(first) is not None:
+            self._same("a type", [_kind(value) for value in values], field)
+        else:
+            self._same("a length", [_length(value) for value in values], field)
 
     def _numbers(self, values: Sequence[Any], dtype: type[np.generic], field: str) -> np.ndarray:
         try:
@@ -139,27 +180,36 @@ class _Collation:
     def _to_arrays(self, values: Sequence[Any], field: str) -> list[np.ndarray]:
         if not {*map(type, values)}.isdisjoint(_PYTHON_NUMBERS):
             self._refuse_beyond_int64(values, field)  # NumPy has another dtype for each size
-        return [to_numpy(value) for value in values]
+        if isinstance(values[0], Image.Image):
+            self._same("an image mode", [_mode(value, values[0]) for value in values], field)
+        arrays: list[np.ndarray] = []
+        try:
+            for value in values:
+                arrays.append(to_numpy(value))
+        except NotAnArray as no:
+            whose = f"example {list(self.indices)[len(arrays)]}"
+            raise _not_an_array("numpy_collate", whose, field, no) from no
+        return arrays
 
-    def _parts(self, values: Sequence[Any], fields: list[str]) -> list[Any]:
-        return [self._part(values, i, field) for i, field in enumerate(fields)]
-
-    def _part(self, values: Sequence[Any], key: Any, field: str) -> Any:
-        return self.collate([value[key] for value in values], field)
-
-    def _stack(self, arrays: list[np.ndarray], field: str) -> np.ndarray:
+    def _stack(self, values: Sequence[Any], field: str) -> np.ndarray:
+        arrays = self._to_arrays(values, field)
         shape = self._same("a shape", [array.shape for array in arrays], field)
         dtypes = dict.fromkeys(array.dtype for array in arrays)
         if len(dtypes) > 1:
             # NumPy would turn a number beside a text into a text, without a word.
             kinds = [_KINDS.get(array.dtype.kind, "number") for array in arrays]
             self._same("a kind of value", kinds, field)
-        dtype = np.result_type(*dtypes)
+        try:
+            dtype = np.result_type(*dtypes)
+        except TypeError:
+            self._same("a dtype", [array.dtype for array in arrays], field)
+            raise
         # Memory from elsewhere cannot hold references to Python objects.
         empty = np.empty if dtype.hasobject else self.empty
         batch = empty((len(arrays), *shape), dtype)
         for row, array in enumerate(arrays):
-            batch[row] = array
+            # One object in an array of no dimension is meant, not the array.
+            batch[row] = array if array.ndim or not dtype.hasobject else array[()]
         return batch
 
     def _refuse_none(self, values: Sequence[Any], field: str) -> None:
@@ -196,20 +246,41 @@ class _Collation:
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """One leaf as an array: a tensor's own values (bfloat16 too), an image's pixels."""
-    if not isinstance(value, torch.Tensor):
+    """One leaf as an array: a tensor's own values (bfloat16 too), an image's pixels.
+
+    Raises:
+        NotAnArray: no array holds it as it is.
+    """
+    if type(value) is np.ndarray or isinstance(value, np.generic):
         return np.asarray(value)
-    if value.dtype == torch.bfloat16:
-        import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
+    if isinstance(value, torch.Tensor):
+        try:
+            if name := _ML_DTYPES.get(value.dtype):
+                import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
 
-        return value.detach().view(torch.uint16).numpy(force=True).view(ml_dtypes.bfloat16)
-    return value.numpy(force=True)
+                bits = torch.uint16 if value.dtype.itemsize == 2 else torch.uint8
+                array = value.detach().view(bits).numpy(force=True)
+                return array.view(getattr(ml_dtypes, name))
+            return value.numpy(force=True)
+        except Exception as error:
+            raise _no_array(value, error) from error
+    if isinstance(value, _STACKED) or hasattr(type(value), "__array__"):
+        return as_array(value)
+    raise NotAnArray(f"a {_kind(value)}", CONVERT)
 
 
-def _is_other_array(value: Any) -> bool:
-    """Whether a value is an array of a library that is not known here, JAX for one."""
-    kind = type(value)
-    return hasattr(kind, "__array__") and not issubclass(kind, np.ndarray | np.generic)
+def _no_array(tensor: torch.Tensor, error: Exception) -> NotAnArray:
+    if tensor.is_nested:
+        return NotAnArray("a nested tensor", "pad it with .to_padded_tensor(...)")
+    if tensor.layout != torch.strided:
+        what = f"a sparse tensor ({tensor.layout})"
+        return NotAnArray(what, "make it dense with .to_dense(), or yield its values and indices")
+    if tensor.is_quantized:
+        return NotAnArray("a quantised tensor", "yield its .dequantize() or its .int_repr()")
+    if tensor.is_meta:
+        return NotAnArray("a tensor on the meta device, without values", "load its values")
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return NotAnArray(f"a {_kind(tensor)} of {tensor.dtype} that is no array ({reason})", CONVERT)
 
 
 def numpy_convert(tree: Any) -> Any:
@@ -218,82 +289,60 @@ def numpy_convert(tree: Any) -> Any:
     Everything else stays as it is. This is what a loader does to the batches of a user's own
     ``collate_fn``.
 
+    Raises:
+        ExampleError: no array holds one of them as it is, see `numpy_collate`.
+
     >>> numpy_convert({"x": torch.arange(2), "name": ("a", 1)})
     {'x': array([0, 1]), 'name': ('a', 1)}
     """
-    return map_leaves(tree, _converted, _is_array_object)
+    return map_leaves(tree, partial(_converted, "NumpyLoader", "a batch of the collate_fn"))
 
 
-def convert_example(tree: Any) -> Any:
+def convert_example(tree: Any, whose: str = "an example") -> Any:
     """One example that is not batched (``batch_size=None``), its tensors as NumPy arrays.
 
     Its plain tuples become lists, as torch's ``default_convert`` makes them.
 
+    Args:
+        tree: the example.
+        whose: which one it is, for messages.
+
+    Raises:
+        ExampleError: no array holds a part of it as it is, see `numpy_collate`.
+
     >>> convert_example((torch.arange(2), ("a", 1)))
     [array([0, 1]), ['a', 1]]
     """
-    return map_leaves(
-        tree,
-        _converted,
-        _is_array_object,
-        lambda old, items: items if type(old) is tuple else _like(old, items),
+    return map_leaves(tree, partial(_converted, "NumpyLoader", whose), tuples_to_lists=True)
+
+
+def _converted(who: str, whose: str, leaf: Any, field: str) -> Any:
+    if isinstance(leaf, np.ndarray | np.generic):
+        converts = isinstance(leaf, np.ma.MaskedArray | np.matrix)
+    else:
+        converts = isinstance(leaf, torch.Tensor | Image.Image) or hasattr(type(leaf), "__array__")
+    if not converts:
+        return leaf
+    try:
+        return to_numpy(leaf)
+    except NotAnArray as no:
+        raise _not_an_array(who, whose, field, no) from no
+
+
+def _not_an_array(who: str, whose: str, field: str, no: NotAnArray) -> ExampleError:
+    return ExampleError(
+        f"{who}: {_spoken(field)} must be made of arrays, tensors, images, numbers and text, and "
+        f"{whose} has {no.what} there; {no.remedy}"
     )
 
 
-def _is_array_object(value: Any) -> bool:
-    return _is_other_array(value) and not isinstance(value, Mapping | list | tuple)
-
-
-def _converted(leaf: Any) -> Any:
-    is_array = isinstance(leaf, torch.Tensor | Image.Image) or _is_other_array(leaf)
-    return to_numpy(leaf) if is_array else leaf
-
-
-def _like(container: Any, items: Any) -> Any:
-    try:
-        return type(container)(items)
-    except TypeError:  # a container with a constructor of its own
-        return items
-
-
-def map_leaves(
-    tree: Any,
-    change: Callable[[Any], Any],
-    is_leaf: Callable[[Any], bool],
-    like: Callable[[Any, Any], Any] = _like,
-) -> Any:
-    """A tree of dicts, tuples, lists and dataclasses with each of its leaves changed.
-
-    Args:
-        tree: it may be a leaf itself.
-        change: from a leaf to what takes its place.
-        is_leaf: whether something is not to be taken apart.
-        like: from a list or tuple and its changed items to what takes its place.
-    """
-
-    def again(value: Any) -> Any:
-        return map_leaves(value, change, is_leaf, like)
-
-    if is_leaf(tree):
-        return change(tree)
-    if isinstance(tree, Mapping):
-        return _like(tree, {key: again(value) for key, value in tree.items()})
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(again, tree))
-    if isinstance(tree, list | tuple):
-        return like(tree, [again(value) for value in tree])
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        fields = dataclasses.fields(tree)
-        return _with_fields(tree, {f.name: again(getattr(tree, f.name)) for f in fields})
-    return change(tree)
-
-
-def _with_fields(record: Any, fields: dict[str, Any]) -> Any:
-    """A copy of a dataclass. Its constructor is not asked: that one expects a single example."""
-    record = copy.copy(record)
-    for name, value in fields.items():
-        object.__setattr__(record, name, value)  # frozen ones too
-    return record
+def _mode(value: Any, first: Image.Image) -> str:
+    """What the numbers of an image mean; a palette is told from others by its checksum."""
+    if not isinstance(value, Image.Image):
+        return first.mode
+    palette = value.getpalette() if value.mode in ("P", "PA") else None
+    named = "" if palette is None else f" with palette {zlib.crc32(bytes(palette)):08x}"
+    return value.mode + named
 
 
 def _kind(value: Any) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 from torch.utils.data import IterableDataset, MapDataPipe
 from torch.utils.data.distributed import DistributedSampler
 
-from feedax.data.collate import map_leaves
 from feedax.data.workers.loading import batch_method
 from feedax.errors import ExampleError, PlanError
+from feedax.tree import is_text, map_leaves, named_leaves
 
 WHOLE = slice(None)
 """All rows of a batch."""
@@ -50,8 +50,7 @@ class Columns:
         """
         if self.parts == 1:
             return batch, False
-        leaves: list[Any] = []
-        map_leaves(batch, leaves.append, _is_text)
+        leaves = [leaf for _, leaf in named_leaves(batch, is_text)]
         lengths = dict.fromkeys(_rows(leaf) for leaf in leaves if leaf is not None)
         if not lengths:
             return batch, False
@@ -65,16 +64,13 @@ class Columns:
         mine = self.of(lengths.popitem()[0])  # type: ignore[arg-type]
         if mine == WHOLE:
             return batch, False
-        return map_leaves(batch, lambda leaf: leaf if leaf is None else leaf[mine], _is_text), True
-
-
-def _is_text(tree: Any) -> bool:
-    """Whether it is a batch of texts, as `numpy_collate` makes them."""
-    return isinstance(tree, list | tuple) and len(tree) > 0 and isinstance(tree[0], str | bytes)
+        return map_leaves(
+            batch, lambda leaf, _: leaf if leaf is None else leaf[mine], is_text
+        ), True
 
 
 def _rows(leaf: Any) -> int | None:
-    has_rows = leaf.ndim > 0 if isinstance(leaf, np.ndarray) else _is_text(leaf)
+    has_rows = leaf.ndim > 0 if isinstance(leaf, np.ndarray) else isinstance(leaf, list | tuple)
     return len(leaf) if has_rows else None
 
 

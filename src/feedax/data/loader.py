@@ -6,7 +6,7 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -46,7 +46,10 @@ _JAX_IN_WORKERS = (
 )
 
 
-class NumpyLoader(DataLoader[Any]):
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class NumpyLoader(DataLoader[_T_co]):
     """A ``torch.utils.data.DataLoader`` whose batches are NumPy arrays.
 
     It takes every argument of torch's loader, in torch's order, and gives the batches that torch's
@@ -92,7 +95,7 @@ class NumpyLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[_T_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Sampler[Any] | Iterable[Any] | None = None,

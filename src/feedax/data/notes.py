@@ -1,10 +1,11 @@
 """What becomes of a batch's values on the device, in words. JAX itself is not to be asked here."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from feedax.tree import is_text, named_leaves
 
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 
@@ -22,33 +23,14 @@ def narrowing(dtypes: Iterable[np.dtype]) -> list[str]:
 
 def batch_notes(batch: Any) -> tuple[str, ...]:
     """What a batch tells about the way to a device; a sentence each."""
-    leaves = _named_leaves(batch, "")
+    leaves = list(named_leaves(batch, is_text))
     notes = narrowing(leaf.dtype for _, leaf in leaves if isinstance(leaf, np.ndarray))
-    texts = [name for name, leaf in leaves if isinstance(leaf, str | bytes)]
+    texts = [name for name, leaf in leaves if is_text(leaf)]
     if len(texts) == 1:
         notes.append(f"{_spoken(texts)} text: kept as a list, which does not go to a device")
     elif texts:
         notes.append(f"{_spoken(texts)} text: kept as lists, which do not go to a device")
     return tuple(notes)
-
-
-def _named_leaves(tree: Any, field: str) -> list[tuple[str, Any]]:
-    """The leaves of a batch, each with its path; a list of texts is one leaf."""
-    parts: list[tuple[str, Any]]
-    if isinstance(tree, Mapping):
-        parts = [(f"{field}[{key!r}]", tree[key]) for key in tree]
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        names = [f.name for f in dataclasses.fields(tree)]
-        parts = [(f"{field}.{name}", getattr(tree, name)) for name in names]
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        parts = [(f"{field}.{name}", getattr(tree, name)) for name in tree._fields]
-    elif isinstance(tree, list) and tree and all(isinstance(text, str | bytes) for text in tree):
-        return [(field, tree[0])]
-    elif isinstance(tree, list | tuple):
-        parts = [(f"{field}[{i}]", part) for i, part in enumerate(tree)]
-    else:
-        return [(field, tree)]
-    return [leaf for name, part in parts for leaf in _named_leaves(part, name)]
 
 
 def _spoken(fields: list[str]) -> str:

@@ -143,7 +143,8 @@ def npz(
     """The arrays of a NumPy .npz file.
 
     The keys are `x_train`, `y_train` and, for a test part, `x_test`, `y_test`, as Keras writes
-    them; or `x`, `y` for a file without a test part. Nothing in the file is ever unpickled.
+    them; or `x`, `y` for a file without a test part. Nothing in the file is ever unpickled. The
+    mask of a masked array is not in it: ``numpy.savez`` writes what lies beneath the mask.
 
     Args:
         file: the path of the file.

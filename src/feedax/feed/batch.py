@@ -1,7 +1,10 @@
 """Batches: what they are made of, on the host and on the device."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from numbers import Number
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +13,8 @@ import numpy as np
 from jax import Array
 
 from feedax.errors import BatchError
+from feedax.tree import CONVERT, NotAnArray, as_array, record_fields, taken_apart
+from feedax.tree import is_text as is_plain_text
 
 PyTree = Any
 
@@ -113,22 +118,24 @@ def rows(examples: tuple[PyTree, PyTree], start: int, stop: int) -> tuple[PyTree
 def pair(batch: Any) -> tuple[PyTree, PyTree]:
     """The inputs and the targets of a batch, their leaves as NumPy arrays.
 
-    Text in them stays behind, see `without_text`; so do the copies that fill a `Masked` batch.
+    What JAX takes for no containers becomes some, see `opened`. Text in them stays behind, see
+    `without_text`; so do the copies that fill a `Masked` batch.
 
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
+    given, batch = batch, opened(batch)
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
     if not isinstance(batch, list | tuple) or len(batch) != 2:
-        got = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        got = type(given).__name__ + (f" of {len(given)}" if hasattr(given, "__len__") else "")
         raise BatchError(
             f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
             "dataset yield such pairs, or make them in a collate_fn"
         )
     # Inputs or targets that are nothing but text are refused, by `number`.
     parts = tuple(part if is_text(part) else without_text(part) for part in batch)
-    inputs, targets = jax.tree.map(number, parts, is_leaf=is_text)
+    inputs, targets = numbers(parts, names=("inputs", "targets"))
     length((inputs, targets))
     return inputs, targets
 
@@ -159,18 +166,102 @@ def length(examples: PyTree, who: str = "fit") -> int:
     return int(lengths.pop()[0])
 
 
-def number(leaf: Any, who: str = "fit") -> np.ndarray:
+def opened(batch: PyTree, who: str = "fit") -> PyTree:
+    """A batch whose fields JAX sees, whatever its containers are.
+
+    A container of a type that is registered with JAX stays as it is. Of the others, a mapping
+    becomes a dict; a dataclass or an attrs object a named tuple of its fields; and a sequence a
+    list, unless it is one of Python numbers, which is an array. A defaultdict becomes a dict, too:
+    two of them are alike for JAX only with the very same factory.
+
+    Raises:
+        BatchError: JAX cannot take it apart.
+
+    >>> from collections import UserDict
+    >>> opened((UserDict(x=np.ones(2)), 3))
+    ({'x': array([1., 1.])}, 3)
+    """
+    try:
+        leaves, structure = jax.tree.flatten(batch, is_leaf=_has_a_factory)
+    except (TypeError, ValueError) as error:  # keys that cannot be sorted
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise BatchError(
+            f"{who}: a batch must be made of containers that JAX can take apart, and one is not "
+            f"({reason}); give dicts keys of one type"
+        ) from error
+    if not any(map(_is_closed, leaves)):
+        return batch
+    return jax.tree.unflatten(
+        structure, [opened(_open(leaf), who) if _is_closed(leaf) else leaf for leaf in leaves]
+    )
+
+
+def _has_a_factory(part: Any) -> bool:
+    return type(part) is defaultdict
+
+
+def _is_closed(leaf: Any) -> bool:
+    """Whether a leaf of JAX's is a container."""
+    if type(leaf) in (np.ndarray, str, bytes) or (parts := taken_apart(leaf)) is None:
+        return False
+    is_array = isinstance(parts.keys, range) and parts.keys and isinstance(leaf[0], Number)
+    return not is_array
+
+
+def _open(container: Any) -> Any:
+    if isinstance(container, Mapping):
+        return dict(container)
+    if (names := record_fields(container)) is not None:
+        kind: Any = type(container)
+        return _named_tuple(kind, tuple(names))(*(getattr(container, name) for name in names))
+    return list(container)
+
+
+@cache
+def _named_tuple(record: Any, names: tuple[str, ...]) -> Any:
+    """One type for all records of a class, or a batch would be another tree each time."""
+    make: Any = namedtuple
+    kind = make(record.__name__, names, rename=True)
+    for place, name in zip(kind._fields, names, strict=True):
+        if place != name:  # a named tuple's own field cannot begin with an underscore
+            setattr(kind, name, property(attrgetter(place)))
+    return kind
+
+
+def numbers(
+    parts: PyTree, who: str = "fit", names: tuple[str, ...] = (), keep: tuple[type, ...] = ()
+) -> PyTree:
+    """A tree with its leaves as arrays of numbers that the device can hold; see `_number`.
+
+    Args:
+        parts: of which JAX sees the leaves.
+        who: speaks, in an error.
+        names: what the first containers' parts are called there.
+        keep: types of leaves that are arrays already.
+    """
+
+    def of(path: Any, leaf: Any) -> Any:
+        return leaf if isinstance(leaf, keep) else _number(leaf, who, path, names)
+
+    return jax.tree_util.tree_map_with_path(of, parts, is_leaf=is_text)
+
+
+def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarray:
     """A leaf as an array of numbers that the device can hold.
 
     Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. What a
     float loses so is its last digits; what an integer would lose is its value.
     """
-    array = np.asarray(leaf)
-    if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
+    remedy = "leave that field out of the dataset's examples, or turn it into numbers"
+    try:
+        array = as_array(leaf)
+        if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
+            raise NotAnArray(f"values of type {array.dtype}", remedy)
+    except NotAnArray as no:
         raise BatchError(
-            f"{who}: a batch must be made of numbers, and it holds values of type {array.dtype}; "
-            "leave that field out of the dataset's examples, or turn it into numbers"
-        )
+            f"{who}: {_spoken(path, names)} must be made of numbers, and it holds {no.what}; "
+            f"{remedy if no.remedy == CONVERT else no.remedy}"
+        ) from no
     held = jax.dtypes.canonicalize_dtype(array.dtype)
     if held != array.dtype and array.dtype.kind in "iu" and array.size:
         for value in (array.min(), array.max()):
@@ -180,6 +271,13 @@ def number(leaf: Any, who: str = "fit") -> np.ndarray:
                     f"has {value}; make them smaller, or set jax_enable_x64"
                 )
     return array
+
+
+def _spoken(path: Any, names: tuple[str, ...]) -> str:
+    """A part of a batch, for messages."""
+    first = names[path[0].idx] if names else jax.tree_util.keystr(path[:1])
+    field = first + jax.tree_util.keystr(path[1:])
+    return f"field {field} of a batch" if field else "a batch"
 
 
 def without_text(tree: PyTree) -> PyTree:
@@ -208,6 +306,4 @@ def is_text(leaf: Any) -> bool:
     """Whether something in a batch is text, and nothing but text."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "STU"
-    if isinstance(leaf, list | tuple):
-        return len(leaf) > 0 and all(isinstance(part, str | bytes) for part in leaf)
-    return isinstance(leaf, str | bytes)
+    return is_plain_text(leaf)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from feedax.errors import BatchError
-from feedax.feed.batch import Masked, PyTree, filling, length, number, without_text
+from feedax.feed.batch import Masked, PyTree, filling, length, numbers, opened, without_text
 from feedax.feed.hosts import UNKNOWN, in_step, refuse_a_part_of_the_hosts
 from feedax.feed.pipeline import Pipeline
 from feedax.feed.place import WHO, Placement
@@ -26,7 +26,9 @@ def prefetch_to_device(
     transforms and samplers draw their random numbers there. Another thread only transfers. It
     ends with the batches, with an error, and when the loop over them is left.
 
-    What is handed over is a batch's structure with ``jax.Array`` leaves. Text in it (``str``,
+    What is handed over is a batch's structure with ``jax.Array`` leaves. Its containers are those
+    that JAX knows: of the others, mappings become dicts, dataclasses and attrs objects named tuples
+    of their fields, and sequences lists. Text in it (``str``,
     ``bytes`` and lists of them) stays on the host: in a dict its key is left out, elsewhere None
     stands in its place.
 
@@ -84,7 +86,7 @@ def prefetch_to_device(
             f"{type(batches).__name__}; give a NumpyLoader or a list"
         )
     foreign = is_foreign(batches)
-    placement = Placement(sharding, foreign)
+    placement = Placement(opened(sharding, WHO), foreign)
     host_batches = _of_one_size(batches, last)
     if placement.spans_hosts:
         refuse_a_part_of_the_hosts(placement)
@@ -141,7 +143,7 @@ def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
     size = given if isinstance(given, int) else None
     first: Any = None
     for batch in batches:
-        arrays = jax.tree.map(_array, without_text(batch))
+        arrays = numbers(without_text(opened(batch, WHO)), WHO, keep=(jax.Array,))
         del batch  # a loader may wait for its memory
         if last == "short":
             yield arrays
@@ -168,7 +170,3 @@ def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
 
 def _rows(examples: PyTree, order: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[order], examples)
-
-
-def _array(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array) else number(leaf, WHO)

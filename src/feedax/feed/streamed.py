@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.feed.batch import Batch, PyTree, filled, is_text, kind_of, length, pair, rows
+from feedax.feed.batch import Batch, PyTree, filled, is_text, kind_of, length, opened, pair, rows
 from feedax.feed.devices import Devices
 from feedax.feed.pipeline import Pipeline
 from feedax.feed.place import Placement
@@ -264,7 +264,7 @@ def _has_workers(source: Any) -> bool:
 
 
 def _text_fields(batch: Any) -> list[str]:
-    found = jax.tree_util.tree_leaves_with_path(tuple(batch), is_leaf=is_text)
+    found = jax.tree_util.tree_leaves_with_path(tuple(opened(batch)), is_leaf=is_text)
     parts = ("inputs", "targets")
     return [
         f"{parts[path[0].idx]}{jax.tree_util.keystr(path[1:])}"

@@ -11,7 +11,13 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
-from feedax.data.collate import Examples, collate_into, convert_example, numpy_convert
+from feedax.data.collate import (
+    Examples,
+    collate_fns,
+    collate_into,
+    convert_example,
+    numpy_convert,
+)
 from feedax.data.randomness import seed_random
 from feedax.errors import PositionError
 
@@ -103,6 +109,8 @@ class Loading:
         self.began: float | None = None
         self.stream: _Stream | None = None
         self.ring: Any = None
+        self.fns = collate_fns()  # a worker does not see what was added in the trainer
+        self.whose = "an example"
         of_iterable = isinstance(dataset, IterableDataset)
         self.dataset: Dataset[Any] = Streamed(self) if of_iterable else Indexed(self)
 
@@ -122,8 +130,8 @@ class Loading:
         if self.user_collate_fn is not None:
             return numpy_convert(self.user_collate_fn(examples))
         if self.converts:
-            return convert_example(examples)
-        return collate_into(examples, self.ring.empty) if self.ring else collate_into(examples)
+            return convert_example(examples, self.whose)
+        return collate_into(examples, self.ring.empty if self.ring else np.empty, self.fns)
 
     def init_worker(self, worker_id: int) -> None:
         """The first thing in a worker: the user's worker_init_fn, with torch's info as documented.
@@ -149,6 +157,7 @@ class Indexed(Dataset[Any]):
     def __getitem__(self, task: Task) -> Any:
         """The one example of a task of a loader that does not batch."""
         self._loading.begin()
+        self._loading.whose = f"example {task.indices!r}"
         return self._example(task, 0, task.indices)
 
     def __getitems__(self, task: Task) -> Any:
@@ -283,6 +292,7 @@ class _Stream(Iterator[Any]):
         except Exception as error:
             error.add_note(_while_loading(f"example {self._count} of the stream"))
             raise
+        loading.whose = f"example {self._count} of the stream"
         self._count += 1
         return example
 
