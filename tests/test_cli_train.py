@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from feedax.cli import main
-from feedax.report.image import prepare_image
+from feedax.predicting.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]

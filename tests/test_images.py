@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from feedax.errors import ImageError
-from feedax.report.image import prepare_image
+from feedax.predicting.image import prepare_image
 
 
 def enlarged(digit, factor=10, margins=((40, 70), (100, 20))):

@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "cache_folder",
     "machine",
+    "pictures",
     "augment",
     "data",
     "datasets",
@@ -22,6 +23,7 @@ ORDER = [
     "feed",
     "train",
     "report",
+    "predicting",
     "cli",
 ]
 """Each may import those before it, and itself."""
@@ -70,12 +72,14 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
         "errors": {"jax", "torch", "torchvision", "numpy"},
         "cache_folder": {"jax", "torch", "torchvision", "numpy"},
         "machine": {"jax", "torch", "torchvision", "numpy"},
+        "pictures": {"jax", "torch", "torchvision"},
         "augment": {"torch", "torchvision", "scipy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},
         "storage": {"torch", "torchvision"},
         "feed": {"torch", "torchvision"},
         "train": {"torch", "torchvision"},
+        "predicting": {"jax", "torch", "torchvision"},
     }.get(world(path), set())
     assert not {name.split(".")[0] for name in imported(path)} & forbidden
 

@@ -1,0 +1,144 @@
+"""Ink on paper: what somebody wrote, found in a photograph of it.
+
+Light falls unevenly, paper has lines, grain and edges. As document scanners do, the paper is
+estimated around every pixel: a grey closing with a window that no stroke fills takes the ink away
+and leaves the light, its sharp shadows too. What differs from the paper is ink, measured along the
+colour in which the ink differs most.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+NOISE = 0.1
+"""Of the strongest ink: what is fainter is the grain of the paper or of JPEG."""
+
+BLANK = 24
+"""Of 255: ink that stands out less from its background is none."""
+
+FLAT = 12
+"""Of 255: a background that varies less than this along the border is one colour."""
+
+WINDOW = 0.35
+"""Of the picture's longer side: no stroke is so wide."""
+
+
+@dataclass(frozen=True)
+class Ink:
+    """What was written.
+
+    Attributes:
+        strength: float32 `(height, width)`, 0 where there is none.
+        dark: whether it is darker than its paper.
+        on_the_edge: whether it reaches the border of the picture.
+        things: how many separate things there are; `strength` holds the largest only.
+    """
+
+    strength: np.ndarray
+    dark: bool
+    on_the_edge: bool
+    things: int
+
+
+def find_ink(picture: np.ndarray) -> Ink | None:
+    """Separate what was written from what it was written on.
+
+    Args:
+        picture: float32 `(height, width, channels)`, 0 to 255.
+
+    Returns:
+        The ink, None where the picture is blank.
+    """
+    side = max(picture.shape)
+    sigma = side / 300 if side > 100 else 0.0
+    calm = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+    outside = border(calm)
+    paper = np.median(outside, axis=0)
+    if np.mean(np.abs(outside - paper).max(1) > FLAT) < 0.05:
+        difference = picture - paper
+    else:
+        signs, paper = _paper(calm, int(WINDOW * side) | 1)
+        # In the shade, ink stands out less from its paper by the same factor.
+        difference = (picture - paper) / np.maximum(paper, 0.3 * paper.mean((0, 1)) + 1)
+        difference = np.where(signs * difference > 0, difference, 0) * paper.mean((0, 1))
+    direction = _direction(difference)
+    strength = np.maximum(difference @ direction, 0)
+    # A border without lines or grain: what is faint within it is ink.
+    clean = (border(strength) <= NOISE * strength.max()).all()
+    calm = strength if clean else ndimage.gaussian_filter(strength, 2 * sigma)
+    level = calm.max()
+    if level < BLANK:
+        return None
+    strong, least = calm > 0.5 * level, NOISE * level
+    if not clean:
+        # What the paper shows away from all strong ink, lines and grain, is not ink either.
+        away = ~ndimage.binary_dilation(strong, iterations=max(2, side // 40))
+        faint = np.percentile(calm[away], 99) if away.any() else 0.0
+        least = min(max(least, 1.2 * faint), 0.6 * level)
+    kept, things, on_the_edge = _one_thing(calm >= least, calm * strong)
+    strength = np.where(kept & (strength >= least), strength, 0).astype(np.float32)
+    return Ink(strength, bool(direction.sum() < 0), on_the_edge, things)
+
+
+def border(picture: np.ndarray) -> np.ndarray:
+    """The outermost pixels, in a row."""
+    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
+
+
+def _direction(difference: np.ndarray) -> np.ndarray:
+    """The unit vector in colour along which the strongest differences lie; opposite ones cancel."""
+    sums = (difference * np.square(difference).sum(-1, keepdims=True)).sum((0, 1))
+    return sums / max(np.linalg.norm(sums), 1e-9)
+
+
+def _paper(calm: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each channel whether ink is brighter (1) or darker (-1), and the paper without ink."""
+    step = max(1, max(calm.shape) // 36)
+    small = calm[::step, ::step]
+    # Ink covers less than half of any large window, so the median is paper.
+    wide = 2 * (max(small.shape) // 4) + 1
+    signs = np.sign(_direction(small - ndimage.median_filter(small, (wide, wide, 1))))
+    paper = np.stack(
+        [
+            (ndimage.grey_opening if sign > 0 else ndimage.grey_closing)(
+                calm[..., channel], (window, window), mode="nearest"
+            )
+            for channel, sign in enumerate(signs)
+        ],
+        axis=-1,
+    )
+    return signs, paper
+
+
+def _one_thing(mask: np.ndarray, strong: np.ndarray) -> tuple[np.ndarray, int, bool]:
+    """The parts of the largest thing as a mask, how many things there are, and at the border?"""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    weights = ndimage.sum_labels(strong, labels, np.arange(count + 1))
+    weights[0] = 0
+    edge = np.zeros(count + 1, bool)
+    edge[border(labels)] = True
+    boxes = ndimage.find_objects(labels)
+    extent = np.array([0] + [max(s.stop - s.start for s in box) for box in boxes])
+    inner = ~edge & (weights > 0) & (extent > 0.1 * max(mask.shape))
+    if inner.any():
+        weights[edge] = 0  # the end of the sheet, the margin, the thumb
+    main = int(weights.argmax())
+    near = int(0.15 * extent[main])
+    candidates = [i for i in np.flatnonzero(weights > 0.03 * weights[main])]
+    # Parts that are near to each other are one thing: the bar of a five.
+    group, groups = {main: 0}, 1
+    for _ in candidates:
+        for i in candidates:
+            for j in list(group):
+                if i not in group and _gap(boxes[i - 1], boxes[j - 1]) <= near:
+                    group[i] = group[j]
+    rest = {i for i in candidates if i not in group}
+    things = groups + sum(weights[i] > 0.25 * weights[main] for i in rest)
+    keep = np.isin(labels, list(group))
+    return ndimage.binary_dilation(keep, iterations=2) & mask | keep, things, bool(edge[main])
+
+
+def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> int:
+    """Pixels between two boxes, the larger of both axes; negative where they overlap."""
+    return max(max(a.start - b.stop, b.start - a.stop) for a, b in zip(one, other, strict=True))
