@@ -46,7 +46,8 @@ def read_picture(path: str | Path, who: str, kind: Callable[[str], FeedaxError])
             status = os.fstat(file.fileno())
             if not S_ISREG(status.st_mode):
                 raise kind(
-                    f"{who}: {path} must be an image file, and it is a pipe or a device; name a file"
+                    f"{who}: {path} must be an image file, and it is a pipe or a device; name a "
+                    "file"
                 )
             if limit is not None and status.st_size > limit * _BYTES_A_PIXEL:
                 raise kind(huge)

@@ -133,7 +133,7 @@ def _one_part(
     return dataset
 
 
-def load_picture(path: AnyPath) -> Image.Image:
+def load_picture(path: str) -> Image.Image:
     """One picture of a folder, mode "RGB".
 
     Raises:

@@ -142,7 +142,7 @@ def _is_framed(grey: np.ndarray, framing: Framing) -> bool:
     ink = np.where(grey >= NOISE * grey.max(), grey, 0)
     length = max(np.ptp(np.flatnonzero(ink.any(axis))) + 1 for axis in (0, 1))
     off = max(abs(middle - 14) for middle in _centre_of_mass(ink))
-    return abs(length - framing.length) <= 2 and off <= 1
+    return bool(abs(length - framing.length) <= 2 and off <= 1)
 
 
 def _colours(image: Image.Image, grey: np.ndarray) -> np.ndarray:

@@ -114,31 +114,27 @@ def _paper(calm: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
 def _one_thing(mask: np.ndarray, strong: np.ndarray) -> tuple[np.ndarray, int, bool]:
     """The parts of the largest thing as a mask, how many things there are, and at the border?"""
     labels, count = ndimage.label(mask, np.ones((3, 3)))
-    weights = ndimage.sum_labels(strong, labels, np.arange(count + 1))
-    weights[0] = 0
-    edge = np.zeros(count + 1, bool)
-    edge[border(labels)] = True
     boxes = ndimage.find_objects(labels)
-    extent = np.array([0] + [max(s.stop - s.start for s in box) for box in boxes])
-    inner = ~edge & (weights > 0) & (extent > 0.1 * max(mask.shape))
+    extents = np.array([max(side.stop - side.start for side in box) for box in boxes])
+    weights = ndimage.sum_labels(strong, labels, np.arange(1, count + 1))
+    on_the_edge = np.isin(np.arange(1, count + 1), border(labels))
+    inner = ~on_the_edge & (weights > 0) & (extents > 0.04 * max(mask.shape))
     if inner.any():
-        weights[edge] = 0  # the end of the sheet, the margin, the thumb
-    main = int(weights.argmax())
-    near = int(0.15 * extent[main])
-    candidates = [i for i in np.flatnonzero(weights > 0.03 * weights[main])]
-    # Parts that are near to each other are one thing: the bar of a five.
-    group, groups = {main: 0}, 1
-    for _ in candidates:
-        for i in candidates:
-            for j in list(group):
-                if i not in group and _gap(boxes[i - 1], boxes[j - 1]) <= near:
-                    group[i] = group[j]
-    rest = {i for i in candidates if i not in group}
-    things = groups + sum(weights[i] > 0.25 * weights[main] for i in rest)
-    keep = np.isin(labels, list(group))
-    return ndimage.binary_dilation(keep, iterations=2) & mask | keep, things, bool(edge[main])
+        weights[on_the_edge & (extents > 0.6 * max(mask.shape))] = 0  # the end of the sheet, a line
+    main = int((weights * (inner if inner.any() else 1)).argmax())
+    # A five's bar may stand alone: parts that are near to each other are one thing.
+    parts = [i for i in range(count) if weights[i] > 0.03 * weights[main]]
+    kept = {main}
+    while near := {
+        i
+        for i in parts
+        if i not in kept and any(_gap(boxes[i], boxes[j]) <= 0.1 * extents[main] for j in kept)
+    }:
+        kept |= near
+    others = sum(weights[i] > 0.25 * weights[main] for i in parts if i not in kept)
+    return np.isin(labels, [i + 1 for i in kept]), 1 + others, bool(on_the_edge[list(kept)].any())
 
 
 def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> int:
-    """Pixels between two boxes, the larger of both axes; negative where they overlap."""
+    """Pixels between two boxes, along the axis where there are more; negative if they overlap."""
     return max(max(a.start - b.stop, b.start - a.stop) for a, b in zip(one, other, strict=True))
