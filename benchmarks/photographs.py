@@ -2,9 +2,9 @@
 
 Each picture is a test digit, enlarged to a smooth stroke, inked in a colour on paper, lit, turned
 a little, and saved as a camera would. Everything is drawn from a seed. The kinds in `SEEN` were
-looked at, with seed 0, while `feedax.predicting` was written; those in `HELD_OUT` were not.
+looked at, with seeds 0 and 1, while `feedax.predicting` was written; those in `HELD_OUT` were not.
 
-    python benchmarks/photographs.py RUN ... [--each 50] [--seed 1]
+    python benchmarks/photographs.py RUN ... [--each 50] [--seed 2]
 """
 
 import argparse
@@ -238,6 +238,7 @@ SEEN = {
     ),
     "dust and a stain": Kind(black_on_white, paper=(stain, specks), light=(uneven, soft_grain)),
     "pencil": Kind(pencil, pen=0.35, light=(uneven, soft_grain)),
+    "pencil in a shadow": Kind(pencil, pen=0.4, light=(shadow, soft_grain)),
 }
 HELD_OUT = {
     "squared paper by a lamp": Kind(black_on_white, paper=(squared,), light=(lamp, soft_grain)),
@@ -251,7 +252,6 @@ HELD_OUT = {
     ),
     "ink as bright as the paper": Kind(of_one_brightness, light=(soft_grain,)),
     "turned and tilted": Kind(black_on_white, turn=15.0, tilt=0.09, light=(uneven, soft_grain)),
-    "pencil in a shadow": Kind(pencil, pen=0.4, light=(shadow, soft_grain)),
 }
 KINDS = SEEN | HELD_OUT
 
@@ -339,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, trained on MNIST")
     parser.add_argument("--each", type=int, default=50, help="pictures of each kind")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2)
     arguments = parser.parse_args()
 
     import jax

@@ -98,9 +98,9 @@ def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.
     size = f"{image.width} x {image.height} pixels"
     image = _smaller(image)
     grey, notes = _grey(image), []
-    inverted = np.median(border(grey)) > 127
+    inverted = bool(np.median(border(grey)) > 127)
     if grey.shape == (28, 28) and (plain := _plain(255 - grey if inverted else grey)) is not None:
-        if not framing.strict or _is_framed(plain, framing):
+        if not framing.strict or is_framed(plain, framing):
             notes += ["dark on light, so inverted"] * inverted
             return np.rint(plain.T if framing.transposed else plain).astype(np.uint8), notes
         size += " not framed as the dataset's"
@@ -138,7 +138,13 @@ def _plain(grey: np.ndarray) -> np.ndarray | None:
     return grey if np.median(border(grey)) == 0 and grey.max() >= BLANK else None
 
 
-def _is_framed(grey: np.ndarray, framing: Framing) -> bool:
+def is_framed(grey: np.ndarray, framing: Framing) -> bool:
+    """Whether the ink lies as the framing says, within two pixels of length and one of place.
+
+    Args:
+        grey: `(28, 28)`, bright on black.
+        framing: where the dataset has its ink; by mass.
+    """
     ink = np.where(grey >= NOISE * grey.max(), grey, 0)
     length = max(np.ptp(np.flatnonzero(ink.any(axis))) + 1 for axis in (0, 1))
     off = max(abs(middle - 14) for middle in _centre_of_mass(ink))
