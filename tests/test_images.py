@@ -274,7 +274,7 @@ def test_all_of_mnist_is_framed_as_it_is(mnist_train, mnist_test):
 def test_28_by_28_that_is_not_framed_is_framed(tmp_path, digits, change):
     digit = digits[0][1]
     if change == "moved":
-        drawn = np.roll(digit, (-3, 2), (0, 1))
+        drawn = np.roll(digit, (-1, -2), (0, 1))
     else:
         small = np.asarray(Image.fromarray(digit).resize((14, 14), Image.Resampling.BOX))
         drawn = np.pad(small, ((1, 13), (12, 2)))
@@ -283,7 +283,7 @@ def test_28_by_28_that_is_not_framed_is_framed(tmp_path, digits, change):
         "28 x 28 pixels not framed as the dataset's, so cropped to the ink, scaled and centred in "
         "28 x 28",
     )
-    limit = 0 if change == "moved" else 20  # half the pixels are lost
+    limit = 1 if change == "moved" else 20  # half the pixels are lost
     assert np.abs(image.pixels.astype(int) - digit).mean() <= limit
     # What feedax has no framing of is taken as it is.
     other = prepared(tmp_path, drawn, dataset="kmnist")
