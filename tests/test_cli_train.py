@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from feedax.cli import main
-from feedax.report.image import prepare_image
+from feedax.predicting.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
@@ -168,13 +168,56 @@ def test_predict_says_each_image_and_what_it_did(trained, mnist_test, feedax, tm
     assert re.fullmatch(r"seven\.png" + said, first)
     assert re.fullmatch(r"large\.jpg" + said, second)
     assert done.stderr.splitlines() == [
-        "feedax predict: prepare_image: broken.png must be a PNG or JPEG, and it is neither; "
-        "convert it",
+        "feedax predict: prepare_image: broken.png must be a PNG, JPEG, WebP, BMP, GIF, TIFF or "
+        "PPM, and it is none of them; convert it",
         "feedax predict: prepare_image: gone.png must be an image file, and it is not there; check "
         "the path",
         "feedax predict: large.jpg is dark on light, so inverted; 292 x 292 pixels, so cropped to "
         "the ink, scaled and centred in 28 x 28",
     ]
+
+
+def test_predict_says_when_it_is_unsure_and_draws_what_it_saw(
+    trained, mnist_test, feedax, tmp_path
+):
+    digit = mnist_test.data[0].numpy()  # a seven
+    Image.fromarray(digit).save(tmp_path / "seven.png")
+    blends = [f"blend-{i}.png" for i in range(4)]
+    for i, name in enumerate(blends):  # ten digits in one
+        blend = mnist_test.data[10 * i : 10 * i + 10].numpy().mean(0).astype(np.uint8)
+        Image.fromarray(np.kron(blend, np.ones((9, 9), np.uint8))).save(tmp_path / name)
+    done = feedax("predict", trained[0], "seven.png", *blends, "--show", "seen.png")
+    assert done.returncode == 0, done.stderr
+    probabilities = re.findall(r"blend-.*? probability (\S+),", done.stdout)
+    unsure = "; uncertain to the network, whose likeliest class has a probability below 0.7"
+    said = [line for line in done.stderr.splitlines() if "blend-" in line]
+    assert [unsure in line for line in said] == [float(p) < 0.7 for p in probabilities]
+    assert min(map(float, probabilities)) < 0.7
+    assert done.stderr.splitlines()[-1] == "feedax predict: what the network saw is in seen.png"
+    with Image.open(tmp_path / "seen.png") as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (1000, 5 * 360))
+        # The seven, enlarged: its share of bright pixels is that of the digit.
+        left = np.asarray(drawn.convert("L"))[30:330, 30:330]
+    assert abs((left > 200).mean() - (digit > 200).mean()) < 0.1
+    before = (tmp_path / "seven.png").read_bytes()
+    refused = feedax("predict", trained[0], "seven.png", "--show", "seven.png")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "feedax predict: --show must name a file of its own, and seven.png is one of the images; "
+        "call it seen.png\n"
+    )
+    assert (tmp_path / "seven.png").read_bytes() == before
+    wrong = feedax("predict", trained[0], "seven.png", "--show", "seen.jpg")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "feedax predict: --show must name a .png file, not seen.jpg; call it seen.png\n",
+    )
+    nowhere = feedax("predict", trained[0], "seven.png", "--show", "no/seen.png")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr == (
+        "feedax predict: --show must name a file that can be written, and no/seen.png cannot (No "
+        "such file or directory); name another one\n"
+    )
 
 
 def test_without_a_test_part_there_is_no_test_line(tiny, feedax, tmp_path):

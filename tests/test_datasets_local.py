@@ -139,9 +139,36 @@ def test_the_shape_of_a_damaged_image(tmp_path):
     write_images(tmp_path, "a")
     path = tmp_path / "a" / "0.png"
     path.write_bytes(b"no image")
-    text = message(datasets.image_shape, datasets.image_folder(tmp_path))
-    assert text.startswith(f"image_folder: {path} must be an image, and it cannot be read (")
-    assert text.endswith("); repair or remove it")
+    folder = datasets.image_folder(tmp_path)
+    for read in (lambda: datasets.image_shape(folder), lambda: folder[0]):
+        assert message(read) == (
+            f"image_folder: {path} must be a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM, and it is "
+            "none of them; convert it"
+        )
+
+
+def test_a_folders_picture_never_starts_a_program(tmp_path, monkeypatch):
+    """PostScript that is called .png: Pillow would hand it to Ghostscript."""
+    write_images(tmp_path, "a")
+    Image.new("RGB", (5, 4)).save(tmp_path / "a" / "0.png", "EPS")
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program started"))
+    folder = datasets.image_folder(tmp_path)
+    assert message(lambda: folder[0]).endswith("and it is none of them; convert it")
+    (tmp_path / "a" / "0.png").unlink()
+    os.mkfifo(tmp_path / "a" / "0.png")
+    assert message(lambda: folder[0]).endswith(
+        "must be an image file that can be read, and that fails (it is a pipe); name another one"
+    )
+
+
+def test_a_folders_picture_is_held_as_it_was_taken(tmp_path):
+    pixels = write_images(tmp_path, "a")["a"]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right
+    Image.fromarray(pixels).save(tmp_path / "a" / "0.png", exif=exif)
+    folder = datasets.image_folder(tmp_path, transform=None)
+    np.testing.assert_array_equal(np.asarray(folder[0][0]), np.rot90(pixels, -1))
+    assert datasets.image_shape(folder) == (4, 5, 3)
 
 
 # ------------------------------------------------------------------------------------ npz

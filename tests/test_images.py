@@ -1,11 +1,22 @@
 """Image files of every kind, prepared for a network."""
 
+import os
+import socket
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from feedax.errors import ImageError
-from feedax.report.image import prepare_image
+from feedax.errors import DatasetError, ImageError
+from feedax.pictures import FORMATS, read_picture
+from feedax.predicting.image import prepare_image
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import photographs
+
+NAMES = "PNG, JPEG, WebP, BMP, GIF, TIFF or PPM"
 
 
 def enlarged(digit, factor=10, margins=((40, 70), (100, 20))):
@@ -139,11 +150,25 @@ def test_colour_is_kept_and_transparent_is_white(tmp_path):
         ),
         (
             lambda p: p.write_text("no"),
-            "{p} must be a PNG or JPEG, and it is neither; convert it",
+            f"{{p}} must be a {NAMES}, and it is none of them; convert it",
+        ),
+        (  # Pillow would start Ghostscript for it, whatever its name is
+            lambda p: Image.new("L", (9, 9)).save(p, "EPS"),
+            f"{{p}} must be a {NAMES}, and it is none of them; convert it",
         ),
         (
-            lambda p: Image.new("L", (9, 9)).save(p, "GIF"),
-            "{p} must be a PNG or JPEG, and it is neither; convert it",
+            lambda p: Image.new("L", (9, 9)).save(p, "PCX"),
+            f"{{p}} must be a {NAMES}, and it is none of them; convert it",
+        ),
+        (
+            lambda p: os.mkfifo(p),
+            "{p} must be an image file that can be read, and that fails (it is a pipe); "
+            "name another one",
+        ),
+        (
+            lambda p: p.symlink_to("/dev/zero"),
+            "{p} must be an image file that can be read, and that fails (it is a device); "
+            "name another one",
         ),
         (
             lambda p: Image.new("L", (9, 9), 255).save(p),
@@ -181,9 +206,165 @@ def test_a_huge_image_is_refused(tmp_path, monkeypatch):
         with pytest.raises(ImageError) as error:
             prepare_image(tmp_path / "image.png", (28, 28))
         assert str(error.value) == (
-            f"prepare_image: {tmp_path / 'image.png'} must have fewer than 100 pixels, and it has "
+            f"prepare_image: {tmp_path / 'image.png'} must have at most 100 pixels, and it has "
             "more; make it smaller"
         )
+
+
+def test_a_file_larger_than_all_its_pixels_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (5, 5)).save(tmp_path / "image.png")
+    os.truncate(tmp_path / "image.png", 10_000)
+    with pytest.raises(ImageError, match="must have at most 100 pixels, and it has more"):
+        prepare_image(tmp_path / "image.png", (28, 28))
+
+
+@pytest.mark.parametrize("limit", [100, 150])  # Pillow raises for the one, and warns of the other
+def test_a_huge_picture_of_a_folder_is_a_dataset_error(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    Image.new("L", (15, 15)).save(tmp_path / "image.png")
+    with pytest.raises(DatasetError, match=f"^x: .* must have at most {limit} pixels"):
+        read_picture(tmp_path / "image.png", "x", DatasetError)
+
+
+def test_a_socket_is_no_image(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind("image.png")
+        with pytest.raises(ImageError, match=r"^prepare_image: image.png must be a whole image"):
+            prepare_image("image.png", (28, 28))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read(tmp_path, digits, name):
+    drawn = enlarged(digits[0][0])
+    Image.fromarray(drawn).save(tmp_path / "image", name)
+    pixels = prepare_image(tmp_path / "image", (28, 28), "mnist").pixels
+    assert np.abs(pixels.astype(int) - prepared(tmp_path, drawn).pixels).mean() < 1
+
+
+@pytest.mark.parametrize("name", ["GIF", "WebP", "TIFF", "PNG"])
+def test_the_first_frame_counts(tmp_path, digits, name):
+    first, second = (Image.fromarray(enlarged(digits[0][i])) for i in (0, 1))
+    options = {"lossless": True} if name == "WebP" else {}
+    first.save(tmp_path / "i", name, save_all=True, append_images=[second], **options)
+    pixels = prepare_image(tmp_path / "i", (28, 28), "mnist").pixels
+    assert np.abs(pixels.astype(int) - digits[0][0]).mean() < 1
+
+
+# ------------------------------------------------------------------------- framing and notes
+
+
+def test_all_of_mnist_is_framed_as_it_is(mnist_train, mnist_test):
+    """The images themselves, since 70,000 files would take minutes."""
+    from feedax.predicting.image import FRAMINGS, is_framed
+
+    for part in (mnist_train, mnist_test):
+        images = part.data.numpy()
+        assert all(is_framed(image, FRAMINGS["mnist"]) for image in images[::5])
+    # Those that lie farthest from the middle, and the shortest.
+    images = mnist_train.data.numpy()
+    ink = np.where(images >= 25, images, 0).astype(np.float64)
+    rows, columns = ink.sum(2), ink.sum(1)
+    off = [np.abs(a @ np.arange(28) / a.sum(1) - 14) for a in (rows, columns)]
+    long = np.maximum((rows > 0).sum(1), (columns > 0).sum(1))
+    for index in {*np.argsort(off[0])[-20:], *np.argsort(off[1])[-20:], *np.argsort(long)[:20]}:
+        assert is_framed(images[index], FRAMINGS["mnist"])
+
+
+@pytest.mark.parametrize("change", ["moved", "small"])
+def test_28_by_28_that_is_not_framed_is_framed(tmp_path, digits, change):
+    digit = digits[0][1]
+    if change == "moved":
+        drawn = np.roll(digit, (-1, -2), (0, 1))
+    else:
+        small = np.asarray(Image.fromarray(digit).resize((14, 14), Image.Resampling.BOX))
+        drawn = np.pad(small, ((1, 13), (12, 2)))
+    image = prepared(tmp_path, drawn)
+    assert image.notes == (
+        "28 x 28 pixels not framed as the dataset's, so cropped to the ink, scaled and centred in "
+        "28 x 28",
+    )
+    limit = 1 if change == "moved" else 20  # half the pixels are lost
+    assert np.abs(image.pixels.astype(int) - digit).mean() <= limit
+    # What feedax has no framing of is taken as it is.
+    other = prepared(tmp_path, drawn, dataset="kmnist")
+    np.testing.assert_array_equal(other.pixels, drawn)
+    assert other.notes == ()
+
+
+def test_two_digits_are_said_and_the_larger_is_taken(tmp_path, digits):
+    seven, two = (np.kron(digits[0][i], np.ones((8, 8), np.uint8)) for i in (0, 1))
+    both = 255 - np.hstack([np.pad(seven[::2, ::2], ((56, 56), (20, 60))), np.pad(two, 0)])
+    image = prepared(tmp_path, both)
+    assert image.notes[-1] == "perhaps 2 things, of which the largest was taken"
+    assert np.abs(image.pixels.astype(int) - digits[0][1]).mean() < 3
+
+
+def test_a_digit_that_is_cut_off_is_said(tmp_path, digits):
+    image = prepared(tmp_path, enlarged(digits[0][0])[:, 180:])
+    assert image.notes[-1] == "perhaps cut off, since ink touches the border"
+
+
+def test_dust_and_the_bar_of_a_five(tmp_path, digits):
+    """A speck is left out without a word, and a detached bar stays."""
+    drawn = np.zeros((280, 280), np.uint8)
+    drawn[80:200, 100:120] = drawn[64:74, 100:170] = 255
+    image = prepared(tmp_path, drawn)
+    drawn[20:24, 250:254] = 255
+    speckled = prepared(tmp_path, drawn)
+    np.testing.assert_array_equal(image.pixels, speckled.pixels)
+    assert len(image.notes) == len(speckled.notes) == 1
+    height, width = (np.ptp(np.flatnonzero(image.pixels.any(axis))) + 1 for axis in (1, 0))
+    assert (height, width) == (20, 10)  # without the bar 3 wide
+
+
+@pytest.mark.parametrize("shade", [0, 90])
+def test_blank_paper_is_blank_in_any_light(tmp_path, rng, shade):
+    paper = 230 - shade * np.linspace(0, 1, 300) + rng.normal(0, 3, (200, 300))
+    with pytest.raises(ImageError, match=r"must show something, and it is blank"):
+        prepared(tmp_path, paper.astype(np.uint8))
+
+
+def test_a_picture_of_a_telephone_costs_no_more_than_a_small_one(tmp_path, digits):
+    drawn = np.kron(enlarged(digits[0][0]), np.ones((8, 8), np.uint8))  # 3200 x 3120
+    image = prepared(tmp_path, drawn)
+    assert image.notes[1].startswith("3200 x 3120 pixels")
+    assert np.abs(image.pixels.astype(int) - digits[0][0]).mean() < 2
+
+
+# ------------------------------------------------------------------------------ photographs
+
+
+def test_digits_are_photographed_from_a_seed_alone(tmp_path, digits):
+    kinds = {"chalk on a board": photographs.SEEN["chalk on a board"]}
+    pictures = []
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        drawn = photographs.photographs(*digits, kinds, 2, 5, tmp_path / part)
+        pictures.append([(name, file.read_bytes(), label) for name, file, label in drawn])
+    assert pictures[0] == pictures[1]
+
+
+def test_photographs_come_back_as_the_digits_they_show(tmp_path, mnist_test):
+    """Read by the nearest of the training digits' means, which needs no network of ours."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    import feedax
+
+    train = feedax.datasets.mnist(train=True)
+    reader = KNeighborsClassifier(1).fit(
+        train.data[:6000].numpy().reshape(6000, -1), train.targets[:6000].numpy()
+    )
+    images, labels = mnist_test.data.numpy(), mnist_test.targets.numpy()
+    right = {}
+    for name, file, label in photographs.photographs(
+        images, labels, photographs.KINDS, 3, 3, tmp_path
+    ):
+        pixels = prepare_image(file, (28, 28), "mnist").pixels
+        right.setdefault(name, []).append(reader.predict(pixels.reshape(1, -1))[0] == label)
+    assert len(right) == 20
+    assert np.mean(list(right.values())) >= 0.85, right
 
 
 def test_a_shape_that_is_no_image_is_refused():

@@ -17,6 +17,7 @@ ORDER = [
     "machine",
     "regular_file",
     "tree",
+    "pictures",
     "augment",
     "data",
     "datasets",
@@ -24,6 +25,7 @@ ORDER = [
     "feed",
     "train",
     "report",
+    "predicting",
     "cli",
 ]
 """Each may import those before it, and itself."""
@@ -74,12 +76,14 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
         "machine": {"jax", "torch", "torchvision", "numpy"},
         "regular_file": {"jax", "torch", "torchvision", "numpy"},
         "tree": {"jax", "torch", "torchvision"},
+        "pictures": {"jax", "torch", "torchvision"},
         "augment": {"torch", "torchvision", "scipy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},
         "storage": {"torch", "torchvision"},
         "feed": {"torch", "torchvision"},
         "train": {"torch", "torchvision"},
+        "predicting": {"jax", "torch", "torchvision"},
     }.get(world(path), set())
     assert not {name.split(".")[0] for name in imported(path)} & forbidden
 

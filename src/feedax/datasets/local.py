@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
 from feedax.datasets.words import reason
 from feedax.errors import DatasetError, printable
+from feedax.pictures import read_picture
 from feedax.regular_file import open_regular
 
 _TEST_NAMES = ("test", "val", "valid")
@@ -34,7 +36,7 @@ def image_folder(
     training part. (A `train` that holds images only, beside other classes, is a class.)
 
     Args:
-        folder: where the images are.
+        folder: where the images are: PNG, JPEG, WebP, BMP, TIFF or PPM, held as they were taken.
         train: the training part, or else the test part.
         transform: a function of a PIL image, mode "RGB". The default one flattens it, so it wants
             images of one size.
@@ -124,9 +126,7 @@ def _one_part(
     part: Path, transform: Transform | None, target_transform: Transform | None
 ) -> ImageFolder:
     _classes(part)
-    dataset = ImageFolder(
-        part, transform=transform, target_transform=target_transform, allow_empty=True
-    )
+    dataset = ImageFolder(part, transform, target_transform, loader=load_picture, allow_empty=True)
     used = set(dataset.targets)
     empty = [name for name, index in dataset.class_to_idx.items() if index not in used]
     if empty:
@@ -135,6 +135,15 @@ def _one_part(
             f"{', '.join(empty)}; add images ({', '.join(dataset.extensions)}) or remove the folder"
         )
     return dataset
+
+
+def load_picture(path: str) -> Image.Image:
+    """One picture of a folder, mode "RGB".
+
+    Raises:
+        DatasetError: it cannot be read, see `feedax.pictures.read_picture`.
+    """
+    return read_picture(path, "image_folder", DatasetError).convert("RGB")
 
 
 def npz(

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from feedax.errors import ImageError
-
-BLANK = 24
-"""Of 255: ink that stands out less from its background is none."""
-
-NOISE = 0.1
-"""Of the strongest ink: what is fainter is the grain of the paper or of JPEG."""
+from feedax.pictures import read_picture
+from feedax.predicting.ink import BLANK, NOISE, border, find_ink
 
 SMALL = 8
 """Pixels: ink that is smaller has been enlarged out of hardly anything."""
+
+LARGE = 600
+"""Pixels of the longer side: a larger picture is averaged down to it before ink is looked for."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class PreparedImage:
 
     Attributes:
         pixels: uint8, of the shape that was asked for.
-        notes: what was done to the image, in words; empty where nothing had to be.
+        notes: what was done to the image and what is doubtful, in words; empty where it is as the
+            dataset has it.
     """
 
     pixels: np.ndarray
@@ -45,39 +45,47 @@ class Framing:
         length: pixels of the ink's longer side.
         by_mass: centred by the centre of mass, or else by the bounding box.
         transposed: the dataset stores its images with rows and columns exchanged.
+        strict: every image of the dataset is framed so, within two pixels of length and one of
+            place, so 28 x 28 pixels that are not are framed anew. (All 70,000 of MNIST are.)
     """
 
     length: int = 20
     by_mass: bool = True
     transposed: bool = False
+    strict: bool = False
 
 
 FRAMINGS = {
+    "mnist": Framing(strict=True),
     "fashion_mnist": Framing(length=28, by_mass=False),
     "emnist": Framing(length=24, by_mass=False, transposed=True),
 }
-"""By the dataset's name; every other one is framed like MNIST."""
+"""By the dataset's name; drawings for every other one are framed like MNIST."""
 
 
 def prepare_image(path: str | Path, shape: tuple[int, ...], dataset: str = "") -> PreparedImage:
     """Read an image file and bring it into the form of a model's examples.
 
     Args:
-        path: a PNG or JPEG of any size.
+        path: a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM of any size.
         shape: of one example, `(height, width)` for grey or `(height, width, channels)`.
         dataset: the name of the dataset that the model was trained on; it says how 28 x 28 grey
             images are framed.
 
     Raises:
-        ImageError: the file is missing, is no PNG or JPEG, is corrupt, huge or blank, or there is
-            no way from an image to `shape`.
+        ImageError: the file is missing, is no such image, is corrupt, huge or blank, or there is no
+            way from an image to `shape`.
     """
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(
             f"prepare_image: the model's examples must be grey or colour images, and their shape "
             f"is {tuple(shape)}; prepare such examples in Python"
         )
-    image = _read(Path(path))
+    with warnings.catch_warnings():
+        # Odd EXIF, odd palettes; what Pillow warns of as too large is an error.
+        warnings.filterwarnings("ignore", category=UserWarning)
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        image = read_picture(path, "prepare_image", ImageError)
     if tuple(shape[:2]) == (28, 28) and shape[2:] in ((), (1,)):
         pixels, notes = _framed(image, FRAMINGS.get(dataset, Framing()), path)
     else:
@@ -85,66 +93,69 @@ def prepare_image(path: str | Path, shape: tuple[int, ...], dataset: str = "") -
     return PreparedImage(pixels.reshape(shape), tuple(notes))
 
 
-def _read(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # Pillow's guard against a small file that unpacks to a huge image.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # odd EXIF, odd palettes
-            # Only these two: some of Pillow's other formats start programs.
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                image.load()
-                # A phone stores a photo lying down and notes how to hold it.
-                return ImageOps.exif_transpose(image)
-    except IsADirectoryError:
-        raise ImageError(
-            f"prepare_image: {path} must be an image file, and it is a folder; name the files in it"
-        ) from None
-    except FileNotFoundError:
-        raise ImageError(
-            f"prepare_image: {path} must be an image file, and it is not there; check the path"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"prepare_image: {path} must have fewer than {Image.MAX_IMAGE_PIXELS:,} pixels, and it "
-            f"has more; make it smaller"
-        ) from error
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"prepare_image: {path} must be a PNG or JPEG, and it is neither; convert it"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's three ways to say corrupt
-        raise ImageError(
-            f"prepare_image: {path} must be a whole image, and it cannot be read ({error}); "
-            f"get it again"
-        ) from error
-
-
 def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.ndarray, list[str]]:
     """A drawing of any size as 28 x 28 bright ink on black."""
-    notes = []
-    grey = _grey(image)
-    background = _border_level(grey)
-    if background > 127:
-        notes.append("dark on light, so inverted")
-        grey, background = 255 - grey, 255 - background
-    if grey.max() - background < BLANK:
+    size = f"{image.width} x {image.height} pixels"
+    image = _smaller(image)
+    grey, notes = _grey(image), []
+    inverted = bool(np.median(border(grey)) > 127)
+    if grey.shape == (28, 28) and (plain := _plain(255 - grey if inverted else grey)) is not None:
+        if not framing.strict or is_framed(plain, framing):
+            notes += ["dark on light, so inverted"] * inverted
+            return np.rint(plain.T if framing.transposed else plain).astype(np.uint8), notes
+        size += " not framed as the dataset's"
+    ink = find_ink(_colours(image, grey))
+    if ink is None:
         raise ImageError(
             f"prepare_image: {path} must show something, and it is blank; write with a darker pen"
         )
-    if grey.shape == (28, 28) and background == 0:
-        pixels = grey  # as the dataset has it
-    else:
-        size = f"{image.width} x {image.height} pixels"
-        ink = np.maximum(grey - background, 0.0)
-        ink[ink < NOISE * ink.max()] = 0
-        pixels, extent = _placed(ink, framing)
-        if max(extent) < SMALL:
-            size += f" with ink of only {extent[1]} x {extent[0]}"
-        notes.append(f"{size}, so cropped to the ink, scaled and centred in 28 x 28")
-    if framing.transposed:
-        pixels = pixels.T
-    return np.rint(pixels).astype(np.uint8), notes
+    if ink.dark:
+        notes.append("dark on light, so inverted")
+    pixels, extent = _placed(ink.strength, framing)
+    if max(extent) < SMALL:
+        size += f" with ink of only {extent[1]} x {extent[0]}"
+    notes.append(f"{size}, so cropped to the ink, scaled and centred in 28 x 28")
+    if ink.things > 1:
+        notes.append(f"perhaps {ink.things} things, of which the largest was taken")
+    if ink.on_the_edge:
+        notes.append("perhaps cut off, since ink touches the border")
+    return np.rint(pixels.T if framing.transposed else pixels).astype(np.uint8), notes
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    factor = -(-max(image.size) // LARGE)
+    if factor == 1:
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA").reduce(factor)
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_grey(image))
+    return (image.convert("RGB") if image.mode in ("1", "P") else image).reduce(factor)
+
+
+def _plain(grey: np.ndarray) -> np.ndarray | None:
+    """The pixels where they are bright on exact black, as a dataset has them."""
+    return grey if np.median(border(grey)) == 0 and grey.max() >= BLANK else None
+
+
+def is_framed(grey: np.ndarray, framing: Framing) -> bool:
+    """Whether the ink lies as the framing says, within two pixels of length and one of place.
+
+    Args:
+        grey: `(28, 28)`, bright on black.
+        framing: where the dataset has its ink; by mass.
+    """
+    ink = np.where(grey >= NOISE * grey.max(), grey, 0)
+    length = max(np.ptp(np.flatnonzero(ink.any(axis))) + 1 for axis in (0, 1))
+    off = max(abs(middle - 14) for middle in _centre_of_mass(ink))
+    return bool(abs(length - framing.length) <= 2 and off <= 1)
+
+
+def _colours(image: Image.Image, grey: np.ndarray) -> np.ndarray:
+    """float32 `(height, width, channels)`, 0 to 255, of three channels where there is colour."""
+    if image.has_transparency_data or image.mode in ("1", "L", "F") or image.mode[0] == "I":
+        return grey[..., None]
+    return np.asarray(image.convert("RGB"), np.float32)
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -160,12 +171,6 @@ def _grey(image: Image.Image) -> np.ndarray:
     ink = (grey * opacity).sum() / max(opacity.sum(), 1)
     paper = 255.0 if ink < 128 else 0.0
     return np.rint(grey * opacity + paper * (1 - opacity))[..., 0]
-
-
-def _border_level(grey: np.ndarray) -> float:
-    """The background: the median of the outermost pixels, which ink rarely reaches."""
-    border = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-    return float(np.median(border))
 
 
 def _placed(ink: np.ndarray, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:

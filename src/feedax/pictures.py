@@ -1,0 +1,81 @@
+"""A picture from a file that may be anybody's.
+
+Pillow picks a decoder by the file's first bytes, whatever its name, and some of its decoders start
+programs or read without end. So the decoders are named here, and only regular files are opened.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from feedax.errors import FeedaxError
+from feedax.regular_file import open_regular
+
+FORMATS = {name.upper(): name for name in ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF", "PPM")}
+"""What is read, Pillow's name and people's: decoders that compute, and start no program."""
+
+_NAMES = ", ".join([*FORMATS.values()][:-1]) + " or " + [*FORMATS.values()][-1]
+
+_BYTES_A_PIXEL = 8
+"""Of four channels with 16 bits; a file that is larger than all its pixels holds something else."""
+
+
+def read_picture(path: str | Path, who: str, kind: Callable[[str], FeedaxError]) -> Image.Image:
+    """Read the picture in a file, the first one of an animation, held as it was taken.
+
+    Args:
+        path: a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM.
+        who: the function that speaks in an error.
+        kind: the class of the error.
+
+    Returns:
+        The picture, loaded, in the mode that the file has.
+
+    Raises:
+        FeedaxError: of `kind`; the file is missing, no regular file, of another format, corrupt,
+            or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    huge = (
+        f"{who}: {path} must have at most {limit or 0:,} pixels, and it has more; make it smaller"
+    )
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit * _BYTES_A_PIXEL:
+                raise kind(huge)
+            with Image.open(file, formats=list(FORMATS)) as picture:
+                # Up to twice the limit, Pillow only warns.
+                if limit is not None and picture.width * picture.height > limit:
+                    raise kind(huge)
+                picture.load()
+                # A phone stores a photo lying down and notes how to hold it.
+                return ImageOps.exif_transpose(picture)
+    except IsADirectoryError:
+        raise kind(
+            f"{who}: {path} must be an image file, and it is a folder; name the files in it"
+        ) from None
+    except FileNotFoundError:
+        raise kind(
+            f"{who}: {path} must be an image file, and it is not there; check the path"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise kind(huge) from error
+    except UnidentifiedImageError:
+        raise kind(
+            f"{who}: {path} must be a {_NAMES}, and it is none of them; convert it"
+        ) from None
+    except FeedaxError:
+        raise
+    except Exception as error:  # a decoder that meets a corrupt file may say so in any way
+        if isinstance(error, OSError) and error.filename is not None:  # it was not opened
+            raise kind(
+                f"{who}: {path} must be an image file that can be read, and that fails "
+                f"({error.strerror}); name another one"
+            ) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise kind(
+            f"{who}: {path} must be a whole image, and it cannot be read ({reason}); get it again"
+        ) from error
