@@ -92,8 +92,14 @@ class StackedFeed:
             feed.close()
 
 
+@jax.jit
+def _first_row(chunk: Chunk) -> Batch:
+    return pick(chunk.examples, chunk.indices[0], chunk.sizes[0])
+
+
 def _next_batch(feed: Feed) -> Batch | None:
     piece = feed.take(1)
     if isinstance(piece, Chunk):
-        return pick(piece.examples, piece.indices[0], piece.sizes[0])
+        batch: Batch = _first_row(piece._replace(steps=None))
+        return batch
     return piece

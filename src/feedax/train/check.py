@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
+from feedax.feed import scalar
 from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Model, each
@@ -43,7 +43,7 @@ class ModelCheck:
         self._state = state
         self._loss = loss
         self._metrics = metrics
-        self._hyperparams = {name: jnp.asarray(value, float) for name, value in hyperparams.items()}
+        self._hyperparams = {name: scalar(value) for name, value in hyperparams.items()}
         self._modes = modes
         if "loss" in (metrics or {}):
             raise ModelError(

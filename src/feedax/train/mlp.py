@@ -33,6 +33,7 @@ def random_layer_params(m: int, n: int, key: Array, scale: float = 1e-2) -> tupl
     ((2, 3), (2,))
     """
     w_key, b_key = random.split(key)
+    scale = jax.device_put(scale)
     return scale * random.normal(w_key, (n, m)), scale * random.normal(b_key, (n,))
 
 
@@ -128,7 +129,7 @@ def one_hot(x: ArrayLike, k: int, dtype: DTypeLike = jnp.float32) -> Array:
     Array([[0., 1., 0.],
            [1., 0., 0.]], dtype=float32)
     """
-    return jnp.array(jnp.asarray(x)[:, None] == jnp.arange(k), dtype)
+    return jnp.array(jnp.asarray(x)[:, None] == jnp.arange(k)[None, :], dtype)
 
 
 def accuracy(params: Params, images: ArrayLike, targets: ArrayLike) -> Array:

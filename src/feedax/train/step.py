@@ -177,15 +177,18 @@ def train_step(
     (mean, (predictions, model_state)), grads = jax.value_and_grad(batch_loss, has_aux=True)(
         state.params
     )
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        grads,
-        state.opt_state,
-        state.params,
-        # For the transformations that ask for them: line searches, plateaus.
-        value=mean,
-        grad=grads,
-        value_fn=lambda params: batch_loss(params)[0],
-    )
+    # Optax mixes dtypes and ranks, which JAX's strict settings would refuse: the user's own
+    # functions are looked at, and have been.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            grads,
+            state.opt_state,
+            state.params,
+            # For the transformations that ask for them: line searches, plateaus.
+            value=mean,
+            grad=grads,
+            value_fn=lambda params: batch_loss(params)[0],
+        )
     updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
     count = jnp.sum(batch.weights)
     sums = {"loss": mean * count}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import CheckpointError, ModelError, NotANumberError
+from feedax.feed import on_device
 from feedax.storage.checkpoint_file import read_checkpoint, write_checkpoint
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints
@@ -221,7 +222,7 @@ class Sweeping:
                     f"sweep: a sweep goes on with what it began with, and in {path} {name} was "
                     f"{about[name]!r} but is {value!r}; give the same, or another folder"
                 )
-        like = jax.tree.map(jnp.asarray, {"params": job.params, "state": job.model_state})
+        like = on_device({"params": job.params, "state": job.model_state})
         found = restore(arrays, like, source=path)
         params = combine(found["params"], job.model.static)
         whole = (params, found["state"]) if job.model.stateful else params
