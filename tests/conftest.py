@@ -26,6 +26,17 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _jax_is_strict() -> Iterator[None]:
+    """JAX mixes no ranks and no dtypes by itself, here and in the processes that tests start."""
+    strict = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in strict.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), value)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests of one session share what XLA compiles; JAX still says what it would compile."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled"))

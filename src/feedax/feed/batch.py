@@ -60,7 +60,9 @@ class Chunk(NamedTuple):
 def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     """Gather one batch on the device; pure, for use inside compiled code."""
     inputs, targets = jax.tree.map(lambda array: array[indices], examples)
-    return Batch(inputs, targets, (jnp.arange(indices.shape[0]) < size).astype(jnp.float32))
+    return Batch(
+        inputs, targets, (jnp.arange(indices.shape[0], dtype=size.dtype) < size).astype(jnp.float32)
+    )
 
 
 def refuse_no_batches(source: Any, who: str, again: bool = False) -> None:
@@ -134,6 +136,7 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
 
 
 def _unmasked(batch: Masked) -> PyTree:
+    batch = jax.device_get(batch)
     counts = np.asarray(batch.mask)
     if counts.all():
         return batch.batch
@@ -159,7 +162,7 @@ def number(leaf: Any, who: str = "fit") -> np.ndarray:
     Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. What a
     float loses so is its last digits; what an integer would lose is its value.
     """
-    array = np.asarray(leaf)
+    array = np.asarray(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)
     if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
         raise BatchError(
             f"{who}: a batch must be made of numbers, and it holds values of type {array.dtype}; "

@@ -1,6 +1,7 @@
 """The feeds of many networks, side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,8 +67,8 @@ class StackedFeed:
         batches = self._alike([_next_batch(feed) for feed in self._feeds])
         if batches[0] is None:
             return None
-        batch: Batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-        return jax.device_put(batch, self._devices.shared) if self._devices.mesh else batch
+        batch: Batch = _stacked(batches, where=self._devices.shared)
+        return batch
 
     def _alike(self, parts: list[Any]) -> list[Any]:
         """One part for each network of the size."""
@@ -90,6 +91,12 @@ class StackedFeed:
     def close(self) -> None:
         for feed in self._feeds:
             feed.close()
+
+
+@partial(jax.jit, static_argnames="where")
+def _stacked(batches: list[Batch], where: Any) -> Batch:
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return batch if where is None else jax.lax.with_sharding_constraint(batch, where)
 
 
 @jax.jit

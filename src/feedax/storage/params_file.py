@@ -77,14 +77,15 @@ def load_params(path: str | Path, like: Params) -> Params:
                 f"and it is {array.dtype} {array.shape}; load it into the model that it was saved "
                 f"from"
             )
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    leaves = [jax.device_put(arrays[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
 
 
 def _as_numbers(name: str, leaf: Any) -> np.ndarray:
     try:
         # order="C": safetensors writes the bytes as they lie, and a transposed view lies otherwise.
-        array = np.asarray(leaf, order="C")
+        host = jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf
+        array = np.asarray(host, order="C")
     except TypeError:  # one of JAX's random keys
         array = np.asarray(None)
     if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number):

@@ -154,7 +154,8 @@ def _source(name: str, leaf: Any) -> tuple[Any, str | None]:
 
 
 def _own_copy(array: Any) -> np.ndarray:
-    numbers = np.array(array, order="C", copy=True)
+    host = jax.device_get(array) if isinstance(array, jax.Array) else array
+    numbers = np.array(host, order="C", copy=True)
     return numbers if numbers.dtype.isnative else numbers.astype(numbers.dtype.newbyteorder("="))
 
 

@@ -88,7 +88,8 @@ def predict(params: Params, image: ArrayLike) -> Array:
             f"predict: image must be one example of shape ({inputs},), and its shape is "
             f"{image.shape}; {_remedy(image.shape, inputs)}"
         )
-    activations = image
+    with jax.numpy_dtype_promotion("standard"):
+        activations = image.astype(jnp.promote_types(image.dtype, params[0][0].dtype))
     for w, b in params[:-1]:
         activations = relu(jnp.dot(w, activations) + b)
     final_w, final_b = params[-1]

@@ -164,7 +164,8 @@ def train_step(
             return own
         targets = jax.tree.map(lambda leaf: leaf[mixed.partners], batch.targets)
         partners = _summable(each(score, predictions, targets, hyperparams))
-        return mixed.shares * own + (1 - mixed.shares) * partners
+        shares = mixed.shares.astype(own.dtype)
+        return shares * own + (1 - shares) * partners
 
     def batch_loss(params: PyTree) -> tuple[Array, tuple[PyTree, PyTree]]:
         predictions, model_state = model.predictions(
@@ -189,15 +190,16 @@ def train_step(
             grad=grads,
             value_fn=lambda params: batch_loss(params)[0],
         )
-    updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
+        updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
+        params = optax.apply_updates(state.params, updates)
     count = jnp.sum(batch.weights)
-    sums = {"loss": mean * count}
+    sums = {"loss": mean * count.astype(mean.dtype)}
     for name, score in (metrics or {}).items():
         scores = scores_of(score, predictions)
         sums[name] = jnp.sum(scores * batch.weights.astype(scores.dtype))
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     return TrainState(
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         model_state=model_state,
         opt_state=opt_state,
         key=state.key,
