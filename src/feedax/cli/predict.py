@@ -1,6 +1,5 @@
 """``feedax predict``."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feedax.cli import UsageError
+from feedax.cli import UsageError, say
 from feedax.cli.parse import parse
 from feedax.cli.recorded import recorded_flags
 from feedax.errors import ImageError
@@ -76,11 +75,11 @@ def run(arguments: Sequence[str]) -> int:
             image = prepare_image(path, tuple(shape), dataset)
         except ImageError as error:
             # The other images can still be seen.
-            print(f"feedax predict: {error}", file=sys.stderr, flush=True)
+            say("feedax predict", str(error))
             failed = True
             continue
         if image.notes:
-            print(f"feedax predict: {path} is {'; '.join(image.notes)}", file=sys.stderr)
+            say("feedax predict", f"{path} is {'; '.join(image.notes)}")
         # As FlattenAndCast gave it in training; that would load PyTorch for this line.
         probabilities = np.exp(predict(params, np.ravel(image.pixels).astype(np.float32)))
         print(f"{path}: {_ranking(probabilities, names)}", flush=True)
