@@ -23,9 +23,51 @@
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
 
+import re
+
+LONGEST_VALUE, LONGEST_MESSAGE = 200, 1000
+"""Letters of a value that a message repeats, and of a message."""
+
+_VALUES = [
+    re.compile(r"\S+"),
+    re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)"),
+    re.compile(r'(?<!\w)"(?:[^"\\]|\\.)*"(?!\w)'),
+    re.compile(r"\[(?:[^][]|\[[^][]*\])*\]"),
+    re.compile(r"\{[^{}]*\}"),
+]
+"""How values stand in a message: without spaces, in quotes, in brackets."""
+
+
+def one_line(message: str) -> str:
+    """A message on one line, which repeats no more of a long value than its two ends.
+
+    >>> one_line("it is 'a\\nb'")
+    "it is 'a b'"
+    >>> len(one_line(f"it is {'x' * 100_000!r}; give less"))
+    214
+    """
+    text = re.sub(r"\s*[\n\r\t\v\f]\s*", " ", shown(message, 4 * LONGEST_MESSAGE))
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    for value in _VALUES:
+        text = value.sub(lambda match: shown(match[0]), text)
+    return shown(text, LONGEST_MESSAGE)
+
+
+def shown(text: str, most: int = LONGEST_VALUE) -> str:
+    """A text, or the two ends of a longer one.
+
+    >>> shown("abcdefghij", 7)
+    'ab...ij'
+    """
+    half = (most - len("...")) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
 
 class FeedaxError(Exception):
-    """The base of every error that feedax raises on purpose."""
+    """The base of every error that feedax raises on purpose; its message is one line."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(one_line(a) if isinstance(a, str) else a for a in arguments))
 
 
 class DatasetError(FeedaxError):

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TextIO
 
 import feedax
-from feedax.errors import FeedaxError, UnknownDatasetError
+from feedax.errors import FeedaxError, UnknownDatasetError, one_line
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
@@ -123,7 +123,7 @@ def _fail(who: str, sentence: str, code: int) -> int:
         sys.stdout.flush()
     except OSError:
         forget(sys.stdout)
-    say(who, sentence)
+    say(who, one_line(sentence))
     return code
 
 

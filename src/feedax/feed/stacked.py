@@ -100,13 +100,13 @@ def _stacked(batches: list[Batch], where: Any) -> Batch:
 
 
 @jax.jit
-def _first_row(chunk: Chunk) -> Batch:
-    return pick(chunk.examples, chunk.indices[0], chunk.sizes[0])
+def _first_row(examples: Any, indices: Any, sizes: Any) -> Batch:
+    return pick(examples, indices[0], sizes[0])
 
 
 def _next_batch(feed: Feed) -> Batch | None:
     piece = feed.take(1)
     if isinstance(piece, Chunk):
-        batch: Batch = _first_row(piece._replace(steps=None))
+        batch: Batch = _first_row(*piece[:3])
         return batch
     return piece
