@@ -36,6 +36,13 @@ def _jax_is_strict() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def others_mix() -> Iterator[None]:
+    """For tests in which another library, or what is held against ours, mixes ranks or dtypes."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests of one session share what XLA compiles; JAX still says what it would compile."""

@@ -357,7 +357,7 @@ def test_gradients_in_the_image_are_finite_differences(rng):
 
 
 def test_between_pixels_the_derivative_by_the_coordinates_is_the_slope():
-    ramp = 3.0 * jnp.arange(4.0)[:, None] - 2.0 * jnp.arange(5.0)
+    ramp = 3.0 * jnp.arange(4.0)[:, None] - 2.0 * jnp.arange(5.0)[None, :]
 
     def seen(row, column):
         return augment.interpolate(ramp, row[None, None], column[None, None])[0, 0]

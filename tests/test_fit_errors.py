@@ -106,7 +106,7 @@ def test_a_metric_named_loss():
 
 def test_a_state_that_changes_its_type():
     def predict(w, state, x):
-        return w @ x, state * 0.9
+        return w @ x, state.astype(jnp.float32)
 
     assert message(ModelError, [(X, Y)], predict, state=jnp.zeros(2, jnp.int32)) == (
         "fit: predict must return a state of the structure, shapes and dtypes of the one that it "
@@ -195,7 +195,7 @@ def test_a_network_that_does_not_fit_the_data():
 
 
 def test_a_loss_of_more_than_one_number():
-    assert message(ModelError, [(X, Y)], loss=lambda p, t: p - t) == (
+    assert message(ModelError, [(X, Y)], loss=lambda p, t: p - t.astype(p.dtype)) == (
         "fit: the loss function must return one number for one example, and it returns float32[3]; "
         "take a mean or a sum in it"
     )
@@ -212,8 +212,8 @@ def test_a_loss_that_fails():
 def test_targets_that_are_no_labels():
     assert message(ModelError, [(X, X[:, :3])]) == (
         "cross_entropy: an example must have an integer label and a vector of predictions, and its "
-        "target is float32[3] and its prediction float32[3]; change the model, or give fit another "
-        "loss"
+        "target is float32[3] and its prediction float32[3]; let the dataset give the label "
+        "itself, argmax() of a one-hot target, or give fit loss=optax.softmax_cross_entropy"
     )
 
 

@@ -44,7 +44,7 @@ def one_line(message: str) -> str:
     >>> one_line("it is 'a\\nb'")
     "it is 'a b'"
     >>> len(one_line(f"it is {'x' * 100_000!r}; give less"))
-    214
+    215
     """
     text = re.sub(r"\s*[\n\r\t\v\f]\s*", " ", shown(message, 4 * LONGEST_MESSAGE))
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
