@@ -217,6 +217,84 @@ def test_targets_that_are_no_labels():
     )
 
 
+def of_one(w, x):
+    return w @ jnp.ravel(x)
+
+
+def of_a_batch(w, x):
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2]) @ w.T
+
+
+def square(prediction, target):
+    return (prediction - target) ** 2
+
+
+IMAGES, ONE, HOT = X.reshape(-1, 4, 2), np.ones(len(X), np.float32), np.eye(3, dtype=np.float32)[Y]
+
+
+@pytest.mark.parametrize(
+    ("batch", "predict", "options", "ending"),
+    [
+        (
+            (X, ONE), lambda w, x: (w @ x)[:1], {"loss": square},
+            "it returns float32[1] of the prediction float32[1] and the target float32[]; return "
+            "prediction[0] from predict",
+        ),
+        (
+            (X, ONE[:, None]), lambda w, x: (w @ x)[0], {"loss": square},
+            "it returns float32[1] of the prediction float32[] and the target float32[1]; let the "
+            "dataset give target[0]",
+        ),
+        (
+            (X, ONE[:, None]), lambda w, x: (w @ x)[:1], {"loss": square},
+            "it returns float32[1] of the prediction float32[1] and the target float32[1]; end it "
+            "with [0]",
+        ),
+        (
+            (X, HOT), of_one, {"loss": lambda p, t: jnp.mean(jnp.sum(square(p, t), axis=1))},
+            "; it works on a batch: write it for one example, without the batch's axis",
+        ),
+        (
+            (X, Y), of_one, {"metrics": {"m": lambda p, t: jnp.mean(jnp.argmax(p, axis=1) == t)}},
+            "; it works on a batch: write it for one example, without the batch's axis",
+        ),
+        (
+            (IMAGES, Y), of_a_batch, {},
+            "; it works on a batch: write it for one example, or give batched=True",
+        ),
+        (
+            (IMAGES, Y), of_one, {"batched": True},
+            "; it works on one example: leave batched=True out",
+        ),
+        (
+            (IMAGES, Y), lambda w, x: jnp.mean(of_a_batch(w, x), 0), {"batched": True},
+            "and of 2 examples it returns float32[3]; let its first axis be the batch's",
+        ),
+        (
+            (Y, X), of_one, {},
+            "; it works on the targets: let the batches be (inputs, targets)",
+        ),
+        (
+            (X, Y[:, None]), of_one, {},
+            "its target is int32[1] and its prediction float32[3]; let the dataset give the label "
+            "itself, target[0]",
+        ),
+        (
+            (X, ONE), of_one, {},
+            "its target is float32[] and its prediction float32[3]; let the dataset give the label "
+            "as an integer, int(target)",
+        ),
+        (
+            (X, Y), lambda w, x: (w @ x)[0], {},
+            "its prediction float32[]; give the last layer one output per class, or give fit "
+            "another loss",
+        ),
+    ],
+)  # fmt: skip
+def test_the_line_to_change_is_named(batch, predict, options, ending):
+    assert message(ModelError, [batch], predict, **options).endswith(ending)
+
+
 @pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
 def test_not_a_number(plan):
     """Examples 8 to 11 are infinite: step 2 of every epoch, from the first on."""
