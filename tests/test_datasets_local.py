@@ -95,9 +95,8 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     bad = tmp_path / "a" / "1.png"
     bad.write_bytes(b"no image")
     assert message(datasets.image_folder, tmp_path) == (
-        f"image_folder: every file must be an image that can be read, and {bad} is not "
-        f"(UnidentifiedImageError: cannot identify image file {str(bad)!r}); remove it, or put it "
-        "there again"
+        f"image_folder: {bad} must be an image, and it cannot be read (UnidentifiedImageError: "
+        f"cannot identify image file {str(bad)!r}); repair or remove it"
     )
 
 
@@ -184,8 +183,9 @@ def test_a_class_without_images(tmp_path):
 def test_the_shape_of_a_damaged_image(tmp_path):
     write_images(tmp_path, "a")
     path = tmp_path / "a" / "0.png"
+    data = datasets.image_folder(tmp_path)
     path.write_bytes(b"no image")
-    text = message(datasets.image_shape, datasets.image_folder(tmp_path))
+    text = message(datasets.image_shape, data)
     assert text.startswith(f"image_folder: {path} must be an image, and it cannot be read (")
     assert text.endswith("); repair or remove it")
 

@@ -160,8 +160,8 @@ def _refuse_several_sizes(paths: list[str]) -> None:
                 sizes.setdefault(image.size, path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DatasetError(
-                f"image_folder: every file must be an image that can be read, and {path} is not "
-                f"({reason(error)}); remove it, or put it there again"
+                f"image_folder: {path} must be an image, and it cannot be read ({reason(error)}); "
+                "repair or remove it"
             ) from error
         if len(sizes) > 1:
             (some, one), (others, other) = (
