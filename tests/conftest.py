@@ -26,14 +26,10 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _jax_is_strict() -> Iterator[None]:
-    """JAX mixes no ranks and no dtypes by itself, here and in the processes that tests start."""
-    strict = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in strict.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), value)
-        yield
+def _jax_is_strict() -> None:
+    """JAX mixes no ranks and no dtypes by itself in this process."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture

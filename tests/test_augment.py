@@ -127,7 +127,7 @@ def test_a_bar_turns_by_the_angle():
     """The axis of a bar, from its second moments; rows count downwards."""
     bar = np.zeros((41, 41), np.float32)
     bar[19:22, 6:35] = 1
-    turned = placed(bar, {"angle": 30.0})
+    turned = np.asarray(placed(bar, {"angle": 30.0}))
     weights = np.float64(turned) / turned.sum()
     right, up = np.arange(41) - 20, 20 - np.arange(41)
     xx, yy = np.sum(weights * right**2), np.sum(weights * up[:, None] ** 2)
