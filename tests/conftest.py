@@ -26,6 +26,20 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _jax_is_strict() -> None:
+    """JAX mixes no ranks and no dtypes by itself in this process."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def others_mix() -> Iterator[None]:
+    """For tests in which another library, or what is held against ours, mixes ranks or dtypes."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests of one session share what XLA compiles; JAX still says what it would compile."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled"))

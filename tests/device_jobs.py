@@ -226,7 +226,7 @@ def _mlp() -> tuple[Any, Any, None]:
     }
 
     def predict(params: Any, x: Any, key: Any, train: bool) -> Any:
-        x = jax.nn.relu(params["first"] @ jnp.ravel(x))
+        x = jax.nn.relu(params["first"] @ jnp.ravel(x).astype(params["first"].dtype))
         if train:
             x = jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0)
         return params["second"] @ x
@@ -246,7 +246,7 @@ def _norm() -> tuple[Any, Any, Any]:
     }
 
     def features(params: Any, x: Any) -> Any:
-        return (params["first"] @ jnp.ravel(x))[None, None]
+        return (params["first"] @ jnp.ravel(x).astype(params["first"].dtype))[None, None]
 
     return _normalised(features), params, {"mean": jnp.zeros(8), "var": jnp.ones(8)}
 
@@ -277,15 +277,18 @@ def _normalised(features: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     import jax.numpy as jnp
     from jax import lax
 
+    def row(features: Any) -> Any:
+        return features[None, None]
+
     def predict(params: Any, state: Any, x: Any, key: Any, train: bool) -> Any:
         x = features(params, x)
         now = state
         if train:
             mean = lax.pmean(x.mean((0, 1)), "batch")
-            var = lax.pmean(((x - mean) ** 2).mean((0, 1)), "batch")
+            var = lax.pmean(((x - row(mean)) ** 2).mean((0, 1)), "batch")
             now = {"mean": mean, "var": var}
             state = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state, now)
-        x = (x - now["mean"]) / jnp.sqrt(now["var"] + 1e-5) * params["scale"]
+        x = (x - row(now["mean"])) / jnp.sqrt(row(now["var"]) + 1e-5) * row(params["scale"])
         x = jax.nn.relu(x).mean((0, 1))
         if train:
             x = jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0)

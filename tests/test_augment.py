@@ -127,7 +127,7 @@ def test_a_bar_turns_by_the_angle():
     """The axis of a bar, from its second moments; rows count downwards."""
     bar = np.zeros((41, 41), np.float32)
     bar[19:22, 6:35] = 1
-    turned = placed(bar, {"angle": 30.0})
+    turned = np.asarray(placed(bar, {"angle": 30.0}))
     weights = np.float64(turned) / turned.sum()
     right, up = np.arange(41) - 20, 20 - np.arange(41)
     xx, yy = np.sum(weights * right**2), np.sum(weights * up[:, None] ** 2)
@@ -357,7 +357,7 @@ def test_gradients_in_the_image_are_finite_differences(rng):
 
 
 def test_between_pixels_the_derivative_by_the_coordinates_is_the_slope():
-    ramp = 3.0 * jnp.arange(4.0)[:, None] - 2.0 * jnp.arange(5.0)
+    ramp = 3.0 * jnp.arange(4.0)[:, None] - 2.0 * jnp.arange(5.0)[None, :]
 
     def seen(row, column):
         return augment.interpolate(ramp, row[None, None], column[None, None])[0, 0]

@@ -168,7 +168,7 @@ def test_mixed_losses_are_those_of_mixed_targets():
     """A loss linear in the target is mixed by shares and partners as the target itself."""
     targets = jnp.eye(4)
     mixed = jax.jit(augment.mixup)(KEY, targets, alpha=1.0)
-    losses = jnp.sum(targets * jnp.arange(4.0), -1)
+    losses = targets @ jnp.arange(4.0)
     by_shares = mixed.shares * losses + (1 - mixed.shares) * losses[mixed.partners]
     np.testing.assert_allclose(by_shares, mixed.inputs @ jnp.arange(4.0), atol=1e-6)
 

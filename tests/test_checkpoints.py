@@ -46,7 +46,8 @@ class Noisy(torch.utils.data.Dataset):
 def with_dropout(params, x, key, train):
     hidden = jax.nn.relu(params["w"] @ x)
     if train:
-        hidden = hidden * jax.random.bernoulli(key, 0.8, hidden.shape) / 0.8
+        kept = jax.random.bernoulli(key, 0.8, hidden.shape)
+        hidden = hidden * kept.astype(hidden.dtype) / 0.8
     return params["v"] @ hidden
 
 

@@ -320,6 +320,50 @@ def test_a_closed_pipe_is_no_error(tmp_path, arguments):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(
+    ("redirected", "argument", "code", "heard"),
+    [
+        (">&-", "--version", 0, 0),
+        ("2>&-", "--version", 0, 1),
+        (">&- 2>&- <&-", "--help", 0, 0),
+        ("2>&-", "trian", 2, 0),
+        ("2>/dev/full", "trian", 2, 0),
+        (">/dev/full", "--version", 1, 1),
+    ],
+)
+def test_closed_outputs_change_nothing_but_what_is_heard(redirected, argument, code, heard):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *FEEDAX, argument],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    said = (done.stdout + done.stderr).splitlines()
+    assert (done.returncode, len(said)) == (code, heard), said
+
+
+@pytest.mark.parametrize("value", ["x" * 100_000, "[" * 100_000, "it's " * 20_000])
+@pytest.mark.parametrize(
+    "arguments", [["{}"], ["train", "--{}"], ["train", "--epochs", "{}"], ["evaluate", "{}"]]
+)
+def test_a_long_value_is_repeated_by_its_ends(capsys, arguments, value):
+    from feedax.cli import main
+
+    assert main([argument.format(value) for argument in arguments]) in (1, 2)
+    said = capsys.readouterr().err
+    assert "..." in said
+    assert len(said) < 420
+    assert said.count("\n") == 1
+
+
+def test_a_message_is_one_line_without_control_characters(capsys):
+    from feedax.cli import main
+
+    assert main(["evaluate", "a\nb\x1b[31m\udc80"]) == 1
+    assert capsys.readouterr().err == (
+        "feedax evaluate: run folder: a b\\x1b[31m\\udc80 must be a folder that feedax train made, "
+        "and it is not there; look under runs/\n"
+    )
+
+
 def test_flags_come_back_from_their_command_line():
     from feedax.cli.flag_words import command_line
     from feedax.cli.flags import TrainFlags

@@ -445,6 +445,34 @@ def test_a_reader_that_goes_away_ends_the_run_in_good_order(feedax, monkeypatch)
     stopped_run(r"its standard output \(Broken pipe\)", done.stderr, rows=1)
 
 
+def test_a_run_that_nobody_hears_is_whole(tmp_path, tiny):
+    """Standard output is closed, and nobody reads standard error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = ["train", "--dataset", f"npz:{tiny}", "--epochs", "2", "--hidden", "4", "--out", "run"]
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *FEEDAX, *flags], cwd=tmp_path, stderr=closed
+        )
+    assert done.returncode == 0
+    folder = RunFolder.open(tmp_path / "run")
+    assert len(folder.rows()) == 2
+    assert folder.params_path.exists()
+
+
+def test_inputs_of_several_shapes_are_refused_before_a_folder_is_made(feedax, tmp_path):
+    x, y = np.zeros((9, 4), np.float32), np.arange(9)
+    np.savez(tmp_path / "parts.npz", x_train=x, y_train=y, x_test=x[:, :3], y_test=y)
+    done = feedax("train", "--dataset", f"npz:{tmp_path / 'parts.npz'}")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"feedax train: the network: all inputs of npz:{tmp_path / 'parts.npz'} must have one "
+        "shape, and that of training example 0 is [4] and that of test example 0 is [3]; make them "
+        "alike in the dataset, with a transform that resizes or cuts them\n",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
     leader, follower = pty.openpty()
     flags = ["train", "--dataset", f"npz:{tiny}", "--epochs", "2", "--hidden", "4"]

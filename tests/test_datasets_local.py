@@ -55,6 +55,51 @@ def test_a_folder_without_parts_is_the_training_part(tmp_path):
     assert datasets.class_names(data) == ("cat", "dog")
 
 
+SEVERAL = (
+    "image_folder: images must be of one size where the transform only flattens them, and {} is "
+    "{} and {} is {} pixels; give a transform with torchvision.transforms.Resize (on the command "
+    "line: --dataset package.module:factory, a function that gives it), or resize the files"
+)
+
+
+def test_images_of_several_sizes_are_refused_before_any_is_loaded(tmp_path):
+    write_images(tmp_path, "a", "b")
+    odd = tmp_path / "a" / "1.png"
+    Image.new("L", (7, 5)).save(odd)
+    assert message(datasets.image_folder, tmp_path) == SEVERAL.format(
+        tmp_path / "a" / "0.png", "4 x 5", odd, "7 x 5"
+    )
+    resized = torchvision.transforms.Compose([torchvision.transforms.Resize((3, 3)), np.asarray])
+    data = datasets.image_folder(tmp_path, transform=resized)
+    assert {image.shape for image, _ in data} == {(3, 3, 3)}
+
+
+def test_a_test_part_of_another_size_is_refused(tmp_path):
+    write_images(tmp_path / "train", "a")
+    write_images(tmp_path / "test", "a", size=(6, 4))
+    assert datasets.image_folder(tmp_path) is not None
+    assert message(datasets.image_folder, tmp_path, train=False) == SEVERAL.format(
+        tmp_path / "train" / "a" / "0.png", "4 x 5", tmp_path / "test" / "a" / "0.png", "4 x 6"
+    )
+
+
+def test_grey_beside_colour_and_other_files_are_no_matter(tmp_path):
+    write_images(tmp_path, "a")
+    Image.new("LA", (4, 5)).save(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    assert [image.shape for image, _ in datasets.image_folder(tmp_path)] == [(60,), (60,)]
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    write_images(tmp_path, "a")
+    bad = tmp_path / "a" / "1.png"
+    bad.write_bytes(b"no image")
+    assert message(datasets.image_folder, tmp_path) == (
+        f"image_folder: {bad} must be an image, and it cannot be read (UnidentifiedImageError: "
+        f"cannot identify image file {str(bad)!r}); repair or remove it"
+    )
+
+
 @pytest.mark.parametrize("test_name", ["test", "val", "valid"])
 def test_a_folder_with_parts(tmp_path, test_name):
     write_images(tmp_path / "train", "a", "b")
@@ -138,9 +183,9 @@ def test_a_class_without_images(tmp_path):
 def test_the_shape_of_a_damaged_image(tmp_path):
     write_images(tmp_path, "a")
     path = tmp_path / "a" / "0.png"
+    data = datasets.image_folder(tmp_path)
     path.write_bytes(b"no image")
-    folder = datasets.image_folder(tmp_path)
-    for read in (lambda: datasets.image_shape(folder), lambda: folder[0]):
+    for read in (lambda: datasets.image_shape(data), lambda: data[0]):
         assert message(read) == (
             f"image_folder: {path} must be a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM, and it is "
             "none of them; convert it"

@@ -196,7 +196,7 @@ def test_numbers_of_other_kinds_are_alphas():
 def test_words_cannot_be_mixed():
     x, y = problem()
     with pytest.raises(AugmentError) as caught:
-        fit([(np.int32(x), y)], lambda w, x: w["w"][:3] @ x, mixup=0.2)
+        fit([(np.int32(x), y)], lambda w, x: w["w"][:3] @ x.astype(jnp.float32), mixup=0.2)
     assert str(caught.value).startswith("mixup: the inputs must be uint8 or floating, and one is")
 
 

@@ -106,7 +106,7 @@ def test_a_metric_named_loss():
 
 def test_a_state_that_changes_its_type():
     def predict(w, state, x):
-        return w @ x, state * 0.9
+        return w @ x, state.astype(jnp.float32)
 
     assert message(ModelError, [(X, Y)], predict, state=jnp.zeros(2, jnp.int32)) == (
         "fit: predict must return a state of the structure, shapes and dtypes of the one that it "
@@ -195,7 +195,7 @@ def test_a_network_that_does_not_fit_the_data():
 
 
 def test_a_loss_of_more_than_one_number():
-    assert message(ModelError, [(X, Y)], loss=lambda p, t: p - t) == (
+    assert message(ModelError, [(X, Y)], loss=lambda p, t: p - t.astype(p.dtype)) == (
         "fit: the loss function must return one number for one example, and it returns float32[3]; "
         "take a mean or a sum in it"
     )
@@ -212,9 +212,87 @@ def test_a_loss_that_fails():
 def test_targets_that_are_no_labels():
     assert message(ModelError, [(X, X[:, :3])]) == (
         "cross_entropy: an example must have an integer label and a vector of predictions, and its "
-        "target is float32[3] and its prediction float32[3]; change the model, or give fit another "
-        "loss"
+        "target is float32[3] and its prediction float32[3]; let the dataset give the label "
+        "itself, argmax() of a one-hot target, or give fit loss=optax.softmax_cross_entropy"
     )
+
+
+def of_one(w, x):
+    return w @ jnp.ravel(x)
+
+
+def of_a_batch(w, x):
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2]) @ w.T
+
+
+def square(prediction, target):
+    return (prediction - target) ** 2
+
+
+IMAGES, ONE, HOT = X.reshape(-1, 4, 2), np.ones(len(X), np.float32), np.eye(3, dtype=np.float32)[Y]
+
+
+@pytest.mark.parametrize(
+    ("batch", "predict", "options", "ending"),
+    [
+        (
+            (X, ONE), lambda w, x: (w @ x)[:1], {"loss": square},
+            "it returns float32[1] of the prediction float32[1] and the target float32[]; return "
+            "prediction[0] from predict",
+        ),
+        (
+            (X, ONE[:, None]), lambda w, x: (w @ x)[0], {"loss": square},
+            "it returns float32[1] of the prediction float32[] and the target float32[1]; let the "
+            "dataset give target[0]",
+        ),
+        (
+            (X, ONE[:, None]), lambda w, x: (w @ x)[:1], {"loss": square},
+            "it returns float32[1] of the prediction float32[1] and the target float32[1]; end it "
+            "with [0]",
+        ),
+        (
+            (X, HOT), of_one, {"loss": lambda p, t: jnp.mean(jnp.sum(square(p, t), axis=1))},
+            "; it works on a batch: write it for one example, without the batch's axis",
+        ),
+        (
+            (X, Y), of_one, {"metrics": {"m": lambda p, t: jnp.mean(jnp.argmax(p, axis=1) == t)}},
+            "; it works on a batch: write it for one example, without the batch's axis",
+        ),
+        (
+            (IMAGES, Y), of_a_batch, {},
+            "; it works on a batch: write it for one example, or give batched=True",
+        ),
+        (
+            (IMAGES, Y), of_one, {"batched": True},
+            "; it works on one example: leave batched=True out",
+        ),
+        (
+            (IMAGES, Y), lambda w, x: jnp.mean(of_a_batch(w, x), 0), {"batched": True},
+            "and of 2 examples it returns float32[3]; let its first axis be the batch's",
+        ),
+        (
+            (Y, X), of_one, {},
+            "; it works on the targets: let the batches be (inputs, targets)",
+        ),
+        (
+            (X, Y[:, None]), of_one, {},
+            "its target is int32[1] and its prediction float32[3]; let the dataset give the label "
+            "itself, target[0]",
+        ),
+        (
+            (X, ONE), of_one, {},
+            "its target is float32[] and its prediction float32[3]; let the dataset give the label "
+            "as an integer, int(target)",
+        ),
+        (
+            (X, Y), lambda w, x: (w @ x)[0], {},
+            "its prediction float32[]; give the last layer one output per class, or give fit "
+            "another loss",
+        ),
+    ],
+)  # fmt: skip
+def test_the_line_to_change_is_named(batch, predict, options, ending):
+    assert message(ModelError, [batch], predict, **options).endswith(ending)
 
 
 @pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])

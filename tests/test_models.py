@@ -162,6 +162,7 @@ def test_an_equinox_conv_net_with_batch_norm_and_dropout_learns(train, test):
     assert accuracy(history) > 0.93
 
 
+@pytest.mark.usefixtures("others_mix")
 def test_a_haiku_mlp_with_dropout_learns(train, test):
     def forward(x, train):
         x = jax.nn.relu(hk.Linear(64)(x / 255))
@@ -269,6 +270,7 @@ def test_a_step_of_an_equinox_model_is_equinoxs_own(batch):
     assert not all(map(np.array_equal, jax.tree.leaves(new), jax.tree.leaves(state)))
 
 
+@pytest.mark.usefixtures("others_mix")
 def test_a_step_of_a_haiku_model_with_state_is_haikus_own(batch):
     x, y = batch
 
@@ -339,6 +341,7 @@ def dropping(kind):
     return feedax.from_nnx({"nnx": NnxDrop, "nnx call": NnxCallDrop}[kind](nnx.Rngs(0)))
 
 
+@pytest.mark.usefixtures("others_mix")
 @pytest.mark.parametrize("kind", ["nnx", "nnx call", "linen"])
 def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
     net = dropping(kind)
@@ -357,6 +360,7 @@ def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
         assert (drops(key, False) == 1).all()
 
 
+@pytest.mark.usefixtures("others_mix")
 @pytest.mark.parametrize("kind", ["nnx", "nnx call", "linen"])
 def test_running_statistics_are_used_in_evaluation_and_moved_in_training_only(kind, rng):
     net = dropping(kind)

@@ -14,6 +14,9 @@ import feedax
 from feedax.errors import OptimizerError
 from feedax.train.optimizers import build_optimizer, build_schedule, depends_on_length
 
+# What ours is held against, Optax and loops by hand, mixes ranks and dtypes.
+pytestmark = pytest.mark.usefixtures("others_mix")
+
 NAMES = (
     *("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam"),
     *("adabelief", "lion"),

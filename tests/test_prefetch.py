@@ -334,7 +334,7 @@ def test_one_compilation_and_an_exact_mean_with_a_mask():
     @jax.jit
     def sums(batch, mask):
         traces.append(1)
-        return (batch["y"] * mask).sum(), mask.sum()
+        return (batch["y"] * mask.astype(batch["y"].dtype)).sum(), mask.sum()
 
     masked = [sums(*batch) for batch in prefetch_to_device(uneven(4, 4, 3), last="pad")]
     total, count = (sum(map(int, part)) for part in zip(*masked, strict=True))

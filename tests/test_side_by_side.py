@@ -80,9 +80,11 @@ def test_fifty_steps_are_those_of_fit(plan):
 
 
 def test_an_epoch_in_float64_is_that_of_fit():
+    x, y = problem(1)
     with jax.enable_x64(True):
         found = both(
-            1e-9, 3, source=loader(dtype=np.float64), epochs=8, evaluate={"test": [problem(1)]},
+            1e-9, 3, source=loader(dtype=np.float64), epochs=8,
+            evaluate={"test": [(np.float64(x), y)]},
             hyperparams={"dropout": [0.0, 0.3]}, augment=sweep_jobs.noisy,
         )  # fmt: skip
         assert {leaf.dtype for leaf in jax.tree.leaves(found.networks[0].params)} == {

@@ -29,7 +29,8 @@ def batches(size=8, **options):
 def predict(params, x, key, train):
     hidden = jax.nn.relu(params["w"] @ x)
     if train:
-        hidden = hidden * jax.random.bernoulli(key, 0.8, hidden.shape) / 0.8
+        kept = jax.random.bernoulli(key, 0.8, hidden.shape)
+        hidden = hidden * kept.astype(hidden.dtype) / 0.8
     return params["v"] @ hidden
 
 

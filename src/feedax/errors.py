@@ -23,25 +23,59 @@
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
 
+import re
 import reprlib
 from typing import Any
 
-MOST_SHOWN = 200
-"""Characters of a value that a message repeats."""
+LONGEST_VALUE, LONGEST_MESSAGE = 200, 1000
+"""Letters of a value that a message repeats, and of a message."""
+
+_VALUES = [
+    re.compile(r"\S+"),
+    re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)"),
+    re.compile(r'(?<!\w)"(?:[^"\\]|\\.)*"(?!\w)'),
+    re.compile(r"\[(?:[^][]|\[[^][]*\])*\]"),
+    re.compile(r"\{[^{}]*\}"),
+]
+"""How values stand in a message: without spaces, in quotes, in brackets."""
 
 _repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = MOST_SHOWN
+_repr.maxstring = _repr.maxother = _repr.maxlong = LONGEST_VALUE
 _repr.maxlist = _repr.maxdict = _repr.maxtuple = 20
 
 
+def one_line(message: str) -> str:
+    """A message on one line, which repeats no more of a long value than its two ends.
+
+    >>> one_line("it is 'a\\nb'")
+    "it is 'a b'"
+    >>> len(one_line(f"it is {'x' * 100_000!r}; give less"))
+    215
+    """
+    text = re.sub(r"\s*[\n\r\t\v\f]\s*", " ", shortened(message, 4 * LONGEST_MESSAGE))
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    for value in _VALUES:
+        text = value.sub(lambda match: shortened(match[0]), text)
+    return shortened(text, LONGEST_MESSAGE)
+
+
+def shortened(text: str, most: int = LONGEST_VALUE) -> str:
+    """A text, or the two ends of a longer one.
+
+    >>> shortened("abcdefghij", 7)
+    'ab...ij'
+    """
+    half = (most - len("...")) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
 def shown(value: Any) -> str:
-    """A value as a message repeats it: as Python writes it, and no more than its beginning.
+    """A value as a message repeats it: as Python writes it, and no more than its two ends.
 
     >>> shown([16, "8", 3]), len(shown("9" * 100_000)), len(shown([["9" * 90] * 9] * 9))
-    ("[16, '8', 3]", 200, 200)
+    ("[16, '8', 3]", 200, 199)
     """
-    text = _repr.repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+    return shortened(_repr.repr(value))
 
 
 def printable(text: str) -> str:
@@ -50,11 +84,14 @@ def printable(text: str) -> str:
     >>> printable("7 - seven"), printable("7\\x1b[2J")
     ('7 - seven', "'7\\\\x1b[2J'")
     """
-    return text if text.isprintable() and len(text) <= MOST_SHOWN else shown(text)
+    return text if text.isprintable() and len(text) <= LONGEST_VALUE else shown(text)
 
 
 class FeedaxError(Exception):
-    """The base of every error that feedax raises on purpose."""
+    """The base of every error that feedax raises on purpose; its message is one line."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(one_line(a) if isinstance(a, str) else a for a in arguments))
 
 
 class DatasetError(FeedaxError):

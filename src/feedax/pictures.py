@@ -5,10 +5,11 @@ programs or read without end. So the decoders are named here, and only regular f
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from feedax.errors import FeedaxError
 from feedax.regular_file import open_regular
@@ -37,6 +38,26 @@ def read_picture(path: str | Path, who: str, kind: Callable[[str], FeedaxError])
         FeedaxError: of `kind`; the file is missing, no regular file, of another format, corrupt,
             or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
+    with _opened(path, who, kind) as picture:
+        picture.load()
+        # A phone stores a photo lying down and notes how to hold it.
+        return ImageOps.exif_transpose(picture)
+
+
+def picture_size(path: str | Path, who: str, kind: Callable[[str], FeedaxError]) -> tuple[int, int]:
+    """The width and height in pixels of what `read_picture` reads, by the file's head alone."""
+    with _opened(path, who, kind) as picture:
+        # Of a PNG without it in its head, Pillow would read all to look for it.
+        has_exif = picture.format != "PNG" or "exif" in picture.info
+        lies = has_exif and picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (picture.height, picture.width) if lies else picture.size
+
+
+@contextmanager
+def _opened(
+    path: str | Path, who: str, kind: Callable[[str], FeedaxError]
+) -> Iterator[Image.Image]:
+    """The picture in a file, not loaded yet; errors while it is used are said in a sentence."""
     limit = Image.MAX_IMAGE_PIXELS
     huge = (
         f"{who}: {path} must have at most {limit or 0:,} pixels, and it has more; make it smaller"
@@ -50,9 +71,7 @@ def read_picture(path: str | Path, who: str, kind: Callable[[str], FeedaxError])
                 # Up to twice the limit, Pillow only warns.
                 if limit is not None and picture.width * picture.height > limit:
                     raise kind(huge)
-                picture.load()
-                # A phone stores a photo lying down and notes how to hold it.
-                return ImageOps.exif_transpose(picture)
+                yield picture
     except IsADirectoryError:
         raise kind(
             f"{who}: {path} must be an image file, and it is a folder; name the files in it"

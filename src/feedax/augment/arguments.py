@@ -113,7 +113,7 @@ def to_real(image: Array) -> Array:
     """The image in the dtype that is computed in: float32, or wider where the image is."""
     if image.dtype == jnp.uint8:
         return image.astype(jnp.float32)
-    return image.astype(jnp.promote_types(image.dtype, jnp.float32))
+    return image if image.dtype == jnp.float64 else image.astype(jnp.float32)
 
 
 def from_real(values: Array, dtype: np.dtype) -> Array:

@@ -219,6 +219,8 @@ def interpolate(
 
 
 def _between(a: Array, b: Array, part: Array) -> Array:
+    if jnp.float64 in (a.dtype, part.dtype):
+        a, b, part = (values.astype(jnp.float64) for values in (a, b, part))
     return jnp.where(part == 0, a, a + (b - a) * part)
 
 

@@ -125,7 +125,9 @@ def cutout(key: Array, image: ArrayLike, *, size: ArrayLike, channel_axis: int =
     side = whole_strength("cutout: size", size)
     image = checked_image("cutout", image, channel_axis)
     axes = spatial_axes(image, channel_axis)
+    # Drawn as JAX's default integers, whose bits are others, and then of one dtype with `at`.
     centre = jax.random.randint(key, (2,), 0, jnp.array([image.shape[axis] for axis in axes]))
+    centre = centre.astype(jnp.int32)
     kept = jnp.zeros(image.shape, bool)
     for axis, first in zip(axes, centre - side // 2, strict=True):
         at = jax.lax.broadcasted_iota(jnp.int32, image.shape, axis)
@@ -164,7 +166,7 @@ def brightness(
     """
     image = checked_image("brightness", image, channel_axis)
     factor = _factor("brightness: strength", key, strength)
-    return _blended(image, jnp.zeros(()), factor, white)
+    return _blended(image, jnp.zeros((), factor.dtype), factor, white)
 
 
 def contrast(
@@ -203,7 +205,7 @@ def contrast(
     real = to_real(image)
     if image.ndim == 3 and image.shape[channel_axis] == len(_GREY):
         channels = jnp.mean(real, spatial_axes(image, channel_axis))
-        mean = jnp.dot(channels, jnp.array(_GREY), precision="highest")
+        mean = jnp.dot(channels, jnp.array(_GREY, real.dtype), precision="highest")
     else:
         mean = jnp.mean(real)
     return _blended(image, mean, factor, white)
@@ -225,7 +227,7 @@ def _shifted(
 def _moved(image: Array, axis: int, step: Array, edges: str) -> Array:
     """Moved along one axis, towards its end where `step` is positive."""
     pixels = image.shape[axis]
-    source = jnp.arange(pixels) - step
+    source = jnp.arange(pixels, dtype=step.dtype) - step
     if edges == "reflect":
         period = max(2 * (pixels - 1), 1)
         source = source % period
@@ -249,7 +251,9 @@ def _blended(image: Array, other: Array, factor: Array, white: float | None) -> 
     """The distance to `other` times the factor, clipped to what an image may hold."""
     if white is None:
         white = 255 if image.dtype == jnp.uint8 else 1
-    values = jnp.clip(factor * to_real(image) + (1 - factor) * other, 0, white)
+    real = to_real(image)
+    part, other = factor.astype(real.dtype), other.astype(real.dtype)
+    values = jnp.clip(part * real + (1 - part) * other, 0, white)
     # A factor of 1 clips nothing either.
     return jnp.where(factor == 1, image, from_real(values, image.dtype))
 

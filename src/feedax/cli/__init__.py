@@ -1,7 +1,8 @@
 """The command line: parse, call the library, print.
 
 Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped by Ctrl-C,
-143 stopped by SIGTERM, 141 nobody reads the output any more.
+143 stopped by SIGTERM, 141 nobody reads the output any more. An output that was closed before the
+start is one to the null device; what nobody reads of standard error changes nothing.
 """
 
 import difflib
@@ -11,9 +12,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TextIO
 
 import feedax
-from feedax.errors import FeedaxError, UnknownDatasetError, shown
+from feedax.errors import FeedaxError, UnknownDatasetError, one_line, shown
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
@@ -51,12 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_process, argv = argv is None, sys.argv[1:] if argv is None else list(argv)
     who = f"feedax {argv[0]}" if argv and argv[0] in COMMANDS else "feedax"
     if is_process:
+        _open_what_is_closed()
         _let_ctrl_c_end_this_process(who)
     try:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        forget_stdout()
+        forget(sys.stdout)
         return 141
     except KeyboardInterrupt:
         return _fail(who, "stopped by Ctrl-C", 130)
@@ -112,15 +115,36 @@ def _let_ctrl_c_end_this_process(who: str) -> None:
         signal.signal(signal.SIGINT, end)
 
 
+def _open_what_is_closed() -> None:
+    """Without this a file that is opened later is standard output for those who write to it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
 def _fail(who: str, sentence: str, code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        forget_stdout()
-    print(f"{who}: {sentence}", file=sys.stderr)
+        forget(sys.stdout)
+    say(who, one_line(sentence))
     return code
 
 
-def forget_stdout() -> None:
-    """Let the interpreter's last flush go nowhere, so that it does not complain too."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def say(who: str, sentence: str) -> None:
+    """Say a sentence on standard error; no run ends because nobody can read it."""
+    try:
+        print(f"{who}: {sentence}", file=sys.stderr, flush=True)
+    except OSError:
+        forget(sys.stderr)
+
+
+def forget(stream: TextIO) -> None:
+    """Let what is still written go nowhere, the interpreter's last flush too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

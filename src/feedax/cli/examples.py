@@ -11,9 +11,18 @@ from torch.utils.data import IterableDataset, Subset
 from feedax import datasets
 from feedax.cli.flags import DataFlags
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader
+from feedax.data.randomness import random_states_restored
 from feedax.errors import DatasetError, ModelError
 
 TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
+
+
+def _spread(part: Any) -> list[int]:
+    """Indices of some examples; of a stream, or where all lie in one array, one or none."""
+    if part is None or isinstance(part, IterableDataset):
+        return []
+    count = 1 if isinstance(part, ArrayDataset) else min(16, len(part))
+    return np.linspace(0, len(part) - 1, count).astype(int).tolist()
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,27 @@ class Examples:
         """The dataset's name without its file, folder or part."""
         return self.flags.dataset.partition(":")[0].replace("-", "_")
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example's input."""
-        return self.first_input.shape
+        """The shape of one example's input.
+
+        Raises:
+            ModelError: some examples, spread over the two parts, have another one.
+        """
+        shape = self.first_input.shape
+        with random_states_restored():
+            for part in (self.train, self.test):
+                for i in _spread(part):
+                    other = np.shape(part[i][0])  # type: ignore[index]
+                    if other != shape:
+                        which = "training" if part is self.train else "test"
+                        raise ModelError(
+                            f"the network: all inputs of {self.flags.dataset} must have one shape, "
+                            f"and that of training example 0 is {list(shape)} and that of {which} "
+                            f"example {i} is {list(other)}; make them alike in the dataset, with a "
+                            "transform that resizes or cuts them"
+                        )
+        return shape
 
     @cached_property
     def first_input(self) -> np.ndarray:

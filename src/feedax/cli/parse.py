@@ -12,6 +12,7 @@ import tyro
 
 from feedax.cli import UsageError
 from feedax.cli.flag_words import flag_names
+from feedax.errors import shortened
 
 Flags = TypeVar("Flags")
 
@@ -65,7 +66,7 @@ def _unknown(words: list[str], known: list[str], command: str) -> str:
     name = word.partition("=")[0]
     near = difflib.get_close_matches(name, [*known, "--help"], n=1)
     remedy = f"did you mean {near[0]}?" if near else f"see feedax {command} --help"
-    return f"there is no flag {name}; {remedy}"
+    return f"there is no flag {shortened(name)}; {remedy}"
 
 
 def _sentence(box: str) -> str:
@@ -75,11 +76,11 @@ def _sentence(box: str) -> str:
     parts = itertools.groupby(lines, key=lambda line: bool(line) and not line.strip("─-╰╯"))
     text = next(" ".join(filter(None, part)) for is_rule, part in parts if not is_rule)
     if match := re.match(r"Error parsing (\S+): .*\bint\(\).*: ('.*')", text):
-        return f"{match[1]} must be a whole number, and it is {match[2]}"
+        return f"{match[1]} must be a whole number, and it is {shortened(match[2])}"
     if match := re.match(r"Error parsing (\S+): could not convert string to float: ('.*')", text):
-        return f"{match[1]} must be a number, and it is {match[2]}"
+        return f"{match[1]} must be a number, and it is {shortened(match[2])}"
     if match := re.match(r"Error parsing (\S+): no type matching .* from \[(.*?)\]", text):
-        return f"{match[1]} must be whole numbers, and it is {match[2].replace(chr(39), '')}"
+        return f"{match[1]} must be whole numbers, and it is {shortened(match[2].replace(chr(39), ''))}"
     if match := re.match(
         r"invalid choice ('.*') for argument '(.*)'. Expected one of \((.*)\)", text
     ):

@@ -1,6 +1,5 @@
 """``feedax predict``."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feedax.cli import UsageError
+from feedax.cli import UsageError, say
 from feedax.cli.parse import parse
 from feedax.cli.recorded import recorded_flags
 from feedax.errors import ImageError
@@ -101,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
             image = prepare_image(path, tuple(shape), dataset)
         except ImageError as error:
             # The other images can still be seen.
-            print(f"feedax predict: {error}", file=sys.stderr, flush=True)
+            say("feedax predict", str(error))
             failed = True
             continue
         # As FlattenAndCast gave it in training; that would load PyTorch for this line.
@@ -112,7 +111,7 @@ def run(arguments: Sequence[str]) -> int:
                 f"uncertain to the network, whose likeliest class has a probability below {UNSURE}"
             )
         if notes:
-            print(f"feedax predict: {path} is {'; '.join(notes)}", file=sys.stderr)
+            say("feedax predict", f"{path} is {'; '.join(notes)}")
         print(f"{path}: {_ranking(probabilities, names)}", flush=True)
         seen.append((path.name, image.pixels, probabilities))
     if flags.show is not None and seen:

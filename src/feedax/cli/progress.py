@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from feedax.cli import forget_stdout
+from feedax.cli import forget
 from feedax.cli.examples import TITLES
 from feedax.cli.stop import StopRequest
 from feedax.train.events import EpochEnded, Event, Started, Stepped
@@ -107,7 +107,7 @@ class Progress:
             else:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         except OSError as error:
-            forget_stdout()
+            forget(sys.stdout)
             code = 141 if isinstance(error, BrokenPipeError) else 1
             self._stop.ask(f"its standard output ({error.strerror})", code)
 

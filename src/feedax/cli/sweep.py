@@ -3,12 +3,11 @@
 import dataclasses
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from feedax.cli import UsageError
+from feedax.cli import UsageError, say
 from feedax.cli.presets import description
 from feedax.cli.sweep_flags import MOST_NETWORKS, ManyFlags, Setting, parse_sweep
 from feedax.errors import RunFolderError, shown
@@ -183,4 +182,4 @@ def _seeds(first: int, many: ManyFlags, settings: int) -> range:
 
 def note(sentence: str) -> None:
     """Say something that is no line of a network and no table."""
-    print(f"feedax sweep: {sentence}", file=sys.stderr, flush=True)
+    say("feedax sweep", sentence)

@@ -3,11 +3,11 @@
 import dataclasses
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from feedax.cli import say
 from feedax.cli.flag_words import command_line, given_flags
 from feedax.cli.flags import TrainFlags
 from feedax.cli.parse import parse
@@ -171,7 +171,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
 
 def note(sentence: str) -> None:
     """Say something that is not one of the lines of an epoch."""
-    print(f"feedax train: {sentence}", file=sys.stderr, flush=True)
+    say("feedax train", sentence)
 
 
 def _silence(sentence: str) -> None:

@@ -11,16 +11,20 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset
+from feedax.data.transforms import FlattenAndCast
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
 from feedax.datasets.words import reason
 from feedax.errors import DatasetError, printable
-from feedax.pictures import read_picture
+from feedax.pictures import picture_size, read_picture
 from feedax.regular_file import open_regular
 
 _TEST_NAMES = ("test", "val", "valid")
 
 MOST_UNPACKED, MOST_TIMES = 2**26, 100
 """Larger arrays that take so much less room in a file are there to fill the memory."""
+
+_LOOKED_AT, _MOST_CLASSES = 256, 100
+"""So many images are looked at before any time is spent, and one of each of so many classes."""
 
 
 def image_folder(
@@ -47,7 +51,8 @@ def image_folder(
 
     Raises:
         DatasetError: the folder or its class folders are missing, a class has no image, or the
-            two parts do not have the same classes.
+            two parts do not have the same classes; or, with the default transform, some images
+            that are looked at are of several sizes or cannot be read.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -67,7 +72,11 @@ def image_folder(
         part = training if train else test
         if part is None:
             return None
-        return _one_part(part, transform, target_transform)
+        dataset = _one_part(part, transform, target_transform)
+        if type(transform) is FlattenAndCast:
+            others = [] if train else ImageFolder(training, allow_empty=True).samples[:1]
+            _refuse_several_sizes([path for path, _ in others + _some(dataset)])
+        return dataset
     except OSError as error:
         raise DatasetError(
             f"image_folder: {top} must be a folder that can be read, and it is not "
@@ -144,6 +153,31 @@ def load_picture(path: str) -> Image.Image:
         DatasetError: it cannot be read, see `feedax.pictures.read_picture`.
     """
     return read_picture(path, "image_folder", DatasetError).convert("RGB")
+
+
+def _some(dataset: ImageFolder) -> list[tuple[str, int]]:
+    """Some of the images, spread over all of them, and one of every class."""
+    first_of = {label: i for i, label in reversed([*enumerate(dataset.targets)])}
+    spread = np.linspace(0, len(dataset) - 1, _LOOKED_AT).astype(int).tolist()
+    chosen = sorted({*spread, *[*first_of.values()][:_MOST_CLASSES]})
+    return [dataset.samples[i] for i in chosen]
+
+
+def _refuse_several_sizes(paths: list[str]) -> None:
+    """What a batch of images would be refused for, by the heads of some of their files."""
+    sizes: dict[tuple[int, int], str] = {}
+    for path in paths:
+        sizes.setdefault(picture_size(path, "image_folder", DatasetError), path)
+        if len(sizes) > 1:
+            (some, one), (others, other) = (
+                (f"{width} x {height}", path) for (width, height), path in sizes.items()
+            )
+            raise DatasetError(
+                f"image_folder: images must be of one size where the transform only flattens them, "
+                f"and {one} is {some} and {other} is {others} pixels; give a transform with "
+                "torchvision.transforms.Resize (on the command line: --dataset "
+                "package.module:factory, a function that gives it), or resize the files"
+            )
 
 
 def npz(

@@ -12,6 +12,7 @@ else that can be iterated is taken as an iterable of NumPy batches.
 from feedax.feed.batch import Batch, Chunk, Masked, kind_of, pick, refuse_no_batches
 from feedax.feed.devices import Devices
 from feedax.feed.hosts import columns_of
+from feedax.feed.place import on_device, scalar
 from feedax.feed.position import Position, go_on, teller
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
 from feedax.feed.resident import CHUNK_STEPS, ArrayLoader, Residents, is_resident
@@ -36,9 +37,11 @@ __all__ = [
     "how",
     "is_resident",
     "kind_of",
+    "on_device",
     "open_feed",
     "pick",
     "prefetch_to_device",
     "refuse_no_batches",
+    "scalar",
     "teller",
 ]

@@ -65,7 +65,9 @@ class Chunk(NamedTuple):
 def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     """Gather one batch on the device; pure, for use inside compiled code."""
     inputs, targets = jax.tree.map(lambda array: array[indices], examples)
-    return Batch(inputs, targets, (jnp.arange(indices.shape[0]) < size).astype(jnp.float32))
+    return Batch(
+        inputs, targets, (jnp.arange(indices.shape[0], dtype=size.dtype) < size).astype(jnp.float32)
+    )
 
 
 def refuse_no_batches(source: Any, who: str, again: bool = False) -> None:
@@ -141,6 +143,7 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
 
 
 def _unmasked(batch: Masked) -> PyTree:
+    batch = jax.device_get(batch)
     counts = np.asarray(batch.mask)
     if counts.all():
         return batch.batch
@@ -254,7 +257,7 @@ def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarra
     """
     remedy = "leave that field out of the dataset's examples, or turn it into numbers"
     try:
-        array = as_array(leaf)
+        array = as_array(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)
         if array.dtype.kind in "OSTUMmV" and not jnp.issubdtype(array.dtype, jnp.number):
             raise NotAnArray(f"values of type {array.dtype}", remedy)
     except NotAnArray as no:

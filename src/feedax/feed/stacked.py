@@ -1,6 +1,7 @@
 """The feeds of many networks, side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,8 +67,8 @@ class StackedFeed:
         batches = self._alike([_next_batch(feed) for feed in self._feeds])
         if batches[0] is None:
             return None
-        batch: Batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-        return jax.device_put(batch, self._devices.shared) if self._devices.mesh else batch
+        batch: Batch = _stacked(batches, where=self._devices.shared)
+        return batch
 
     def _alike(self, parts: list[Any]) -> list[Any]:
         """One part for each network of the size."""
@@ -92,8 +93,20 @@ class StackedFeed:
             feed.close()
 
 
+@partial(jax.jit, static_argnames="where")
+def _stacked(batches: list[Batch], where: Any) -> Batch:
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return batch if where is None else jax.lax.with_sharding_constraint(batch, where)
+
+
+@jax.jit
+def _first_row(examples: Any, indices: Any, sizes: Any) -> Batch:
+    return pick(examples, indices[0], sizes[0])
+
+
 def _next_batch(feed: Feed) -> Batch | None:
     piece = feed.take(1)
     if isinstance(piece, Chunk):
-        return pick(piece.examples, piece.indices[0], piece.sizes[0])
+        batch: Batch = _first_row(*piece[:3])
+        return batch
     return piece

@@ -66,7 +66,7 @@ def load_params(path: str | Path, like: Params) -> Params:
             f"load_params: {path} must be a safetensors file, and it cannot be read ({error}); "
             f"restore it from a copy or train again"
         ) from error
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    leaves = [jax.device_put(arrays[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
 
 
@@ -105,7 +105,8 @@ def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[
 def _as_numbers(name: str, leaf: Any) -> np.ndarray:
     try:
         # order="C": safetensors writes the bytes as they lie, and a transposed view lies otherwise.
-        array = np.asarray(leaf, order="C")
+        host = jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf
+        array = np.asarray(host, order="C")
     except TypeError:  # one of JAX's random keys
         array = np.asarray(None)
     if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number):

@@ -154,7 +154,8 @@ def _source(name: str, leaf: Any) -> tuple[Any, str | None]:
 
 
 def _own_copy(array: Any) -> np.ndarray:
-    numbers = np.array(array, order="C", copy=True)
+    host = jax.device_get(array) if isinstance(array, jax.Array) else array
+    numbers = np.array(host, order="C", copy=True)
     return numbers if numbers.dtype.isnative else numbers.astype(numbers.dtype.newbyteorder("="))
 
 
@@ -162,7 +163,9 @@ def _expected(leaf: Any) -> tuple[str, tuple[int, ...]]:
     """The dtype and the shape that a leaf's array must have."""
     if is_key(leaf):
         # Only real keys say their implementation, not what stands for them.
-        return f"key<{jax.random.key_impl(jnp.empty((), leaf.dtype))}>", leaf.shape
+        with jax.transfer_guard("allow"):
+            key = jnp.empty((), leaf.dtype)
+        return f"key<{jax.random.key_impl(key)}>", leaf.shape
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
     if not isinstance(leaf, np.ndarray | np.generic):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -174,13 +177,13 @@ def _like(leaf: Any, array: HostArray) -> Any:
     if isinstance(leaf, np.ndarray | np.generic):
         return numbers[()] if isinstance(leaf, np.generic) else numbers.copy()
     if array.key_impl:
-        return jax.random.wrap_key_data(jnp.array(numbers), impl=array.key_impl)
+        return jax.random.wrap_key_data(jax.device_put(numbers.copy()), impl=array.key_impl)
     if getattr(leaf, "weak_type", type(leaf) in (int, float, complex)):
         # Only Python's numbers make a weakly typed array, in the dtypes that JAX gives them.
-        zero = jnp.asarray(numbers.dtype.type(0).item())
+        zero = jax.device_put(numbers.dtype.type(0).item())
         if zero.dtype == numbers.dtype:
-            return jnp.broadcast_to(zero, numbers.shape).at[...].set(numbers)
-    return jnp.array(numbers)
+            return jnp.broadcast_to(zero, numbers.shape).at[...].set(jax.device_put(numbers))
+    return jax.device_put(numbers.copy())
 
 
 def nbytes(tree: Any) -> int:

@@ -1,19 +1,34 @@
 """Does the model fit the data? Asked before anything is compiled, answered in a sentence."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
-from feedax.feed import kind_of
-from feedax.train.hyperparams import Hyperparams
+from feedax.feed import kind_of, scalar
+from feedax.train.hyperparams import Hyperparams, taken
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Model, each
 
 Scores = dict[str, Callable[..., Any]]
+
+_FAILURES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+)
+"""What a function raises of shapes or dtypes that it was not written for."""
+
+_BATCH = 7
+"""Examples of a batch that is tried; few models have so many inputs that it fits by chance."""
 
 
 class ModelCheck:
@@ -44,7 +59,7 @@ class ModelCheck:
         self._state = state
         self._loss = loss
         self._metrics = metrics
-        self._hyperparams = {name: jnp.asarray(value, float) for name, value in hyperparams.items()}
+        self._hyperparams = {name: scalar(value) for name, value in hyperparams.items()}
         self._modes = modes
         if "loss" in (metrics or {}):
             raise ModelError(
@@ -83,7 +98,7 @@ class ModelCheck:
         inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
         for train in self._modes:
             seen = self._augmented(inputs) if train else inputs
-            predictions, state = self._predictions(seen, train)
+            predictions, state = self._predictions(seen, targets, train)
             self._look_at_state(state)
         target, prediction = jax.tree.leaves(targets), jax.tree.leaves(predictions)
         labels = (
@@ -97,7 +112,7 @@ class ModelCheck:
                 raise ModelError(
                     f"{name}: an example must have an integer label and a vector of predictions, "
                     f"and its target is {_spoken(targets)} and its prediction "
-                    f"{_spoken(predictions)}; change the model, or give fit another loss"
+                    f"{_spoken(predictions)}; {_remedy_of_labels(target, prediction)}"
                 )
             classes = int(prediction[0].shape[1])
         if self._scores is None:  # the first examples decide
@@ -118,16 +133,16 @@ class ModelCheck:
             )
         except FeedaxError:
             raise
-        except (TypeError, ValueError, KeyError, NameError, RuntimeError) as error:
+        except _FAILURES as error:
             raise ModelError(
                 "fit: augment must take a key and the input of one example, and it fails on inputs "
                 f"of {_spoken(inputs)}: {_first_line(error)}"
             ) from error
 
-    def _predictions(self, inputs: Any, train: bool) -> Any:
-        try:
+    def _predictions(self, inputs: Any, targets: Any, train: bool) -> Any:
+        def shapes(model: Model, inputs: Any) -> Any:
             return jax.eval_shape(
-                lambda params, state, x, scalars: self._model.predictions(
+                lambda params, state, x, scalars: model.predictions(
                     params, state, x, jax.random.key(0), train, scalars
                 ),
                 self._params,
@@ -135,15 +150,37 @@ class ModelCheck:
                 inputs,
                 self._hyperparams,
             )
+
+        def remedy() -> str:
+            """What predict does work on, and what to change then."""
+            other = dataclasses.replace(self._model, batched=not self._model.batched)
+            if _works(shapes, self._model, targets):
+                return "; it works on the targets: let the batches be (inputs, targets)"
+            if not _works(shapes, other, _batch_of(inputs)):
+                return ""
+            if other.batched:
+                return "; it works on a batch: write it for one example, or give batched=True"
+            return "; it works on one example: leave batched=True out"
+
+        try:
+            found = shapes(self._model, inputs)
         except FeedaxError:
             raise
-        except (TypeError, ValueError, KeyError, NameError, RuntimeError) as error:
+        except _FAILURES as error:
             of = "a batch" if self._model.batched else "one example"
             augmented = ", which augment returns" if train and self._model.augment else ""
             raise ModelError(
                 f"fit: predict must take {of} of the data, and it fails on inputs of "
                 f"{_spoken(inputs, skip=not self._model.batched)}{augmented}: {_first_line(error)}"
+                f"{remedy()}"
             ) from error
+        if any(np.shape(leaf)[:1] != (2,) for leaf in jax.tree.leaves(found[0])):
+            raise ModelError(
+                "fit: predict must return a prediction for each example of a batch, and of 2 "
+                f"examples it returns {_spoken(found[0], skip=False)}; let its first axis be the "
+                "batch's"
+            )
+        return found
 
     def _look_at_state(self, new: Any) -> None:
         given = jax.eval_shape(lambda state: state, self._state)
@@ -163,15 +200,19 @@ class ModelCheck:
                 targets,
                 self._hyperparams,
             )
-        except (TypeError, ValueError) as error:
+        except _FAILURES as error:
+            of_batch = partial(score, **taken(score, self._hyperparams))
+            works = _works(jax.eval_shape, of_batch, *_batch_of((predictions, targets)))
+            remedy = "; it works on a batch: write it for one example, without the batch's axis"
             raise ModelError(
                 f"fit: the {kind} function must take one example's prediction and target, and it "
                 f"fails on {_spoken(predictions)} and {_spoken(targets)}: {_first_line(error)}"
+                f"{remedy if works else ''}"
             ) from error
         if getattr(shapes, "ndim", None) != 1:
             raise ModelError(
                 f"fit: the {kind} function must return one number for one example, and it returns "
-                f"{_spoken(shapes)}; take a mean or a sum in it"
+                f"{_spoken(shapes)}{_remedy_of_score(shapes, predictions, targets)}"
             )
 
     def _look_at_labels(self, labels: np.ndarray, classes: int, where: str) -> None:
@@ -202,6 +243,54 @@ def _spoken(tree: Any, skip: bool = True) -> str:
         )
         or "nothing"
     )
+
+
+def _batch_of(tree: Any) -> Any:
+    """The shapes of a batch of another size."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((_BATCH, *x.shape[1:]), x.dtype), tree)
+
+
+def _works(function: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        function(*arguments)
+    except (FeedaxError, *_FAILURES):
+        return False
+    return True
+
+
+def _remedy_of_score(shapes: Any, predictions: Any, targets: Any) -> str:
+    """Which line to change where a score is no single number."""
+
+    def has_one(tree: Any) -> bool:
+        return [leaf.shape[1:] for leaf in jax.tree.leaves(tree)] == [(1,)]
+
+    if not has_one(shapes):
+        return "; take a mean or a sum in it"
+    found = f" of the prediction {_spoken(predictions)} and the target {_spoken(targets)}; "
+    if has_one(predictions) and not has_one(targets):
+        return f"{found}return prediction[0] from predict"
+    if has_one(targets) and not has_one(predictions):
+        return f"{found}let the dataset give target[0]"
+    return f"{found}end it with [0]"
+
+
+def _remedy_of_labels(target: list[Any], prediction: list[Any]) -> str:
+    """Which line to change where labels or predictions are not those of a loss of labels."""
+    if len(target) == len(prediction) == 1:
+        shape, classes = target[0].shape[1:], prediction[0].shape[1:]
+        is_whole = np.issubdtype(target[0].dtype, np.integer)
+        if len(classes) == 1 and shape == (1,) and is_whole:
+            return "let the dataset give the label itself, target[0]"
+        if len(classes) == 1 and shape == classes:
+            return (
+                "let the dataset give the label itself, argmax() of a one-hot target, or give fit "
+                "loss=optax.softmax_cross_entropy"
+            )
+        if len(classes) == 1 and not shape:
+            return "let the dataset give the label as an integer, int(target)"
+        if not classes and not shape and is_whole:
+            return "give the last layer one output per class, or give fit another loss"
+    return "change the model, or give fit another loss"
 
 
 def _first_line(error: Exception) -> str:

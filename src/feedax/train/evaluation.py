@@ -19,8 +19,10 @@ from feedax.feed import (
     Devices,
     Residents,
     device_blocks,
+    on_device,
     pick,
     refuse_no_batches,
+    scalar,
 )
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
@@ -145,14 +147,15 @@ class Evaluation:
     ) -> dict[str, np.ndarray]:
         """Each score of every example: `(examples,)`, or `(networks, examples)`."""
         values: dict[str, list[np.ndarray]] = {}
-        scalars = {key: jnp.asarray(value, float) for key, value in hyperparams.items()}
-        parts = self._residents.devices.local((params, state, scalars))
+        scalars = {key: scalar(value) for key, value in hyperparams.items()}
+        parts = self._residents.devices.local((*on_device((params, state)), scalars))
         under_way: deque[tuple[Any, int]] = deque()
 
         def keep() -> None:
             scores, count = under_way.popleft()
             for score, each_value in scores.items():
-                values.setdefault(score, []).append(np.asarray(each_value)[..., :count])
+                host = np.asarray(jax.device_get(each_value))
+                values.setdefault(score, []).append(host[..., :count])
 
         with contextlib.closing(self._blocks(batches)) as blocks:
             for block, count in blocks:
@@ -190,7 +193,8 @@ class Evaluation:
         part, parts = self._share
         for start in range(part * size, count, parts * size):
             rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
-            yield self._pick(examples, rows, np.int32(size)), min(size, count - start)
+            indices = self._devices.replicate((rows, np.int32(size)))
+            yield self._pick(examples, *indices), min(size, count - start)
 
 
 def _score_block(

@@ -9,6 +9,8 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from feedax.errors import ModelError
 
 Hyperparams = Mapping[str, Any]
@@ -44,7 +46,8 @@ def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any) -> None:
                 "or give learning_rate= itself"
             )
         try:
-            number = math.nan if isinstance(value, bool | str | bytes) else float(value)
+            is_number = not isinstance(value, bool | str | bytes)
+            number = float(jax.device_get(value)) if is_number else math.nan
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

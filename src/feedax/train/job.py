@@ -71,6 +71,12 @@ class Job:
         return min([most, *(count for count in (due, left) if count is not None)])
 
 
+def random_key(seed: int) -> Array:
+    """The random key of a seed, also where ``jax.transfer_guard("disallow")`` holds."""
+    with jax.transfer_guard("allow"):
+        return jax.random.key(seed)
+
+
 def plan_job(
     predict: Callable[..., Any],
     params: Any,
@@ -144,7 +150,7 @@ def plan_job(
         steps=steps,
         sets=sets,
         metrics=metrics,
-        key=jax.random.key(0) if key is None else key,
+        key=random_key(0) if key is None else key,
         callbacks=tuple(callbacks),
         best=best_of,
         checkpoints=checkpoints,

@@ -33,6 +33,7 @@ def random_layer_params(m: int, n: int, key: Array, scale: float = 1e-2) -> tupl
     ((2, 3), (2,))
     """
     w_key, b_key = random.split(key)
+    scale = jax.device_put(scale)
     return scale * random.normal(w_key, (n, m)), scale * random.normal(b_key, (n,))
 
 
@@ -87,7 +88,8 @@ def predict(params: Params, image: ArrayLike) -> Array:
             f"predict: image must be one example of shape ({inputs},), and its shape is "
             f"{image.shape}; {_remedy(image.shape, inputs)}"
         )
-    activations = image
+    with jax.numpy_dtype_promotion("standard"):
+        activations = image.astype(jnp.promote_types(image.dtype, params[0][0].dtype))
     for w, b in params[:-1]:
         activations = relu(jnp.dot(w, activations) + b)
     final_w, final_b = params[-1]
@@ -128,7 +130,7 @@ def one_hot(x: ArrayLike, k: int, dtype: DTypeLike = jnp.float32) -> Array:
     Array([[0., 1., 0.],
            [1., 0., 0.]], dtype=float32)
     """
-    return jnp.array(jnp.asarray(x)[:, None] == jnp.arange(k), dtype)
+    return jnp.array(jnp.asarray(x)[:, None] == jnp.arange(k)[None, :], dtype)
 
 
 def accuracy(params: Params, images: ArrayLike, targets: ArrayLike) -> Array:

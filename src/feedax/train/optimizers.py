@@ -213,7 +213,7 @@ def build_schedule(
         if schedule == "one_cycle":
             return _one_cycle(done, length)
         if schedule == "step":
-            return rising * jnp.power(decay_rate, jnp.asarray(count) // period)
+            return rising * jnp.power(decay_rate, (jnp.asarray(count) // period).astype(float))
         return rising
 
     return factor

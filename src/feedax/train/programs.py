@@ -1,6 +1,8 @@
 """What is compiled for a job; jobs that differ in numbers alone can share it."""
 
 import logging
+import operator
+from functools import partial
 
 import jax
 
@@ -48,8 +50,11 @@ class Programs:
                 f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
                 "what is to be trained, jnp.array(0.0) of 0.0 say"
             )
-        one = job.params, job.model_state, job.hyperparams
-        params, state, scalars = jax.tree.map(lambda a: a[0], one) if mapped else one
+        params, state, scalars = job.params, job.model_state, job.hyperparams
+        if mapped:  # of one network, its shapes are enough
+            first = partial(jax.tree.map, operator.itemgetter(0))
+            params, state = jax.eval_shape(first, (params, state))
+            scalars = first(scalars)
         modes = (True, False) if job.sets else (True,)
         self.check = ModelCheck(model, params, state, job.loss, job.metrics, scalars, modes)
         self.residents = Residents(devices)

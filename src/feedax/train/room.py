@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.feed import ArrayLoader, Batch
+from feedax.feed import ArrayLoader, Batch, on_device
 from feedax.train.evaluation import block_size
 from feedax.train.job import Job
 from feedax.train.step import init_state, train_step
@@ -92,7 +92,7 @@ def _temporary(function: Callable[..., Any], *shapes: Any) -> int:
 
 def _first_state(job: Job) -> Any:
     return init_state(
-        jax.tree.map(jnp.asarray, job.params),
+        on_device(job.params),
         job.optimizer,
         job.key,
         job.model_state,

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import BatchError, NotANumberError
-from feedax.feed import CHUNK_STEPS, Batch, Chunk, StackedFeed, go_on, open_feed, teller
+from feedax.feed import (
+    CHUNK_STEPS,
+    Batch,
+    Chunk,
+    StackedFeed,
+    go_on,
+    on_device,
+    open_feed,
+    teller,
+)
 from feedax.train.best import Best
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.clock import EpochClock, epoch_row, sums_of
@@ -37,7 +46,7 @@ def stack_jobs(jobs: Sequence[Job], size: int, checkpoints: Checkpoints | None) 
     """
     every = [*jobs, *[jobs[-1]] * (size - len(jobs))]
     params, state = jax.tree.map(
-        lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]),
+        lambda *leaves: jnp.stack(on_device(leaves)),
         *[(job.params, job.model_state) for job in every],
     )
     names = jobs[0].hyperparams
@@ -51,6 +60,12 @@ def stack_jobs(jobs: Sequence[Job], size: int, checkpoints: Checkpoints | None) 
         key=jnp.stack([job.key for job in every]),
         checkpoints=checkpoints,
     )
+
+
+@jax.jit
+def _of_one(tree: Any, i: Any) -> Any:
+    """What a stacked tree holds of one network."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
 class SideBySide:
@@ -235,7 +250,8 @@ class SideBySide:
         """Keep the parameters of some networks; those of the others stay what they were."""
         if not any(which):
             return
-        mask = jnp.array(which + [False] * (self._size - len(which)))
+        mask = np.array(which + [False] * (self._size - len(which)))
+        mask = jax.device_put(mask, self._job.devices.shared)
 
         def chosen(new: Any, old: Any) -> Any:
             return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -245,7 +261,7 @@ class SideBySide:
     def _set_failures_apart(self) -> None:
         """Networks that have turned not-a-number end with what they had before this epoch."""
         assert self._state is not None
-        bad_steps = np.asarray(self._state.bad_step)
+        bad_steps = np.asarray(jax.device_get(self._state.bad_step))
         are_bad = (bad_steps >= 0) | ~self._programs.states.are_finite(self._state.params)
         failed = [bool(are_bad[i]) and i not in self._ended for i in range(len(self._best))]
         self._copy("ended", self._copies["start"], failed)
@@ -315,14 +331,14 @@ class SideBySide:
 
     def _result(self, i: int) -> Result:
         """What came out of a network."""
-        source = self._job.params, self._job.model_state
+        source = jax.device_put((self._job.params, self._job.model_state), self._job.devices.shared)
         if self._state is not None:
             source = self._state.params, self._state.model_state
         if self._best[i].column is not None:
             source = self._copies.get("best", source)
         if i in self._ended:
             source = self._copies["ended"]
-        params, model_state = jax.tree.map(lambda leaf: leaf[i], source)
+        params, model_state = _of_one(source, self._job.devices.replicate(np.int32(i)))
         model = self._job.model
         whole = combine(params, model.static)
         whole = (whole, model_state) if model.stateful else whole

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from feedax.errors import CheckpointError
-from feedax.feed import Devices
+from feedax.feed import Devices, on_device, scalar
 from feedax.storage.leaf_names import named_leaves
 from feedax.storage.snapshot import is_key, nbytes, restore
 from feedax.storage.tensors_header import MOST_HEADER
@@ -41,7 +41,8 @@ class States:
 
     def first(self, job: Job, metrics: Iterable[str]) -> TrainState:
         """The state before the first step, with these metrics."""
-        state = self._first(_parts(job), dict.fromkeys(metrics, 0))
+        parts = self._everywhere(_parts(job)) if self._mapped else _parts(job)
+        state = self._first(parts, dict.fromkeys(metrics, 0))
         if job.checkpoints is not None:
             named_leaves(state, who="fit")  # what cannot be saved is found out now
         return self._everywhere(state)
@@ -83,7 +84,7 @@ class States:
 
     def are_finite(self, params: Any) -> np.ndarray:
         """Whether there is a number everywhere; bool, of each of many networks."""
-        return np.asarray(self._are_finite(params))
+        return np.asarray(jax.device_get(self._are_finite(params)))
 
     def _first_state(self, parts: Any, metrics: dict[str, Any]) -> TrainState:
         def first(parts: Any) -> TrainState:
@@ -111,21 +112,24 @@ class States:
 
 def _parts(job: Job) -> Any:
     """What the first state is made of."""
-    scalars = {name: jnp.asarray(value, float) for name, value in job.hyperparams.items()}
-    rate = jnp.asarray(job.learning_rate, float)
-    arrays = jax.tree.map(jnp.asarray, (job.params, job.model_state))
-    return (*arrays, job.key, rate, scalars)
+    scalars = {name: scalar(value) for name, value in job.hyperparams.items()}
+    arrays = on_device((job.params, job.model_state))
+    return (*arrays, job.key, scalar(job.learning_rate), scalars)
 
 
 def _refuse_another_run(job: Job, saved: TrainState, checkpoint: Checkpoint) -> None:
     """What never changes in a run, and is another one here, was another one there."""
     _, _, key, rate, scalars = _parts(job)
-    now = {"key": jax.random.key_data(_as_key(key)), "learning_rate": rate, **scalars}
-    then = {
-        "key": jax.random.key_data(_as_key(saved.key)),
-        "learning_rate": saved.learning_rate,
-        **saved.hyperparams,
-    }
+    now, then = jax.device_get(
+        (
+            {"key": jax.random.key_data(_as_key(key)), "learning_rate": rate, **scalars},
+            {
+                "key": jax.random.key_data(_as_key(saved.key)),
+                "learning_rate": saved.learning_rate,
+                **saved.hyperparams,
+            },
+        )
+    )
     for name, value in now.items():
         if not np.array_equal(value, then[name]):
             raise CheckpointError(

@@ -176,7 +176,8 @@ def train_step(
             return own
         targets = jax.tree.map(lambda leaf: leaf[mixed.partners], batch.targets)
         partners = _summable(each(score, predictions, targets, hyperparams))
-        return mixed.shares * own + (1 - mixed.shares) * partners
+        shares = mixed.shares.astype(own.dtype)
+        return shares * own + (1 - shares) * partners
 
     def batch_loss(params: PyTree) -> tuple[Array, tuple[PyTree, PyTree]]:
         predictions, model_state = model.predictions(
@@ -189,29 +190,32 @@ def train_step(
     (mean, (predictions, model_state)), grads = jax.value_and_grad(batch_loss, has_aux=True)(
         state.params
     )
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        jax.tree.map(jnp.conj, grads),
-        state.opt_state,
-        state.params,
-        # For the transformations that ask for them: line searches, plateaus. A gradient that has
-        # a name is JAX's, as those are that they take of value_fn.
-        value=mean,
-        grad=grads,
-        value_fn=lambda params: batch_loss(params)[0],
-    )
-    updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
+    # Optax mixes dtypes and ranks, which JAX's strict settings would refuse: the user's own
+    # functions are looked at, and have been.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            jax.tree.map(jnp.conj, grads),
+            state.opt_state,
+            state.params,
+            # For the transformations that ask for them: line searches, plateaus. A gradient that
+            # has a name is JAX's, as those are that they take of value_fn.
+            value=mean,
+            grad=grads,
+            value_fn=lambda params: batch_loss(params)[0],
+        )
+        updates = jax.tree.map(lambda u: u * state.learning_rate.astype(u.dtype), updates)
+        params = optax.apply_updates(state.params, updates)
     count = jnp.sum(batch.weights)
-    sums = {"loss": mean * count}
+    sums = {"loss": mean * count.astype(mean.dtype)}
     for name, score in (metrics or {}).items():
         scores = scores_of(score, predictions)
         sums[name] = jnp.sum(scores * batch.weights.astype(scores.dtype))
-    params = optax.apply_updates(state.params, updates)
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     skipped = state.skipped
     if skipped is not None:
         skips = says_skipped(state.opt_state, opt_state, mean) & are_finite(params)
         bad &= ~skips
-        skipped = skipped + skips
+        skipped = skipped + skips.astype(jnp.int32)
         # What such a step saw may be no number.
         model_state, sums, count = jax.tree.map(
             partial(jnp.where, skips),

@@ -57,6 +57,7 @@ class Steps:
             train_step, model=model, loss=loss, optimizer=optimizer, metrics=metrics, mixup=mixup
         )
         self._devices = devices
+        self._one = devices.replicate(np.int32(1))
         self._mapped = mapped
         functions = (self._train_batch, self._train_chunk, self._train_row)
         out = devices.shared if mapped else devices.replicated
@@ -82,7 +83,7 @@ class Steps:
             self._loops = not self._is_slow_in_a_loop(state, piece)
         self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
         if isinstance(piece, Batch):
-            state, done = self._batch((piece, np.int32(1)), state)
+            state, done = self._batch((piece, self._one), state)
             self._wait_for(done, sum(leaf.nbytes for leaf in jax.tree.leaves(piece)))
             return state
         started = time.perf_counter() - self.compile_seconds
@@ -98,10 +99,12 @@ class Steps:
         return bool(self._waiting) and not self._waiting[-1].is_ready()  # type: ignore[attr-defined]
 
     def _run_chunk(self, state: TrainState, chunk: Chunk) -> TrainState:
+        steps = int(chunk.steps)
+        chunk = chunk._replace(steps=self._devices.replicate(chunk.steps))
         if self._loops:
             return self._chunk(chunk, state)
-        for i in range(int(chunk.steps)):
-            state, done = self._row((chunk, np.int32(i)), state)
+        for i in range(steps):
+            state, done = self._row((chunk, self._devices.replicate(np.int32(i))), state)
             self._wait_for(done, 0)  # each batch is gathered when its turn comes
         return state
 

@@ -10,7 +10,7 @@ from feedax.errors import ModelError, ProcessError
 from feedax.feed import refuse_no_batches
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import NetworkEnded, NetworksStarted, Stepped
-from feedax.train.job import Job, plan_job
+from feedax.train.job import Job, plan_job, random_key
 from feedax.train.members import Member, members
 from feedax.train.networks import Sweep, file_name
 from feedax.train.sweeping import Sweeping
@@ -102,11 +102,11 @@ def sweep(
     def job_of(member: Member) -> Job:
         return plan_job(
             predict,
-            init(jax.random.key(member.seed)),
+            init(random_key(member.seed)),
             _of_seed(train, member.seed),
             learning_rate=member.learning_rate,
             hyperparams=member.hyperparams,
-            key=jax.random.key(member.seed),
+            key=random_key(member.seed),
             checkpoints=checkpoints and checkpoints.within(file_name(member.name)),
             **options,
         )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, shown
+from feedax.feed import on_device
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.events import (
@@ -237,7 +238,7 @@ class Sweeping:
                     f"{shown(about.get(name))} but is {value!r}; give the same, or another folder"
                 )
         refuse_broken(about, ENDED, path)
-        like = jax.tree.map(jnp.asarray, {"params": job.params, "state": job.model_state})
+        like = on_device({"params": job.params, "state": job.model_state})
         tree = restore(arrays, like, source=path)
         params = combine(tree["params"], job.model.static)
         whole = (params, tree["state"]) if job.model.stateful else params

@@ -343,7 +343,7 @@ class Training:
     def _refuse_not_a_number(self, start: Any, looks_at_params: bool) -> None:
         state = self._state
         assert state is not None
-        bad = int(state.bad_step)
+        bad = int(jax.device_get(state.bad_step))
         if bad < 0 and looks_at_params and not self._states.are_finite(state.params):
             bad = self._step - 1
         if bad < 0:
