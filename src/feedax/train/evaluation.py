@@ -22,6 +22,7 @@ from feedax.feed import (
     pick,
     refuse_no_batches,
 )
+from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.hyperparams import Hyperparams
@@ -154,7 +155,9 @@ class Evaluation:
             for score, each_value in scores.items():
                 values.setdefault(score, []).append(np.asarray(each_value)[..., :count])
 
-        with contextlib.closing(self._blocks(batches)) as blocks:
+        # Batches that draw random numbers must not change what is trained on next.
+        restored = random_states_restored(generators_in(batches))
+        with restored, contextlib.closing(self._blocks(batches)) as blocks:
             for block, count in blocks:
                 under_way.append((self._score(block, *parts), count))
                 if len(under_way) > IN_FLIGHT:
