@@ -1,5 +1,6 @@
 """What a loader remembers of the batches that it handed over."""
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,12 @@ class Account:
         self.brings_jax = False
         self.repeats = False
 
+    def renewed(self) -> "Account":
+        """One of another loader of the same examples: what was learned of them is known there."""
+        account = copy.copy(self)
+        account.stats, account.gave_part = LoaderStats(), False
+        return account
+
     def gathered(self, progress: Progress, task: Task, count: int) -> None:
         """So many examples of a batch of arrays are handed over."""
         progress.hand_over(task)
@@ -78,9 +85,9 @@ class Account:
         before = progress.examples
         if loaded.stream is not None:
             progress.hand_over_stream(loaded, worker, workers)
-            if not self.repeats and (alike := progress.repeated()):
+            if not self.repeats and (other := progress.repeats(worker)) is not None:
                 self.repeats = True
-                warnings.warn(_REPEATED.format(*alike), UserWarning, stacklevel=2)
+                warnings.warn(_REPEATED.format(other, worker), UserWarning, stacklevel=2)
         elif is_known:
             progress.hand_over(task)
         if self.notes is None:

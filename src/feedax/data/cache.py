@@ -181,7 +181,9 @@ def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, pla
     reason = None
     if isinstance(dataset, IterableDataset):
         reason = "an IterableDataset has none"
-    elif not hasattr(type(dataset), "__len__") or isinstance(dataset, MapDataPipe):
+    elif isinstance(dataset, MapDataPipe):
+        reason = "a data pipe does not say how many it has"
+    elif not hasattr(type(dataset), "__len__"):
         reason = f"a {type(dataset).__name__} does not say how many it has"
     elif alone:
         reason = "batch_size=None makes no batches"

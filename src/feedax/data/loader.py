@@ -465,8 +465,7 @@ class NumpyLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: the arguments, and where the next epoch begins."""
         anew = dict.fromkeys(("_choice", "_iterator", "_progress", "_sequential"))
-        account = Account(self._account.cache, self._columns)
-        return {**vars(self), **anew, "_account": account}
+        return {**vars(self), **anew, "_account": self._account.renewed()}
 
     def __iter__(self) -> Any:
         return self._apart(self._begin)

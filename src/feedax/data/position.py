@@ -9,7 +9,7 @@ import contextlib
 import copy
 import zlib
 from collections.abc import Iterator
-from itertools import chain, combinations, islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -78,12 +78,12 @@ class Progress:
         self.next_worker = (worker + 1) % self.workers
         self.first[worker] = loaded.first
 
-    def repeated(self) -> tuple[int, int] | None:
-        """Two workers whose streams began with the same examples, if these are not all alike."""
-        for (one, first), (other, others) in combinations(self.first.items(), 2):
-            both = list(zip(first, others, strict=False))
-            if len(set(both)) > 1 and all(a == b for a, b in both):
-                return one, other
+    def repeats(self, worker: int) -> int | None:
+        """Another worker whose stream began with the same examples, if these are not all alike."""
+        for other, first in self.first.items():
+            both = list(zip(first, self.first[worker], strict=False))
+            if other != worker and len(set(both)) > 1 and all(a == b for a, b in both):
+                return other
         return None
 
     def state(self) -> dict[str, Any]:
