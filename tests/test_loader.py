@@ -22,7 +22,6 @@ from torch.utils.data import (
 )
 
 from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
-from feedax.data.workers.iterators import start_method
 from feedax.errors import PlanError
 
 COUNT = 23
@@ -106,7 +105,7 @@ def torchs_with_workers():
         if key not in known:
             known[key] = history(
                 DataLoader, order, own_generator, num_workers=2,
-                persistent_workers=persistent_workers, multiprocessing_context=start_method(),
+                persistent_workers=persistent_workers, multiprocessing_context="forkserver",
             )  # fmt: skip
         return known[key]
 

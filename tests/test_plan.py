@@ -249,7 +249,7 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
     dataset = make()
     note = HERE
     if "num_workers" in arguments:
-        method = start_method().get_start_method()
+        method = start_method(NumpyLoader(dataset, **arguments))
         note = f"Examples are loaded by 2 worker processes (started by {method})."
     if case == "iterable":
         note += " It has no state_dict: to go on from a position it is loaded again."

@@ -482,12 +482,20 @@ def test_a_bad_state_is_refused_and_the_loader_stays_as_it_was(bad):
 
 def test_out_of_order_batches_have_no_position():
     loader = NumpyLoader(numbered(), num_workers=2, in_order=False, plan="vectorised")
-    with pytest.raises(PositionError) as error:
-        loader.state_dict()
-    assert str(error.value) == (
+    why = (
         "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
         "in_order=False; leave it out"
     )
+    assert saved(loader) == {"version": 1, "cannot_tell": why}
+    list(loader)
+    before = vars(loader).copy()
+    with pytest.raises(PositionError) as error:
+        loader.load_state_dict(saved(loader))
+    assert str(error.value) == (
+        "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
+        f"could not tell its own ({why}); begin the epoch anew"
+    )
+    assert vars(loader) == before
 
 
 class Shards(IterableDataset):

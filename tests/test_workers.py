@@ -107,8 +107,9 @@ class Remembered(Dataset):
 
 def test_a_worker_has_no_jax_and_knows_the_users_dataset():
     loader = NumpyLoader(Witness(), batch_size=2, num_workers=2, prefetch_factor=1)
+    assert loader.multiprocessing_context is None  # another library may take it for torch's
     if sys.platform.startswith("linux"):
-        assert loader.multiprocessing_context.get_start_method() == "forkserver"
+        assert "(started by forkserver)" in str(loader.plan())
     (jax, own, quiet, first), (*_, second) = loader
     assert (jax.any(), own.all(), quiet.all()) == (False, True, True)
     assert len({*first, *second, os.getpid()}) == 3

@@ -80,7 +80,8 @@ def _sentence(box: str) -> str:
     if match := re.match(r"Error parsing (\S+): could not convert string to float: ('.*')", text):
         return f"{match[1]} must be a number, and it is {shortened(match[2])}"
     if match := re.match(r"Error parsing (\S+): no type matching .* from \[(.*?)\]", text):
-        return f"{match[1]} must be whole numbers, and it is {shortened(match[2].replace(chr(39), ''))}"
+        found = shortened(match[2].replace("'", ""))
+        return f"{match[1]} must be whole numbers, and it is {found}"
     if match := re.match(
         r"invalid choice ('.*') for argument '(.*)'. Expected one of \((.*)\)", text
     ):

@@ -131,7 +131,7 @@ def _draw(
             f"--show must name a file that can be written, and {file} cannot ({error.strerror}); "
             f"name another one"
         ) from error
-    print(f"feedax predict: what the network saw is in {file}", file=sys.stderr)
+    say("feedax predict", f"what the network saw is in {file}")
 
 
 def _ranking(probabilities: "np.ndarray", names: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """What a loader remembers of the batches that it handed over."""
 
+import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,13 @@ from feedax.data.columns import WHOLE, Columns
 from feedax.data.notes import batch_notes
 from feedax.data.position import Progress
 from feedax.data.workers.loading import Loaded, Task
+
+_REPEATED = (
+    "NumpyLoader: with more than one worker an iterable dataset must share out its examples, and "
+    "workers {} and {} begin with the same ones, so that these come once for each worker; let "
+    "__iter__ or a worker_init_fn ask torch.utils.data.get_worker_info() for this worker's share, "
+    "or use num_workers=1"
+)
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Account:
         stats: where time went.
         notes: what the first batch told about the way to a device; None before it.
         brings_jax: whether the dataset made a worker import JAX.
+        repeats: whether an iterable dataset came whole in more than one worker.
         gave_part: whether the batch handed over last was a part of one.
     """
 
@@ -50,6 +60,13 @@ class Account:
         self.stats = LoaderStats()
         self.notes: tuple[str, ...] | None = None
         self.brings_jax = False
+        self.repeats = False
+
+    def renewed(self) -> "Account":
+        """One of another loader of the same examples: what was learned of them is known there."""
+        account = copy.copy(self)
+        account.stats, account.gave_part = LoaderStats(), False
+        return account
 
     def gathered(self, progress: Progress, task: Task, count: int) -> None:
         """So many examples of a batch of arrays are handed over."""
@@ -68,6 +85,9 @@ class Account:
         before = progress.examples
         if loaded.stream is not None:
             progress.hand_over_stream(loaded, worker, workers)
+            if not self.repeats and (other := progress.repeats(worker)) is not None:
+                self.repeats = True
+                warnings.warn(_REPEATED.format(other, worker), UserWarning, stacklevel=2)
         elif is_known:
             progress.hand_over(task)
         if self.notes is None:

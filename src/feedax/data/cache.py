@@ -10,10 +10,10 @@ from torch.utils.data import IterableDataset, MapDataPipe
 
 from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
 from feedax.data.collate import numpy_collate
-from feedax.data.plan import examples_of, same_bits
-from feedax.data.randomness import random_states_restored
-from feedax.data.workers.loading import Task
+from feedax.data.plan import same_bits
+from feedax.data.workers.loading import Task, examples_of
 from feedax.errors import ExampleError, PlanError
+from feedax.random_states import random_states_restored
 from feedax.tree import taken_apart
 
 LOADED_AGAIN = 4
@@ -177,7 +177,9 @@ def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, pla
     reason = None
     if isinstance(dataset, IterableDataset):
         reason = "an IterableDataset has none"
-    elif not hasattr(dataset, "__len__") or isinstance(dataset, MapDataPipe):
+    elif isinstance(dataset, MapDataPipe):
+        reason = "a data pipe does not say how many it has"
+    elif not hasattr(type(dataset), "__len__"):
         reason = f"a {type(dataset).__name__} does not say how many it has"
     elif alone:
         reason = "batch_size=None makes no batches"

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -28,9 +29,11 @@ from feedax.data.columns import Columns, refuse_columns, why_whole
 from feedax.data.gathering import GatheringIter
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan
 from feedax.data.position import Progress
+from feedax.data.randomness import Apart, OwnStates
 from feedax.data.saved_position import check_state, saved_position
-from feedax.data.workers.iterators import loaded_iterator, start_method
+from feedax.data.workers.iterators import loaded_iterator
 from feedax.errors import PlanError
+from feedax.random_states import generators_in, random_states
 
 MEMORY_BUDGET = 2**31
 """The most bytes a dataset may take on the device, unless the loader is told otherwise."""
@@ -47,6 +50,42 @@ _JAX_IN_WORKERS = (
 
 
 _T_co = TypeVar("_T_co", covariant=True)
+
+_REPEATS = "Its workers began with the same examples: these come once for each worker"
+
+_ARGUMENTS = frozenset({
+    "dataset", "batch_size", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
+    "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
+    "prefetch_factor", "persistent_workers", "pin_memory_device", "in_order", "seed", "cache",
+    "plan", "memory_budget",
+})  # fmt: skip
+
+
+class AskedPlan(str):
+    """What ``loader.plan`` is: the plan that was asked for. Called, it says which one there is.
+
+    >>> loader = NumpyLoader(range(4), plan="streamed")
+    >>> loader.plan == "streamed", loader.plan().reason
+    (True, 'it was asked for')
+    """
+
+    def __new__(cls, asked: str, loader: "NumpyLoader") -> "AskedPlan":
+        self = super().__new__(cls, asked)
+        self._loader = loader
+        return self
+
+    _loader: "NumpyLoader"
+
+    def __call__(self) -> Plan:
+        """How this loader's batches are made, and why.
+
+        The first call loads a few examples to prove a fast plan; it leaves the global random
+        states as they were.
+        """
+        return self._loader._current_plan()
+
+    def __reduce__(self) -> Any:
+        return str, (str(self),)
 
 
 class NumpyLoader(DataLoader[_T_co]):
@@ -76,6 +115,13 @@ class NumpyLoader(DataLoader[_T_co]):
         batch_size, shuffle, sampler, batch_sampler, num_workers, pin_memory, drop_last, timeout,
             worker_init_fn, generator, prefetch_factor, persistent_workers, pin_memory_device,
             in_order: as in torch.
+
+    Every argument is an attribute of its name, so that whoever makes a loader again from its
+    attributes gets an equal one. Those that torch lets one assign may be assigned, and these too:
+    seed, cache, plan and memory_budget. What was assigned holds from the next `iter` on.
+
+    A copy (`copy.copy`, `copy.deepcopy`, `pickle`) stands where the next `iter` of the original
+    would begin.
 
     Raises:
         PlanError: the plan is unknown, or (when batches are first wanted) cannot be had; seed and
@@ -118,25 +164,11 @@ class NumpyLoader(DataLoader[_T_co]):
         plan: Literal["auto", "resident", "vectorised", "streamed"] = "auto",
         memory_budget: int = MEMORY_BUDGET,
     ) -> None:
-        if plan not in ("auto", *PLANS):
-            raise PlanError(
-                f"NumpyLoader: plan must be 'auto' or one of {', '.join(map(repr, PLANS))}, and it "
-                f"is {plan!r}; leave it out for the fastest one"
-            )
-        if seed is not None and generator is not None:
-            raise _two_orders()
-        alone = batch_size is None and batch_sampler is None
-        if cache:
-            refuse_cache(dataset, alone, collate_fn, in_order, plan)
         if pin_memory:
             warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
-        self.seed = None if seed is None else operator.index(seed)
-        self.collates_itself = collate_fn in (None, numpy_collate)
-        self.user_collate_fn = None if self.collates_itself else collate_fn
         if collate_fn is None:
+            alone = batch_size is None and batch_sampler is None
             collate_fn = convert_example if alone else numpy_collate
-        if num_workers > 0 and multiprocessing_context is None:
-            multiprocessing_context = start_method()
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn,
             pin_memory, drop_last, timeout, worker_init_fn, multiprocessing_context, generator,
@@ -145,22 +177,90 @@ class NumpyLoader(DataLoader[_T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )  # fmt: skip
-        self._wanted_plan = plan
-        self._memory_budget = memory_budget
+        self.seed = None if seed is None else operator.index(seed)
+        self.cache = cache
+        vars(self)["plan"] = str(plan)
+        self.memory_budget = memory_budget
         self._choice: Choice | None = None
         self._sequential: NumpyLoader | None = None
         self._columns = Columns()
-        self._account = Account(Cache(dataset) if cache else None, self._columns)
+        self._draws_apart = False
         self._next_epoch = 0
         self._resume: dict[str, Any] | None = None
         self._progress: Progress | None = None
+        self._refuse_arguments()
+        self._account = Account(Cache(dataset) if cache else None, self._columns)
 
-    def plan(self) -> Plan:
-        """How this loader's batches are made, and why.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _ARGUMENTS or "_account" not in vars(self):
+            super().__setattr__(name, value)
+            return
+        before = dict(vars(self))
+        super().__setattr__(name, value)
+        try:
+            self._refuse_arguments()
+            if name == "cache":
+                self._account.cache = Cache(self.dataset) if value else None
+            elif name == "num_workers":  # as torch's constructor has it
+                vars(self)["prefetch_factor"] = (self.prefetch_factor or 2) if value else None
+            elif name == "pin_memory" and value:
+                warnings.warn(_PIN_MEMORY, UserWarning, stacklevel=2)
+        except BaseException:
+            vars(self).update(before)
+            raise
+        self._look_again()
 
-        The first call loads a few examples to prove a fast plan; it leaves the global random
-        states as they were.
+    def _look_again(self) -> None:
+        """Make the plan, and workers that are kept, anew when they are needed next."""
+        vars(self).update(_choice=None, _iterator=None, _sequential=None)
+
+    def _refuse_arguments(self) -> None:
+        """See that the arguments go together, as they are now.
+
+        Raises:
+            PlanError: they do not.
         """
+        plan = vars(self)["plan"]
+        if plan not in ("auto", *PLANS):
+            raise PlanError(
+                f"NumpyLoader: plan must be 'auto' or one of {', '.join(map(repr, PLANS))}, and it "
+                f"is {plan!r}; leave it out for the fastest one"
+            )
+        if self.seed is not None:
+            vars(self)["seed"] = operator.index(self.seed)
+            if self.generator is not None:
+                raise _two_orders()
+        if self.cache:
+            alone = self.batch_sampler is None
+            refuse_cache(self.dataset, alone, self.user_collate_fn, self.in_order, plan)
+        if self.num_workers < 0:
+            raise PlanError(
+                "NumpyLoader: num_workers must be 0 or more processes, and it is "
+                f"{self.num_workers}; 0 loads in this one"
+            )
+
+    @property
+    def plan(self) -> AskedPlan:
+        """``loader.plan()`` is how batches are made, and why: a `Plan`; see `AskedPlan`."""
+        return AskedPlan(vars(self)["plan"], self)
+
+    @plan.setter
+    def plan(self, asked: str) -> None:
+        vars(self)["plan"] = str(asked)
+
+    @property
+    def collates_itself(self) -> bool:
+        """Whether batches are made by `numpy_collate`, and no function of the user's own."""
+        return self.user_collate_fn is None
+
+    @property
+    def user_collate_fn(self) -> Callable[[Any], Any] | None:
+        """The user's own `collate_fn`, if there is one."""
+        alone = self.batch_sampler is None
+        own = (None, numpy_collate, convert_example) if alone else (None, numpy_collate)
+        return None if self.collate_fn in own else self.collate_fn
+
+    def _current_plan(self) -> Plan:
         choice = self._chosen()
         if choice.form is None and (notes := self._learned()):
             return dataclasses.replace(choice.plan, notes=(*choice.plan.notes, *notes))
@@ -169,6 +269,7 @@ class NumpyLoader(DataLoader[_T_co]):
     def _learned(self) -> tuple[str, ...]:
         """What the batches so far have told."""
         notes = self._account.notes or ()
+        notes += (_REPEATS,) if self._account.repeats else ()
         if self._columns.parts > 1 and (why := why_whole(self)):
             notes += (f"Whole batches are loaded and cut into {self._columns.parts} parts: {why}",)
         return (*notes, _JAX_IN_WORKERS) if self._account.brings_jax else notes
@@ -179,9 +280,14 @@ class NumpyLoader(DataLoader[_T_co]):
         return self.collates_itself and self.batch_sampler is not None
 
     @property
-    def memory_budget(self) -> float:
+    def device_budget(self) -> float:
         """The most bytes that resident examples may take, all copies together."""
-        return math.inf if self._wanted_plan == "resident" else self._memory_budget
+        return math.inf if self._wanted_plan == "resident" else self.memory_budget
+
+    @property
+    def _wanted_plan(self) -> str:
+        wanted: str = vars(self)["plan"]
+        return wanted
 
     def arrays(self) -> list[np.ndarray]:
         """All examples of the dataset as one batch, in the dataset's order.
@@ -200,9 +306,7 @@ class NumpyLoader(DataLoader[_T_co]):
             PlanError: the plan is ``"streamed"``.
         """
         self._form()
-        epoch = iter(self)
-        assert isinstance(epoch, GatheringIter)
-        return epoch.index_batches()
+        return self._apart(lambda: self._begin().index_batches())
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next `iter` this epoch, counted from 0; a loader with a seed depends on it."""
@@ -214,8 +318,9 @@ class NumpyLoader(DataLoader[_T_co]):
     def state_dict(self) -> dict[str, Any]:
         """The position of the last batch handed over, as plain JSON; see `load_state_dict`.
 
-        Raises:
-            PositionError: the loader has ``in_order=False``.
+        It never raises. A loader that cannot tell (with ``in_order=False``, of a data pipe, or
+        with a sampler whose own `state_dict` fails) has ``{"cannot_tell": why, ...}``, which
+        `load_state_dict` refuses.
         """
         return saved_position(self)
 
@@ -233,8 +338,9 @@ class NumpyLoader(DataLoader[_T_co]):
             state_dict: what `state_dict` returned, perhaps in another process.
 
         Raises:
-            PositionError: it is damaged or of another loader; or, when batches are wanted, the
-                sampler yields other indices than then, or the dataset has another length.
+            PositionError: it is damaged, of another loader, or says no position; or, when batches
+                are wanted, the sampler yields other indices than then, or the dataset has another
+                length.
 
         >>> import torch
         >>> from feedax.data import ArrayDataset
@@ -257,9 +363,7 @@ class NumpyLoader(DataLoader[_T_co]):
 
     def refresh(self) -> None:
         """Look at the dataset again: NumPy arrays were edited in place, which nobody can see."""
-        self._choice = None
-        self._iterator = None
-        self._sequential = None
+        self._look_again()
         if self._account.cache is not None:
             self._account.cache.forget()
 
@@ -275,21 +379,24 @@ class NumpyLoader(DataLoader[_T_co]):
     def sequential(self) -> "NumpyLoader":
         """This loader's examples once each, in the dataset's order; for evaluation.
 
-        Iterating it draws nothing from the loader's generator or from global random states, so
-        that an evaluation between two epochs does not change the second one. Of an iterable
-        dataset, and of a loader whose sampler picks examples of its own (weighted, a subset), they
-        are those of its first epoch: see `takes_each_once`.
+        Iterating it leaves all random states as they are: the global ones of Python, NumPy and
+        torch, and those of generators that the loader, its sampler or its dataset has. Samplers
+        and datasets that draw begin with these states and go on apart from them. So an evaluation
+        between two epochs does not change the second one. Of an iterable dataset, and of a loader
+        whose sampler picks examples of its own (weighted, a subset), they are those of its first
+        epoch: see `takes_each_once`.
         """
         if self._sequential is None and not self.takes_each_once:
-            self._sequential = self._twin(_resume=None)
+            self._sequential = self._twin(_resume=None, _draws_apart=True)
         if self._sequential is None:
             sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
             self._sequential = self._twin(
                 sampler=sampler,
-                batch_sampler=torch.utils.data.BatchSampler(sampler, self.batch_size or 1, False),
+                batch_sampler=BatchSampler(sampler, self.batch_size or 1, False),
                 drop_last=False,
                 generator=torch.Generator(),
                 _resume=None,
+                _draws_apart=True,
             )
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
         return self._sequential
@@ -353,12 +460,29 @@ class NumpyLoader(DataLoader[_T_co]):
     def _twin(self, **changed: Any) -> "NumpyLoader":
         """Another loader of the same examples that has not begun yet."""
         twin = copy.copy(self)
-        changed |= {"_iterator": None, "_progress": None, "_sequential": None}
-        twin.__dict__.update(changed)  # torch forbids to assign some of these
+        twin.__dict__.update({"_choice": self._choice} | changed)  # torch forbids some of these
         twin._account = Account(self._account.cache, twin._columns)
         return twin
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the arguments, and where the next epoch begins."""
+        anew = dict.fromkeys(("_choice", "_iterator", "_progress", "_sequential"))
+        return {**vars(self), **anew, "_account": self._account.renewed()}
+
     def __iter__(self) -> Any:
+        return self._apart(self._begin)
+
+    def _apart(self, begin: Callable[[], Any]) -> Any:
+        """What `begin` iterates, drawing from random states apart if this loader is to."""
+        in_order = (
+            type(self.sampler) is SequentialSampler and type(self.batch_sampler) is BatchSampler
+        )
+        if not self._draws_apart or (in_order and self._chosen().form is not None):
+            return begin()
+        generators = generators_in(self.generator, self.batch_sampler, self.sampler, self.dataset)
+        return Apart(begin, OwnStates(states=random_states(), generators=generators))
+
+    def _begin(self) -> Any:
         gathers = self._chosen().form is not None
         kept: Any = self._iterator
         if kept is not None and (gathers != isinstance(kept, GatheringIter) or kept._shutdown):
@@ -381,7 +505,7 @@ class NumpyLoader(DataLoader[_T_co]):
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
         if self._choice is None or not self._choice.is_current(self):
-            self._choice = choose_plan(self, self._wanted_plan, self._memory_budget)
+            self._choice = choose_plan(self, self._wanted_plan, self.memory_budget)
         return self._choice
 
     def _form(self) -> ArrayForm:

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset
 
 import feedax.data.known_datasets  # noqa: F401  (registers them)
 from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
 from feedax.data.collate import numpy_collate
 from feedax.data.notes import narrowing
-from feedax.data.randomness import equal_states, random_states, random_states_restored
+from feedax.data.randomness import equal_states
+from feedax.data.workers.iterators import start_method
+from feedax.data.workers.loading import examples_of, keeps_state
 from feedax.errors import PlanError
+from feedax.random_states import random_states, random_states_restored
 
 PLANS = ("resident", "vectorised", "streamed")
 SAMPLED = 16
@@ -142,7 +144,7 @@ def _obstacle(loader: Any) -> str | None:
 def _streamed_notes(loader: Any) -> tuple[str, ...]:
     notes = ["Examples are loaded in this process, one Python call each"]
     if loader.num_workers > 0:
-        how = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
+        how = start_method(loader)
         notes = [f"Examples are loaded by {loader.num_workers} worker processes (started by {how})"]
     if loader._account.cache is not None:
         known, count = loader._account.cache.known()
@@ -150,9 +152,14 @@ def _streamed_notes(loader: Any) -> tuple[str, ...]:
             f"They are kept, {known:,} of {count:,} so far; once all are, epochs come from memory"
         )
     if isinstance(loader.dataset, IterableDataset):
+        if loader.num_workers > 1:
+            notes.append(
+                "Each worker iterates the dataset: one that does not ask get_worker_info() for its "
+                "share comes once for each"
+            )
         if loader.seed is not None:
             notes.append("Its randomness comes from (seed, epoch, worker): more workers, other one")
-        if not hasattr(loader.dataset, "state_dict"):
+        if not keeps_state(loader.dataset):
             notes.append("It has no state_dict: to go on from a position it is loaded again")
     return tuple(notes)
 
@@ -191,12 +198,6 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
         raise NoArrayForm(f"{name_of(dataset)} yields other examples than its arrays hold")
     size = sum(leaf.nbytes // len(indices) * len(form) for leaf in leaves)
     return size, {leaf.dtype for leaf in leaves}
-
-
-def examples_of(dataset: Any, indices: list[int]) -> list[Any]:
-    """The examples as torch's loader asks for them."""
-    whole_batch = getattr(dataset, "__getitems__", None)
-    return whole_batch(indices) if whole_batch else [dataset[i] for i in indices]
 
 
 def same_bits(batch: Any, expected: Any) -> bool:

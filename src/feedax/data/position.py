@@ -28,8 +28,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from feedax.data import randomness
 from feedax.data.columns import Columns
-from feedax.data.workers.loading import Loaded, Task
+from feedax.data.workers.loading import Loaded, Task, keeps_state, state_of
 from feedax.errors import PositionError
+from feedax.random_states import random_states
 
 _NOT_RANDOM = (SequentialSampler, DistributedSampler, _InfiniteConstantSampler)
 """torch's samplers that draw from no random state but their own."""
@@ -57,6 +58,7 @@ class Progress:
         self.streams: dict[str, Any] = dict(resume.get("streams", {})) if resume else {}
         self.next_worker: int = resume.get("next_worker", 0) if resume else 0
         self.workers: int = resume.get("workers", 1) if resume else 1  # that share the streams
+        self.first: dict[int, tuple[bytes, ...]] = {}  # what each worker's stream began with
         self.is_over = False
 
     def hand_over(self, task: Task) -> None:
@@ -74,6 +76,15 @@ class Progress:
         self.streams[str(worker)] = list(loaded.stream)
         self.workers = max(workers, 1)
         self.next_worker = (worker + 1) % self.workers
+        self.first[worker] = loaded.first
+
+    def repeats(self, worker: int) -> int | None:
+        """Another worker whose stream began with the same examples, if these are not all alike."""
+        for other, first in self.first.items():
+            both = list(zip(first, self.first[worker], strict=False))
+            if other != worker and len(set(both)) > 1 and all(a == b for a, b in both):
+                return other
+        return None
 
     def state(self) -> dict[str, Any]:
         saved: dict[str, Any] = {
@@ -141,10 +152,7 @@ def order_generator(loader: Any) -> torch.Generator | None:
 
 def stateful_sampler(sampler: Any) -> Any:
     """The user's own sampler, where it can save its position."""
-    for candidate in (sampler, _inner(sampler)):
-        if hasattr(candidate, "state_dict") and hasattr(candidate, "load_state_dict"):
-            return candidate
-    return None
+    return next((each for each in (sampler, _inner(sampler)) if keeps_state(each)), None)
 
 
 def _inner(sampler: Any) -> Any:
@@ -209,7 +217,7 @@ class EpochTasks(Iterator[Task]):
         task.columns = self._tasks.columns.of(task.count)
         task.sampler = None
         if self._stateful is not None:
-            task.sampler = copy.deepcopy(self._stateful.state_dict())
+            task.sampler = state_of(self._stateful)
         self._number += 1
         self._start += task.count
         return task
@@ -243,7 +251,7 @@ class EpochTasks(Iterator[Task]):
                     torch.set_rng_state(before)
         if self._kind not in (*_NOT_RANDOM, *_RANDOM_ONCE) and self._stateful is None:
             with self._drawing():
-                drawn_from["global"] = randomness.states_to_json(randomness.random_states())
+                drawn_from["global"] = randomness.states_to_json(random_states())
                 return self._skip()
         return self._skip()
 

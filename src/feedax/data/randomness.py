@@ -4,11 +4,20 @@ import contextlib
 import hashlib
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+
+from feedax.random_states import (
+    RandomStates,
+    generator_states,
+    random_states,
+    random_states_restored,
+    set_generator_states,
+    set_random_states,
+)
 
 _FOUR = struct.Struct("<4Q")
 _MASK = 2**64 - 1
@@ -48,20 +57,6 @@ def _number(index: Any) -> int:
         return int.from_bytes(hashlib.blake2b(repr(index).encode(), digest_size=8).digest(), "big")
 
 
-RandomStates = tuple[Any, Any, torch.Tensor]
-"""Of Python, NumPy and torch."""
-
-
-def random_states() -> RandomStates:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def set_random_states(states: RandomStates) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
-
-
 def equal_states(some: RandomStates, others: RandomStates) -> bool:
     return (
         some[0] == others[0]
@@ -70,31 +65,27 @@ def equal_states(some: RandomStates, others: RandomStates) -> bool:
     )
 
 
-@contextlib.contextmanager
-def random_states_restored() -> Iterator[RandomStates]:
-    """Put the global random states back at the end; yields them as they were."""
-    before = random_states()
-    try:
-        yield before
-    finally:
-        set_random_states(before)
-
-
 class OwnStates:
     """Random states apart from the global ones, for code that knows of the global ones only.
 
     Args:
         seeds: as of `seed_random`; what they begin with.
         states: what they begin with, if there are no seeds.
+        generators: these too have states apart, which begin with what they have now.
     """
 
-    def __init__(self, *seeds: Any, states: RandomStates | None = None) -> None:
+    def __init__(
+        self, *seeds: Any, states: RandomStates | None = None, generators: Sequence[Any] = ()
+    ) -> None:
         self._seeds = seeds
         self._states = states
+        self._generators = generators
+        self._theirs = generator_states(generators)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        with random_states_restored():
+        with random_states_restored(self._generators):
+            set_generator_states(self._generators, self._theirs)
             if self._states is None:
                 seed_random(*self._seeds)
             else:
@@ -103,6 +94,25 @@ class OwnStates:
                 yield
             finally:
                 self._states = random_states()
+                self._theirs = generator_states(self._generators)
+
+
+class Apart(Iterator[Any]):
+    """An iterator that draws from random states of its own, and so leaves all others as they are.
+
+    Args:
+        begin: makes the iterator; it may draw too.
+        own: the states that it draws from.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Any]], own: OwnStates) -> None:
+        self._own = own
+        with own.in_use():
+            self._iterator = begin()
+
+    def __next__(self) -> Any:
+        with self._own.in_use():
+            return next(self._iterator)
 
 
 def states_to_json(states: RandomStates) -> list[Any]:

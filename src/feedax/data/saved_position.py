@@ -9,6 +9,7 @@ from torch.utils.data import IterDataPipe, MapDataPipe
 
 from feedax.data import randomness
 from feedax.data.position import Progress, dataset_length, order_generator, stateful_sampler
+from feedax.data.workers.loading import NoState, state_of
 from feedax.errors import PositionError
 
 VERSION = 1
@@ -17,9 +18,23 @@ VERSION = 1
 def saved_position(loader: Any) -> dict[str, Any]:
     """The position of the last batch that a loader handed over, or of the next epoch's first.
 
-    Raises:
-        PositionError: it has none.
+    Where it has none: ``{"version": ..., "cannot_tell": why}``. Whoever asks may save much else
+    besides, and would lose it by an error.
     """
+    try:
+        return _position(loader)
+    except PositionError as error:
+        why = str(error)
+    except Exception as error:
+        why = (
+            "NumpyLoader: a position needs all that the loader's order comes from, and asking for "
+            f"it failed ({type(error).__name__}: {str(error)[:100]}); give the loader a seed, or "
+            "a sampler whose state_dict works"
+        )
+    return {"version": VERSION, "cannot_tell": why}
+
+
+def _position(loader: Any) -> dict[str, Any]:
     if not loader.in_order:
         raise PositionError(
             "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
@@ -40,9 +55,15 @@ def saved_position(loader: Any) -> dict[str, Any]:
     if _is_between_epochs(loader):
         saved |= Progress(loader._next_epoch).state()
         if (sampler := stateful_sampler(loader._index_sampler)) is not None:
-            saved["sampler"] = sampler.state_dict()
+            saved["sampler"] = state_of(sampler)
     else:
         saved |= loader._progress.state()
+    for state in (
+        saved.get("sampler"),
+        *(state for _, state, _ in saved.get("streams", {}).values()),
+    ):
+        if isinstance(state, NoState):
+            raise PositionError(state)
     if "random" not in saved and (generator := order_generator(loader)) is not None:
         state = _at_first_index(loader, generator)
         saved["random"] = {"generator": randomness.tensor_to_json(state)}
@@ -90,6 +111,11 @@ def check_state(loader: Any, state: Any) -> dict[str, Any]:
     Raises:
         PositionError: it does not, or it is no position at all.
     """
+    if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
+        raise PositionError(
+            "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
+            f"could not tell its own ({state['cannot_tell']}); begin the epoch anew"
+        )
     if not _is_sound(state):
         raise PositionError(
             "NumpyLoader: load_state_dict must get what state_dict returned, and it got "

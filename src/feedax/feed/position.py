@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from feedax.errors import BatchError
+from feedax.errors import BatchError, PositionError
 
 Position = dict[str, Any]
 """``{"loader": ...}``: what the loader's ``state_dict`` said; or ``{"batches": n}``: n batches were
@@ -22,8 +22,11 @@ def teller(source: Any) -> Tell | None:
     tell = getattr(source, "state_dict", None)
     if not callable(tell) or not callable(getattr(source, "load_state_dict", None)):
         return None
+    state = tell()
+    if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
+        raise PositionError(state["cannot_tell"])
     try:
-        json.dumps(tell(), allow_nan=False)
+        json.dumps(state, allow_nan=False)
     except (TypeError, ValueError):
         return None
     return tell

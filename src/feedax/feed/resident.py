@@ -80,7 +80,7 @@ def is_resident(source: Any, copies: int = 1) -> bool:
     """Whether the examples of a loader are to live on the device, so many times in one memory."""
     if not isinstance(source, ArrayLoader) or source.plan().name != "resident":
         return False
-    size, budget = getattr(source.plan(), "size", 0), getattr(source, "memory_budget", math.inf)
+    size, budget = getattr(source.plan(), "size", 0), getattr(source, "device_budget", math.inf)
     return bool(copies == 1 or copies * size <= budget)
 
 

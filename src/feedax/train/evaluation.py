@@ -24,6 +24,7 @@ from feedax.feed import (
     refuse_no_batches,
     scalar,
 )
+from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.compiled import Compiled
 from feedax.train.hyperparams import Hyperparams
@@ -157,7 +158,9 @@ class Evaluation:
                 host = np.asarray(jax.device_get(each_value))
                 values.setdefault(score, []).append(host[..., :count])
 
-        with contextlib.closing(self._blocks(batches)) as blocks:
+        # Batches that draw random numbers must not change what is trained on next.
+        restored = random_states_restored(generators_in(batches))
+        with restored, contextlib.closing(self._blocks(batches)) as blocks:
             for block, count in blocks:
                 under_way.append((self._score(block, *parts), count))
                 if len(under_way) > IN_FLIGHT:

@@ -5,14 +5,12 @@ that say which example, and workers that are ours.
 """
 
 import contextlib
-import copy
 import os
 import signal
 import sys
 import time
 import warnings
 from collections import deque
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -25,9 +23,10 @@ from torch.utils.data.dataloader import (
 
 from feedax.data.columns import Columns, why_whole
 from feedax.data.position import Tasks
-from feedax.data.randomness import OwnStates, random_states_restored, seeded_generator
+from feedax.data.randomness import OwnStates, seeded_generator
 from feedax.data.workers.loading import ALL, NOTE, Loading, Task
 from feedax.errors import FeedaxError, WorkerError
+from feedax.random_states import random_states_restored
 
 HAS_OWN_WORKERS = sys.platform.startswith("linux")
 """Whether workers are ours: elsewhere torch's own way is taken, and its default start method."""
@@ -37,15 +36,17 @@ if HAS_OWN_WORKERS:
     from feedax.data.workers.server import WorkerContext
 
 
-def start_method() -> Any:
-    """The multiprocessing context for workers where none is asked for."""
-    return get_context("forkserver") if HAS_OWN_WORKERS else None
+def start_method(loader: Any) -> str:
+    """How a loader's workers start: where it does not say, from our server if there is one."""
+    if loader.multiprocessing_context is None and HAS_OWN_WORKERS:
+        return "forkserver"
+    method: str = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
+    return method
 
 
 def has_own_workers(loader: Any) -> bool:
     """Whether a loader's workers are forked from our server."""
-    context = loader.multiprocessing_context or torch.multiprocessing
-    return HAS_OWN_WORKERS and context.get_start_method() == "forkserver"
+    return HAS_OWN_WORKERS and start_method(loader) == "forkserver"
 
 
 def loaded_iterator(loader: Any) -> Any:
@@ -79,12 +80,12 @@ def loaded_iterator(loader: Any) -> Any:
 
 def changed_view(loader: Any, **changed: Any) -> Any:
     """A loader as torch's iterators are to see it; they alone do."""
-    view = copy.copy(loader)
     changed["pin_memory"] = False
     if loader.seed is not None:
         # What torch draws for its workers comes from the seed, not from the caller's state.
         changed["generator"] = seeded_generator(loader.seed, loader._progress.epoch)
-    view.__dict__.update(changed)  # torch forbids to assign some of these
+    view = object.__new__(type(loader))
+    vars(view).update(vars(loader) | changed)  # torch forbids to assign some of these
     return view
 
 

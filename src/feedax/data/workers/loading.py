@@ -1,6 +1,8 @@
 """Loading one batch: what happens wherever the examples are loaded, in a worker or not."""
 
 import copy
+import hashlib
+import pickle
 import signal
 import sys
 import time
@@ -69,11 +71,13 @@ class Loaded(NamedTuple):
         seconds: how long loading took.
         stream: of an iterable dataset: how many examples it has yielded in this process, its own
             state if it has one, and whether it has ended.
+        first: digests of the examples that an iterable dataset began with in this worker.
     """
 
     batch: Any
     seconds: float
     stream: tuple[int, Any, bool] | None
+    first: tuple[bytes, ...] = ()
 
 
 class Loading:
@@ -124,7 +128,10 @@ class Loading:
         batch = self._batch(examples)
         seconds = 0.0 if self.began is None else time.perf_counter() - self.began
         self.began = None
-        return Loaded(batch, seconds, self.stream.position() if self.stream else None)
+        stream = self.stream
+        if stream is None:
+            return Loaded(batch, seconds, None)
+        return Loaded(batch, seconds, stream.position(), tuple(stream.first))
 
     def _batch(self, examples: Any) -> Any:
         if self.user_collate_fn is not None:
@@ -211,16 +218,56 @@ class Indexed(Dataset[Any]):
         return Examples(examples, indices) if known else examples
 
 
+_FIRST = 4
+"""So many examples of each worker's stream are compared with those of the others."""
+
 _STREAM = 2**63
 """Added to a worker's number: where a map-style dataset's seed has an index."""
 
 
 def batch_method(dataset: Any) -> Callable[[Any], Any] | None:
-    """A dataset's own way to load a batch. A Subset has one only if what it is of has one."""
-    inner = dataset
-    while type(inner) is Subset:
-        inner = inner.dataset
-    return getattr(inner, "__getitems__", None) and getattr(dataset, "__getitems__", None)
+    """A dataset's own way to load a batch: the examples are to be those of ``dataset[i]``.
+
+    So a `__getitems__` counts where its class is the one that defines `__getitem__`, or derives
+    from it: not one that is inherited beside a new `__getitem__`, nor one that `__getattr__` takes
+    from a dataset within. A Subset has one only if what it is of has one.
+    """
+    kinds = (vars(kind) for kind in type(dataset).__mro__)
+    kind: Any = next((k for k in kinds if "__getitems__" in k or "__getitem__" in k), {})
+    method = kind.get("__getitems__")
+    if method is None or (method is Subset.__getitems__ and batch_method(dataset.dataset) is None):
+        return None
+    bound: Callable[[Any], Any] = dataset.__getitems__
+    return bound
+
+
+def examples_of(dataset: Any, indices: list[int]) -> list[Any]:
+    """The examples as the loader asks for them."""
+    whole_batch = batch_method(dataset)
+    return whole_batch(indices) if whole_batch else [dataset[i] for i in indices]
+
+
+def keeps_state(source: Any) -> bool:
+    """Whether it can go back to a state of its own: not to that of another one within."""
+    names = ("state_dict", "load_state_dict")
+    return all(
+        hasattr(type(source), name) or name in getattr(source, "__dict__", ()) for name in names
+    )
+
+
+class NoState(str):
+    """Why something that keeps a state could not tell it."""
+
+
+def state_of(source: Any) -> Any:
+    """A copy of the state that something keeps, or `NoState`."""
+    try:
+        return copy.deepcopy(source.state_dict())
+    except Exception as error:
+        return NoState(
+            f"NumpyLoader: a position has the state of its {type(source).__name__}, and state_dict "
+            f"failed there ({type(error).__name__}: {str(error)[:100]}); mend it, or leave it out"
+        )
 
 
 class Streamed(IterableDataset[Any]):
@@ -253,12 +300,16 @@ class _Stream(Iterator[Any]):
         self._epoch = epoch
         self._worker = _STREAM + worker
         self._count = 0
+        self.first: list[bytes] = []
+        info = get_worker_info()
+        # Examples of other workers may be alike later on, or where an epoch is gone on with.
+        self._is_compared = info is not None and info.num_workers > 1 and resume is None
         if loading.seed is not None:
             seed_random(loading.seed, epoch, worker, "stream")
         dataset: Any = loading.user_dataset
         count, state, self._has_ended = resume or (0, None, False)
-        keeps_state = hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
-        if keeps_state and state is not None:
+        is_stateful = keeps_state(dataset)
+        if is_stateful and state is not None:
             if type(dataset).__module__.partition(".")[0] == "datasets":
                 # Hugging Face's goes back to a loaded state in every epoch: a twin has only this.
                 twin = object.__new__(type(dataset))  # copy.copy would share its attributes
@@ -267,8 +318,8 @@ class _Stream(Iterator[Any]):
             dataset.load_state_dict(state)
             self._count = count
         # At its end a dataset may have gone back to its beginning, for the next epoch.
-        self._iterator = iter(()) if self._has_ended and keeps_state else iter(dataset)
-        self._stateful = dataset if keeps_state else None
+        self._iterator = iter(()) if self._has_ended and is_stateful else iter(dataset)
+        self._stateful = dataset if is_stateful else None
         while self._count < count:  # no state to go back to: the examples are loaded again
             try:
                 next(self)
@@ -294,10 +345,22 @@ class _Stream(Iterator[Any]):
             raise
         loading.whose = f"example {self._count} of the stream"
         self._count += 1
+        if self._is_compared:
+            self._compare(example)
         return example
 
+    def _compare(self, example: Any) -> None:
+        """Keep the example's bits in short; what cannot be pickled is not compared."""
+        try:
+            bits = pickle.dumps(convert_example(example))
+        except Exception:
+            self._is_compared = False
+        else:
+            self.first.append(hashlib.blake2b(bits, digest_size=16).digest())
+            self._is_compared = len(self.first) < _FIRST
+
     def position(self) -> tuple[int, Any, bool]:
-        state = None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
+        state = None if self._stateful is None else state_of(self._stateful)
         return self._count, state, self._has_ended
 
 
