@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset, Subset
 from feedax import datasets
 from feedax.cli.flags import DataFlags
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader
-from feedax.data.randomness import random_states_restored
 from feedax.errors import DatasetError, ModelError
+from feedax.random_states import random_states_restored
 
 TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
