@@ -227,7 +227,7 @@ class CheckpointFlags:
         arg(
             metavar="RUN",
             help="Go on with the run in this folder, as if it had never stopped. It needs no "
-            "other flag; a higher --epochs or --steps extends it.",
+            "other flag but --dataset for your own data; a higher --epochs or --steps extends it.",
             help_behavior_hint="(default: a new run)",
         ),
     ] = None

@@ -78,7 +78,10 @@ class SweepFolder(RunFolder):
             is_list_of(_are({"setting": SETTING, "arguments": WORDS})),
         )
     }
-    row: ClassVar[Rule] = ("a network with its rows", _are(RECORD))
+    row: ClassVar[Rule] = (
+        "a network with its rows and its result",
+        lambda value: _are(RECORD)(value) and (value["result"] is None) == (not value["rows"]),
+    )
 
     @property
     def metrics_path(self) -> Path:
