@@ -2,7 +2,8 @@
 
 Each picture is a test digit, enlarged to a smooth stroke, inked in a colour on paper, lit, turned
 a little, and saved as a camera would. Everything is drawn from a seed. The kinds in `SEEN` were
-looked at, with seeds 0 and 1, while `feedax.predicting` was written; those in `HELD_OUT` were not.
+looked at, with seeds 0 and 1, while `feedax.predicting` was written; nothing was changed for the
+sake of those in `HELD_OUT`.
 
     python benchmarks/photographs.py RUN ... [--each 50] [--seed 2]
 """
