@@ -327,7 +327,7 @@ def test_the_server_is_deaf_to_ctrl_c(tmp_path):
             from feedax.data import NumpyLoader
             from feedax.data.workers import server
             next(iter(NumpyLoader([1, 2], num_workers=1)))
-            status = open(f"/proc/{server._server._server._forkserver_pid}/status").read()
+            status = open(f"/proc/{server._server.pid}/status").read()
             mask = int(re.search("SigBlk:\\\\s*(\\\\w+)", status)[1], 16)
             ours = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
             print(bool(mask >> signal.SIGINT - 1 & 1), ours)

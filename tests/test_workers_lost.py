@@ -159,9 +159,9 @@ SCRIPT = """
 """
 
 
-def start_script(tmp_path, argument):
+def start_script(tmp_path, argument, text=SCRIPT):
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
+    script.write_text(textwrap.dedent(text))
     source = str(Path(feedax.__file__).parents[1])
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 
 import feedax
 from feedax.data import NumpyLoader
-from feedax.data.workers.channel import Channel, Ready, framed
 from feedax.errors import WorkerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are torch's own there")
@@ -347,17 +346,7 @@ def test_the_server_has_imported_what_workers_need():
     epoch = iter(NumpyLoader(Modules(), None, num_workers=1))
     assert next(epoch) == "torchvision"
     [channel] = epoch._context.channels
-    assert channel.ready.preloaded
     assert not channel.has_jax
-
-
-def test_a_server_that_could_not_import_it_is_no_secret():
-    channel = Channel(0)
-    channel._theirs.send_bytes(framed(Ready(0.0, preloaded=False), b""))
-    with pytest.warns(RuntimeWarning, match="must import feedax.data, and it could not"):
-        assert channel.receive() is None
-    channel.started()
-    channel.close()
 
 
 class Counts(Holder):

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from feedax.errors import FeedaxError, ProcessError
 from feedax.train import processes
-from feedax.train.links import Frame, Link, connect
+from feedax.train.links import SENTENCE, Frame, Link, connect
 
 BEAT_SECONDS = 2.0
 """Between two signs of life."""
@@ -149,7 +149,7 @@ class Peers:
     def _tell(self, kind: Frame, sentence: str = "", but: int | None = None) -> None:
         for peer, link in self._links.items():
             if peer != but:
-                link.try_to_send(kind, sentence.encode(), seconds=1.0)
+                link.try_to_send(kind, sentence.encode()[:SENTENCE], seconds=1.0)
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError):
@@ -224,7 +224,7 @@ class Peers:
             case Frame.OVER:
                 self._over.set()
             case Frame.FAILED | Frame.LOST if not self._told.is_set():
-                self._sentence = body.decode()
+                self._sentence = body.decode(errors="replace")
                 self._end_at = time.monotonic() + GRACE_SECONDS * (kind == Frame.FAILED)
                 self._told.set()
                 if self.index == 0:

@@ -7,7 +7,6 @@ import queue
 import socket
 import struct
 import time
-import warnings
 import weakref
 from multiprocessing import connection
 from typing import Any, NamedTuple
@@ -15,17 +14,13 @@ from typing import Any, NamedTuple
 from torch._utils import ExceptionWrapper
 
 from feedax.data.workers.ring import Slot, TrainerRing
-from feedax.data.workers.travel import dumps, loads, refuse
+from feedax.data.workers.travel import dumps, in_one_line, loads, refuse, refuse_arrived, unfit
+from feedax.errors import WorkerError
 
 DONE = b"done"
 """Tells a worker to skip the tasks that it still has: nobody waits for them."""
 
 _LENGTH = struct.Struct("I")
-_NOT_PRELOADED = (
-    "NumpyLoader: the server that workers are forked from must import feedax.data, and it could "
-    "not, so that every worker imports it anew; see that a plain `python -c 'import feedax.data'` "
-    "works in this environment"
-)
 
 
 class Ready(NamedTuple):
@@ -33,11 +28,33 @@ class Ready(NamedTuple):
 
     Attributes:
         since: when it could begin, by `time.monotonic`, in seconds.
-        preloaded: whether the server had imported feedax for it.
     """
 
     since: float
-    preloaded: bool
+
+
+class Sent(NamedTuple):
+    """What the trainer says before the pickle of a task, or of another word of torch's.
+
+    Attributes:
+        number: of a task, the batch's.
+        freed: slots that may be filled again.
+    """
+
+    number: int | None
+    freed: list[Slot]
+
+
+class Unfit(NamedTuple):
+    """A worker could not unpickle what it was sent.
+
+    Attributes:
+        number: of a task, the batch's; None for what all workers get.
+        failure: the error, in one line.
+    """
+
+    number: int | None
+    failure: str
 
 
 class Answer(NamedTuple):
@@ -66,6 +83,17 @@ def unframed(message: bytes) -> tuple[Any, memoryview]:
     view = memoryview(message)
     start = _LENGTH.size + _LENGTH.unpack_from(view)[0]
     return pickle.loads(view[_LENGTH.size : start]), view[start:]
+
+
+_TASK = "what the sampler yields"
+
+
+def _wrapped(error: WorkerError) -> ExceptionWrapper:
+    return ExceptionWrapper((type(error), error, None), "in the trainer")
+
+
+class Refused(Exception):
+    """A worker cannot unpickle what all workers get."""
 
 
 class Gone(Exception):
@@ -112,15 +140,14 @@ class Channel:
         if isinstance(message, tuple):
             self.tasks[message[0]] = message[1]
         self._may_end = self._may_end or message is None
-        freed = self.ring.freed()
+        number = message[0] if isinstance(message, tuple) else None
         try:
-            data = dumps((freed, message))
+            data = dumps(message)
         except Exception as error:
-            self.ring.keep(freed)
-            if isinstance(message, tuple):
-                del self.tasks[message[0]]
-            raise refuse(message, "what the sampler yields", error) from error
-        self.send(data)
+            if number is not None:
+                del self.tasks[number]
+            raise refuse(message, _TASK, error) from error
+        self.send(framed(Sent(number, self.ring.freed()), data))
 
     def send(self, data: bytes) -> None:
         if os.getpid() != self._owner:
@@ -133,6 +160,7 @@ class Channel:
 
         Raises:
             Gone: the worker has ended too early.
+            Refused: it could not begin.
         """
         try:
             header, rest = unframed(self._connection.recv_bytes())
@@ -143,18 +171,21 @@ class Channel:
             raise Gone(self.worker_id) from None
         if isinstance(header, Ready):
             self.ready = header
-            if not header.preloaded:
-                warnings.warn(_NOT_PRELOADED, RuntimeWarning, stacklevel=2)
             return None
-        self.tasks.pop(header.number, None)
+        task = self.tasks.pop(header.number, None)
+        if isinstance(header, Unfit):
+            if header.number is None:
+                raise Refused(header.failure)
+            sampled = {_TASK: getattr(task, "indices", task)}
+            return header.number, _wrapped(refuse_arrived(sampled, header.failure))
         self.has_jax = header.has_jax
         buffers = self.ring.views(header.slot, header.places) if header.slot else ()
         try:
             return header.number, loads(rest, buffers)
-        except Exception:
+        except Exception as error:
             # Handed on, as an error in the worker would be, or its batch were waited for for ever.
-            where = f"where a batch from DataLoader worker process {self.worker_id} is unpickled"
-            return header.number, ExceptionWrapper(where=where)
+            batch = f"a batch of worker {self.worker_id}"
+            return header.number, _wrapped(unfit("the trainer", batch, in_one_line(error)))
 
     def cancel_join_thread(self) -> None:
         """torch says so to a queue's feeder thread; there is none."""

@@ -32,7 +32,7 @@ HAS_OWN_WORKERS = sys.platform.startswith("linux")
 """Whether workers are ours: elsewhere torch's own way is taken, and its default start method."""
 
 if HAS_OWN_WORKERS:
-    from feedax.data.workers.channel import Gone
+    from feedax.data.workers.channel import Gone, Refused
     from feedax.data.workers.server import WorkerContext
 
 
@@ -73,7 +73,7 @@ def loaded_iterator(loader: Any) -> Any:
     context = None
     if has_own_workers(loader):
         heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
-        context = WorkerContext(heavy, _named(loader))
+        context = WorkerContext(loader, heavy, _named(loader))
         view.__dict__["_DataLoader__multiprocessing_context"] = context
     return WorkersIter(view, loader, tasks, context)
 
@@ -261,6 +261,10 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         except WorkerError:
             raise
         except Exception as error:
+            refused = error if isinstance(error, Refused) else error.__cause__
+            if self._context is not None and isinstance(refused, Refused):
+                self._shutdown_workers()
+                raise self._context.cannot_arrive(str(refused)) from None
             lost = self._lost_worker(error)
             if lost is None:
                 raise

@@ -212,9 +212,5 @@ class TrainerRing:
             slots.append(self._freed.popleft())
         return slots
 
-    def keep(self, slots: list[Slot]) -> None:
-        """Take back what `freed` gave: the worker could not be told."""
-        self._freed.extendleft(reversed(slots))
-
 
 assert _PAGE % ALIGNMENT == 0

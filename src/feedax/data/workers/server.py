@@ -6,7 +6,9 @@ name: no semaphore, no file. When one side ends, the socket tells the other at o
 """
 
 import os
+import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,31 +16,82 @@ import weakref
 from io import BytesIO
 from multiprocessing import reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
-from multiprocessing.forkserver import ForkServer, read_signed
+from multiprocessing.forkserver import read_signed
 from multiprocessing.popen_forkserver import Popen
 from typing import Any
 
 from feedax.data.workers.channel import Channel, Done, Results
-from feedax.data.workers.travel import Cargo, can_travel, classes_by_value, dumps, refuse
+from feedax.data.workers.forking import FORK, HOLD
+from feedax.data.workers.plain import Plain, candidates_in
+from feedax.data.workers.travel import (
+    Cargo,
+    can_travel,
+    classes_by_value,
+    dumps,
+    refuse,
+    refuse_arrived,
+)
 from feedax.data.workers.worker import run
 from feedax.errors import WorkerError
 
 PRELOADED = ["torch", "torchvision", "feedax.data"]
 
+_NO_SERVER = (
+    "NumpyLoader: the server that workers are forked from must import feedax.data and live, and it "
+    "has ended; see that a plain `python -c 'import feedax.data'` works in this environment, and "
+    "that there is memory for it"
+)
 
-class _Server:
-    """multiprocessing's fork server, one of our own: a program may use the common one its way."""
+
+class _Forking:
+    """A process that forks others, at the other end of a socket that has no name."""
 
     def __init__(self) -> None:
-        self._server = ForkServer()
-        self._server.set_forkserver_preload(PRELOADED)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self.pair()
 
-    def connect(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a process; see `ForkServer.connect_to_new_process`."""
-        with self._lock:
+    def pair(self) -> None:
+        """Make both ends of the socket; `theirs` is closed once the process has it."""
+        self.control, self.theirs = socket.socketpair()
+        weakref.finalize(self, self.control.close)
+        weakref.finalize(self, self.theirs.close)
+
+    def fork(self, fds: list[int]) -> tuple[int, int]:
+        """Fork a process, as `multiprocessing.forkserver.ForkServer.connect_to_new_process` does.
+
+        Returns:
+            A pipe that says which process it is and how it has ended, and one for its work.
+        """
+        told, tells = os.pipe()
+        call, to_call = os.pipe()
+        try:
+            tracker: Any = resource_tracker.getfd()
+            self.send(FORK, [tells, call, tracker, *fds])
+        except BaseException:
+            _close(told, to_call)
+            raise
+        finally:
+            _close(tells, call)
+        return told, to_call
+
+    def send(self, kind: bytes, fds: list[int]) -> None:
+        with self.lock:
+            socket.send_fds(self.control, [kind], fds)
+
+
+class _Server(_Forking):
+    """A process that has imported what workers need; it starts with the first of them.
+
+    Attributes:
+        pid: the process, once it has started.
+    """
+
+    pid: int | None = None
+
+    def send(self, kind: bytes, fds: list[int]) -> None:
+        with self.lock:
             self._ensure_running()
-        return self._server.connect_to_new_process(fds)
+        super().send(kind, fds)
 
     def _ensure_running(self) -> None:
         """Start the server deaf to Ctrl-C; workers take over its signal mask when they begin.
@@ -46,27 +99,84 @@ class _Server:
         It finds modules where this process does, though it runs none of this process's code.
         """
         resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
+        if self.pid is not None:
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                return
+            self.control.close()
+            self.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         python_path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        fd = self.theirs.fileno()
+        code = f"from feedax.data.workers.forking import main; main({fd}, {PRELOADED})"
+        python: Any = spawn.get_executable()
+        arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         try:
-            self._server.ensure_running()
+            self.pid = util.spawnv_passfds(python, arguments, [fd])
         finally:
             del os.environ["PYTHONPATH"]
             if python_path is not None:
                 os.environ["PYTHONPATH"] = python_path
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.theirs.close()
+
+
+class _Holder(_Forking):
+    """A process, forked from the server, that has unpickled the plain parts of a dataset.
+
+    Its workers have them without unpickling, and the trainer need not pickle them again.
+    """
+
+    def __init__(self, plain: Plain) -> None:
+        super().__init__()
+        self.plain = plain
+        memory = os.memfd_create("feedax-plain")
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                pickle.dump(plain.parts, file, protocol=5)
+            _server.send(HOLD, [self.theirs.fileno(), memory])
+        finally:
+            _close(memory)
+            self.theirs.close()
+
+    def is_of(self, candidates: list[Any]) -> bool:
+        """Whether it has what these are now, and still lives."""
+        if not self.plain.is_as_it_was(candidates):
+            return False
+        try:
+            return self.control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
 
 _server = _Server()
+_holders: dict[int, _Holder] = {}
+"""By the id of the loader that each belongs to."""
 
 
-def _forget_server() -> None:
+def _keep(loader: Any, holder: _Holder | None) -> None:
+    """Keep a loader's holder until the loader is gone, or has another one."""
+    if holder is None:
+        _holders.pop(id(loader), None)
+        return
+    if id(loader) not in _holders:
+        weakref.finalize(loader, _holders.pop, id(loader), None).atexit = False
+    _holders[id(loader)] = holder
+
+
+def _leave_to_parent() -> None:
+    """In a forked copy of the trainer: let go of what forks for it, or its end goes unnoticed."""
     global _server
+    for forking in (_server, *_holders.values()):
+        forking.control.close()
+        forking.theirs.close()
+    _holders.clear()
     _server = _Server()
 
 
-os.register_at_fork(after_in_child=_forget_server)  # it is the parent's
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _close(*fds: int) -> None:
@@ -81,13 +191,16 @@ class WorkerContext:
     indices and a process.
 
     Args:
+        loader: the user's loader.
         heavy: what every worker gets, pickled only once for them all.
         named: what of it is the user's, for messages.
     """
 
-    def __init__(self, heavy: list[Any], named: dict[str, Any]) -> None:
+    def __init__(self, loader: Any, heavy: list[Any], named: dict[str, Any]) -> None:
         self.channels: list[Channel] = []
         self.launched = time.monotonic()
+        self.source: _Forking = _server
+        self._loader: Any = loader
         self._heavy = heavy
         self._named = named
         self._results: Results | None = None
@@ -115,7 +228,7 @@ class WorkerContext:
         """
         if self._cargo is None:
             try:
-                self._cargo = Cargo.pack(self._heavy)
+                self._cargo = self._packed()
             except Exception as error:
                 raise self._cannot_travel(error) from error
             weakref.finalize(self, os.close, self._cargo.fd)
@@ -126,11 +239,27 @@ class WorkerContext:
         known = [*self._heavy, self.channels[-1], self._results, self._done]
         return self._cargo._replace(fd=len(self._inherited) - 1), dumps(call, known=known)
 
+    def _packed(self) -> Cargo:
+        """What all workers share, but for what the process holds that they are forked from."""
+        loader, self._loader = self._loader, None
+        candidates = candidates_in(self._heavy)
+        holder = next((one for one in list(_holders.values()) if one.is_of(candidates)), None)
+        plain = holder.plain if holder else Plain(candidates)
+        cargo = Cargo.pack(self._heavy, plain)
+        holder = (holder or _Holder(plain)) if cargo.held else None
+        _keep(loader, holder)
+        self.source = holder or _server
+        return cargo
+
     def _cannot_travel(self, error: Exception) -> WorkerError:
         for name, value in self._named.items():
             if not can_travel(value):
                 return refuse(value, name, error)
         return refuse(self._heavy, "the loader", error)
+
+    def cannot_arrive(self, failure: str) -> WorkerError:
+        """The error for what a worker could not unpickle."""
+        return refuse_arrived(self._named, failure)
 
 
 class WorkerProcess(ForkServerProcess):
@@ -170,11 +299,14 @@ class _Popen(Popen):
             reduction.dump(process, file)
         finally:
             set_spawning_popen(None)
-        self.sentinel, pipe = _server.connect(self._fds)
-        # The worker's parent sentinel: it takes its closing for the end of the trainer.
-        self.finalizer = util.Finalize(self, _close, (os.dup(pipe), self.sentinel))
-        with open(pipe, "wb") as to_worker:
-            to_worker.write(file.getbuffer())
-        self.pid = read_signed(self.sentinel)
+        try:
+            self.sentinel, pipe = context.source.fork(self._fds)
+            # The worker's parent sentinel: it takes its closing for the end of the trainer.
+            self.finalizer = util.Finalize(self, _close, (os.dup(pipe), self.sentinel))
+            with open(pipe, "wb") as to_worker:
+                to_worker.write(file.getbuffer())
+            self.pid = read_signed(self.sentinel)
+        except (EOFError, BrokenPipeError) as error:
+            raise WorkerError(_NO_SERVER) from error
         channel.started()
         process.launch = None

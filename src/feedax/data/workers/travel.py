@@ -11,16 +11,17 @@ import mmap
 import os
 import pickle
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 import torch
 
+from feedax.data.workers.plain import Plain, is_pickled_by_default
 from feedax.errors import WorkerError
 
 ALIGNMENT = 64
@@ -37,6 +38,11 @@ _MULTIPROCESSINGS: dict[type, Any] = ForkingPickler._extra_reducers  # type: ign
 _CLASS_NAMES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 _CLASSES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
 """The classes that cloudpickle has sent or received by value, and the names they go by."""
+
+
+class NotApart(Exception):
+    """A value shares with the long parts of itself what may change."""
+
 
 _received: set[str] = set()
 """In a worker: the classes that came from the trainer. They go back by name: by value they would
@@ -72,30 +78,69 @@ def _from_bytes(raw: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.
 class _Pickler(cloudpickle.Pickler):
     """cloudpickle's pickler with multiprocessing's reducers, and tensors' memory as arrays."""
 
-    def __init__(
-        self, file: Any, reducers: dict[type, Any], buffer_callback: Any, known: Sequence[Any]
-    ) -> None:
+    def __init__(self, file: Any, reducers: dict[type, Any], buffer_callback: Any) -> None:
         # The C pickler looks for its table once, as it is made.
         self.dispatch_table: Any = ChainMap(reducers, _MULTIPROCESSINGS, super().dispatch_table)
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
-        self._known = {id(value): place for place, value in enumerate(known)}
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type):
+        kind = type(value)
+        if issubclass(kind, type):
             name = _CLASS_NAMES.get(value)
             if name in _received:
                 return _class_named, (name,)
-        if type(value) is np.ndarray and value.dtype.kind in "VMm" and value.dtype.names is None:
-            return _reduce_unbuffered(value)
+        elif kind is np.ndarray:
+            if value.dtype.kind in "VMm" and value.dtype.names is None:
+                return _reduce_unbuffered(value)
+        elif _answers_for_any_name(kind) and kind not in self.dispatch_table:
+            return _reduce_unasked(value)
         return super().reducer_override(value)
+
+
+class _KnowingPickler(_Pickler):
+    """One whose reader has some objects already. It asks Python about every object: that takes
+    twice as long."""
+
+    def __init__(self, *arguments: Any, known: Sequence[Any]) -> None:
+        super().__init__(*arguments)
+        self._known = {id(value): place for place, value in enumerate(known)}
 
     def persistent_id(self, value: Any) -> int | None:
         return self._known.get(id(value))
 
 
+def _answers_for_any_name(kind: Any) -> bool:
+    """Whether objects of a class would be asked for what pickle alone looks for.
+
+    A wrapper passes what it does not have on to what it wraps: to nothing, while it is unpickled.
+    """
+    own = hasattr(kind, "__getattr__") or type(kind.__getattribute__) is not WrapperDescriptorType
+    return own and not hasattr(kind, "__setstate__") and is_pickled_by_default(kind)
+
+
+def _reduce_unasked(value: Any) -> Any:
+    """As `object` does it, but that the object itself is asked for nothing."""
+    reduced: Any = object.__reduce_ex__(value, 4)
+    made, arguments, _, *items = reduced
+    return made, arguments, _get_state(value), *items, _set_state
+
+
+def _get_state(value: Any) -> Any:
+    kind: Any = type(value)
+    return kind.__getstate__(value)
+
+
+def _set_state(value: Any, state: Any) -> None:
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        object.__getattribute__(value, "__dict__").update(attributes)
+    for name, one in (slots or {}).items():
+        object.__setattr__(value, name, one)
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, known: Sequence[Any]) -> None:
-        super().__init__(file)
+    def __init__(self, file: Any, buffers: Sequence[Any], known: Sequence[Any]) -> None:
+        super().__init__(file, buffers=buffers)
         self._known = known
 
     def persistent_load(self, place: int) -> Any:
@@ -108,6 +153,7 @@ def dumps(
     *,
     maps_files: bool = False,
     known: Sequence[Any] = (),
+    plain: Plain | None = None,
 ) -> bytes:
     """Pickle a value.
 
@@ -116,6 +162,10 @@ def dumps(
         large: gets the arrays of `OUT_OF_BAND` bytes or more; if None, the pickle has them all.
         maps_files: whether a memory map travels by the name of its file, not by its values.
         known: objects that the other side has already; they travel as their place in this list.
+        plain: whose parts these are, if they are.
+
+    Raises:
+        NotApart: the value has what is within one of those parts, too.
     """
 
     def within(buffer: pickle.PickleBuffer) -> bool:
@@ -128,14 +178,19 @@ def dumps(
     if maps_files:
         reducers[np.memmap] = _reduce_memmap
     file = io.BytesIO()
-    _Pickler(file, reducers, within, known).dump(value)
+    pickler = _Pickler(file, reducers, within)
+    if known:
+        pickler = _KnowingPickler(file, reducers, within, known=known)
+    pickler.dump(value)
+    if plain is not None and not plain.is_apart_from(pickler.memo.copy):
+        raise NotApart
     return file.getvalue()
 
 
 def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) -> Any:
     """The value of a pickle made by `dumps`, with the buffers and the known objects put back."""
     if known:
-        return _Unpickler(io.BytesIO(pickled), known).load()
+        return _Unpickler(io.BytesIO(pickled), buffers, known).load()
     return pickle.loads(pickled, buffers=buffers)
 
 
@@ -155,17 +210,25 @@ class Cargo(NamedTuple):
         fd: the memory's file descriptor.
         pickled: where the pickle lies, (start, stop) in bytes.
         buffers: where the arrays beside it lie.
+        held: whether the plain parts are not among them.
     """
 
     fd: int
     pickled: tuple[int, int]
     buffers: tuple[tuple[int, int, bool], ...]
+    held: bool
 
     @classmethod
-    def pack(cls, value: Any) -> "Cargo":
-        """Write a value to memory, whole or not at all."""
+    def pack(cls, value: Any, plain: Plain) -> "Cargo":
+        """Write a value to memory, whole or not at all, without its plain parts if that can be."""
         large: list[pickle.PickleBuffer] = []
-        pickled = dumps(value, large, maps_files=True)
+        held = bool(plain.parts)
+        try:
+            pickled = dumps(value, large, maps_files=True, known=plain.parts, plain=plain)
+        except NotApart:
+            held = False
+            large.clear()
+            pickled = dumps(value, large, maps_files=True)
         fd = os.memfd_create("feedax-dataset")
         try:
             places: dict[tuple[int, int], tuple[int, int, bool]] = {}
@@ -182,10 +245,13 @@ class Cargo(NamedTuple):
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, (0, len(pickled)), tuple(buffers))
+        return cls(fd, (0, len(pickled)), tuple(buffers), held)
 
-    def unpack(self) -> Any:
-        """The value again, in a worker; its arrays can be written to, unseen by anyone else."""
+    def unpack(self, parts: list[Any]) -> Any:
+        """The value again, in a worker that has the plain parts.
+
+        Its arrays can be written to, unseen by anyone else.
+        """
         size = os.fstat(self.fd).st_size
         memory = memoryview(mmap.mmap(self.fd, size, access=mmap.ACCESS_COPY))
         os.close(self.fd)
@@ -193,7 +259,7 @@ class Cargo(NamedTuple):
             memory[start:stop].toreadonly() if readonly else memory[start:stop]
             for start, stop, readonly in self.buffers
         ]
-        return loads(memory[slice(*self.pickled)], buffers=buffers)
+        return loads(memory[slice(*self.pickled)], buffers, parts)
 
 
 def _write(fd: int, data: Any, start: int) -> int:
@@ -208,7 +274,7 @@ def _write(fd: int, data: Any, start: int) -> int:
 
 def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
     """The error that names the part of a value which cannot travel."""
-    where, part = _culprit(value, name, set())
+    where, part = _culprit(value, name, can_travel)
     return WorkerError(
         f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
         f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
@@ -216,9 +282,42 @@ def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
     )
 
 
-def _culprit(value: Any, name: str, seen: set[int]) -> tuple[str, Any]:
-    """The innermost part that fails to pickle by itself, and its name."""
-    seen.add(id(value))
+def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
+    """The error that names the part, of some values by name, which a worker cannot unpickle."""
+    for name, value in named.items():
+        if not can_arrive(value):
+            where, part = _culprit(value, name, can_arrive)
+            return unfit("a worker", f"{where}, a {type(part).__name__},", failure)
+    return unfit("a worker", " or ".join(named), failure)
+
+
+def unfit(reader: str, what: str, failure: str) -> WorkerError:
+    return WorkerError(
+        f"NumpyLoader: {reader} must be able to unpickle what it is sent, and {what} fails there "
+        f"({failure}); mend the __reduce__ or __setstate__ of its class, or use num_workers=0"
+    )
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error's kind and the beginning of its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def _culprit(value: Any, name: str, succeeds: Callable[[Any], bool]) -> tuple[str, Any]:
+    """The innermost part that fails by itself, and its name; or one far enough within."""
+    seen = set[int]()
+    while len(name) < 200:
+        seen.add(id(value))
+        failing = (
+            one for one in _parts(value, name) if id(one[1]) not in seen and not succeeds(one[1])
+        )
+        if (found := next(failing, None)) is None:
+            break
+        name, value = found
+    return name, value
+
+
+def _parts(value: Any, name: str) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         parts = [(f"{name}[{key!r}]", part) for key, part in value.items()]
     elif isinstance(value, list | tuple | set):
@@ -231,10 +330,7 @@ def _culprit(value: Any, name: str, seen: set[int]) -> tuple[str, Any]:
         parts = [(f"{name}.{key}", getattr(value, key)) for key in ("func", "args", "keywords")]
     else:
         parts = [(f"{name}.{key}", part) for key, part in _state(value).items()]
-    for part_name, part in parts:
-        if id(part) not in seen and not can_travel(part):
-            return _culprit(part, part_name, seen)
-    return name, value
+    return parts
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:
@@ -249,7 +345,7 @@ def _closure(function: FunctionType) -> dict[str, Any]:
 def _state(value: Any) -> dict[str, Any]:
     """The attributes that pickle would take along."""
     try:
-        state = value.__getstate__()
+        state = _get_state(value)
     except Exception:
         return {}
     dicts = [part for part in (state if isinstance(state, tuple) else (state,)) if part]
@@ -259,6 +355,15 @@ def _state(value: Any) -> dict[str, Any]:
 def can_travel(value: Any) -> bool:
     try:
         dumps(value, [], maps_files=True)
+    except Exception:
+        return False
+    return True
+
+
+def can_arrive(value: Any) -> bool:
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        loads(dumps(value, buffers, maps_files=True), buffers)
     except Exception:
         return False
     return True

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch._utils import ExceptionWrapper
 
-from feedax.data.workers.channel import DONE, Answer, Ready, framed
+from feedax.data.workers import forking
+from feedax.data.workers.channel import DONE, Answer, Ready, Unfit, framed, unframed
 from feedax.data.workers.ring import WorkerRing
-from feedax.data.workers.travel import Cargo, dumps, loads, receive_classes, refuse
+from feedax.data.workers.travel import Cargo, dumps, in_one_line, loads, receive_classes, refuse
 
-_imported_by = os.getpid()
 ring: WorkerRing | None = None
 """This process's ring, where it is a worker that has one."""
 
@@ -31,13 +31,13 @@ def run(cargo: Cargo, own: bytes, fds: list[int], environment: dict[str, str]) -
     ring = WorkerRing(ring_fd)
     end = _End(socket_fd, ring)
     try:
-        heavy = cargo._replace(fd=inherited[cargo.fd]).unpack()
+        heavy = cargo._replace(fd=inherited[cargo.fd]).unpack(forking.held)
         target, args = loads(own, known=[*heavy, end, end, end])
         receive_classes()
-    except Exception:
-        failure = ExceptionWrapper(where="where a worker unpickles the dataset")
-        target, args = _answer_all, (end, failure)
-    end.send(Ready(time.monotonic(), _imported_by != os.getpid()))
+    except Exception as error:
+        end.send(Unfit(None, in_one_line(error)))
+        return
+    end.send(Ready(time.monotonic()))
     target(*args)
 
 
@@ -67,9 +67,13 @@ class _End:
                 self._arrived.put(data)
 
     def get(self, timeout: float | None = None) -> Any:
-        freed, message = loads(self._arrived.get(timeout=timeout))
-        self._ring.free(freed)
-        return message
+        while True:
+            sent, rest = unframed(self._arrived.get(timeout=timeout))
+            self._ring.free(sent.freed)
+            try:
+                return loads(rest)
+            except Exception as error:
+                self.send(Unfit(sent.number, in_one_line(error)))
 
     def put(self, message: Any) -> None:
         """Send `(batch number, batch)`: large arrays in the ring, or all by the socket."""
@@ -110,10 +114,3 @@ class _End:
 
     def close(self) -> None:
         """The process ends next."""
-
-
-def _answer_all(end: _End, failure: ExceptionWrapper) -> None:
-    """Answer every task with a failure: there is no dataset to load from."""
-    while (message := end.get()) is not None:
-        is_task = isinstance(message, tuple)
-        end.put((message[0], failure) if is_task else (message, None))
