@@ -78,15 +78,6 @@ def shown(value: Any) -> str:
     return shortened(_repr.repr(value))
 
 
-def shortened(text: str) -> str:
-    """The beginning of what somebody else says, who may repeat a value of any length.
-
-    >>> len(shortened("no number: " + "9" * 100_000))
-    400
-    """
-    return text if len(text) <= 2 * MOST_SHOWN else f"{text[: 2 * MOST_SHOWN - 3]}..."
-
-
 def printable(text: str) -> str:
     """A text of a file for a terminal: itself, or what `shown` makes of one that could steer it.
 

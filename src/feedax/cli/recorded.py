@@ -15,7 +15,7 @@ from feedax.cli import UsageError
 from feedax.cli.flag_words import flag_names, given_flags
 from feedax.cli.flags import HIDDEN, DataFlags, ModelFlags, TrainFlags
 from feedax.cli.parse import parse
-from feedax.errors import RunFolderError, printable, shortened, shown
+from feedax.errors import RunFolderError, printable, shown
 from feedax.machine import usable_cpus
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def recorded_flags(folder: "RunFolder") -> TrainFlags:
     except UsageError as error:
         raise RunFolderError(
             f"run folder: {folder.path / 'config.json'} must hold the flags of feedax train, and "
-            f"they cannot be read ({shortened(str(error))}); use the version of feedax that wrote "
+            f"they cannot be read ({error}); use the version of feedax that wrote "
             "it"
         ) from error
 

@@ -17,7 +17,7 @@ from feedax.cli.sweep_flags import (
     setting_of,
     several_flags,
 )
-from feedax.errors import RunFolderError, shortened, shown
+from feedax.errors import RunFolderError, shown
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 
@@ -108,7 +108,7 @@ def _read(folder: SweepFolder, more: Sequence[str]) -> tuple[ManyFlags, list[Com
     except (UsageError, ValueError) as error:
         raise RunFolderError(
             f"run folder: {folder.path / 'config.json'} must hold the settings of a sweep, and "
-            f"they cannot be read ({shortened(str(error))}); use the version of feedax that wrote "
+            f"they cannot be read ({error}); use the version of feedax that wrote "
             "it"
         ) from error
     return many, found
