@@ -5,7 +5,7 @@ can wait, unpickled, in a process that workers are forked from.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from operator import is_
 from types import MethodType, NoneType
@@ -65,9 +65,11 @@ class Plain:
         The very same objects, which are held here: of those that cannot change nothing else has to
         be looked at, and of the others their own items come in another layer.
         """
-        return _are_the_same(candidates, self.candidates) and all(
+        if list(map(id, candidates)) != list(map(id, self.candidates)):
+            return False
+        return all(
             list(map(len, layer.containers)) == layer.sizes
-            and _are_the_same(_items(layer.containers), layer.items)
+            and all(map(is_, _items(layer.containers), layer.items))
             for layer in self._layers
         )
 
@@ -119,7 +121,7 @@ def _layers(part: Any) -> tuple[int, list[_Layer]] | None:
             sizes = list(map(len, one_kind))
             if count + sum(sizes) > MOST:
                 return None
-            items = _items(one_kind)
+            items = list(_items(one_kind))
             count += len(items)
             if _CONTAINERS[kind]:
                 layers.append(_Layer(one_kind, sizes, items))
@@ -130,14 +132,8 @@ def _layers(part: Any) -> tuple[int, list[_Layer]] | None:
     return None
 
 
-def _items(containers: list[Any]) -> list[Any]:
+def _items(containers: list[Any]) -> Iterator[Any]:
     """The items of containers of one type, in order; of dicts their keys, then their values."""
-    items = list(chain.from_iterable(containers))
-    if containers and type(containers[0]) is dict:
-        items += chain.from_iterable(map(dict.values, containers))
-    return items
-
-
-def _are_the_same(some: Iterable[Any], others: list[Any]) -> bool:
-    some = list(some)
-    return len(some) == len(others) and all(map(is_, some, others))
+    of_dicts = containers and type(containers[0]) is dict
+    values = map(dict.values, containers) if of_dicts else ()
+    return chain.from_iterable(chain(containers, values))
