@@ -159,7 +159,9 @@ def test_files_that_torchvision_would_prefer_are_refused(tmp_path, unpacked):
     )
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not gzip", gzip.compress(b"other bytes")])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"not gzip", gzip.compress(b"other bytes", mtime=0)]
+)
 def test_a_damaged_installation(monkeypatch, tmp_path, content):
     package = tmp_path / "package"
     (package / "shipped_mnist").mkdir(parents=True)
