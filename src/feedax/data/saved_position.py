@@ -102,7 +102,8 @@ def check_state(loader: Any, state: Any) -> dict[str, Any]:
         )
     if state.get("seed") != loader.seed:
         raise PositionError(
-            f"NumpyLoader: a position belongs to the seed it was saved with, "
-            f"{shown(state.get('seed'))}, and this loader has seed={loader.seed!r}; make the loader with the same one"
+            "NumpyLoader: a position belongs to the seed it was saved with, "
+            f"{shown(state.get('seed'))}, and this loader has seed={loader.seed!r}; make the "
+            "loader with the same one"
         )
     return state

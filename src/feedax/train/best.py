@@ -64,7 +64,7 @@ class Best:
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
                 f"fit: best must name a column of the rows, of one of the sets {sorted(sets)}, and "
-                f"it is {self.column!r}; give evaluate={{'validation': ...}} and "
+                f"it is {shown(self.column)}; give evaluate={{'validation': ...}} and "
                 "best='validation_loss', say"
             )
 

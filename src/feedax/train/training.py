@@ -300,7 +300,8 @@ class Training:
         if self._form not in (None, self._steps.form):
             LOGGER.warning(
                 "fit: a run that goes on has the bits of one that never stopped only where its "
-                f"steps run in the same form, and it was {printable(self._form or '')} and is {self._steps.form}"
+                f"steps run in the same form, and it was {printable(str(self._form))} and is "
+                f"{self._steps.form}"
             )
         self._form = None
 
