@@ -253,7 +253,7 @@ def fuzz(made, monkeypatch, kind, count, seed):
         content = mutate(Path("honest", place).read_bytes(), draw)
         words = draw.choice(commands or (None,))
         code, said = outcome_of(place, content, words)
-        where = f"seed {seed}, {kind} {number}: {place}, {words}: {code}, {said[-2000:]}"
+        where = f"seed {seed}, {kind} {number}: {place}, {words}: {code}, {said[:1000]}"
         if code not in (0, 1, 2) or "Traceback" in said:
             raise AssertionError(where)
         is_named = "FEEDAX_TRACEBACK" not in said or "Reached" in said

@@ -8,6 +8,7 @@ from feedax.cli import UsageError
 from feedax.cli.flag_words import flag_values, given_flags
 from feedax.cli.flags import OptimizerFlags, TrainFlags
 from feedax.cli.recorded import recorded_flags, refuse_unnamed
+from feedax.errors import printable
 
 if TYPE_CHECKING:
     from feedax.report.run_folder import RunFolder
@@ -118,4 +119,4 @@ def in_words(value: Any) -> str:
         return "not given"
     if isinstance(value, bool):
         return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return printable(" ".join(map(str, value)) if isinstance(value, tuple) else str(value))

@@ -10,7 +10,7 @@ from torch.utils.data import IterDataPipe, MapDataPipe
 from feedax.data import randomness
 from feedax.data.position import Progress, dataset_length, order_generator, stateful_sampler
 from feedax.data.workers.loading import NoState, state_of
-from feedax.errors import PositionError
+from feedax.errors import PositionError, shown
 
 VERSION = 1
 
@@ -89,7 +89,7 @@ def _is_sound(state: Any) -> bool:
     if not isinstance(state, dict):
         return False
     numbers = ("epoch", "batches", "examples", "checksum")
-    if not all(type(state.get(name)) is int and state[name] >= 0 for name in numbers):
+    if not all(type(state.get(name)) is int and 0 <= state[name] < 2**63 for name in numbers):
         return False
     random = state.get("random", {})
     try:
@@ -124,11 +124,12 @@ def check_state(loader: Any, state: Any) -> dict[str, Any]:
     if state.get("version") != VERSION:
         raise PositionError(
             f"NumpyLoader: load_state_dict knows states of version {VERSION}, and this one is of "
-            f"version {state.get('version')!r}; load it with the feedax that saved it"
+            f"version {shown(state.get('version'))}; load it with the feedax that saved it"
         )
     if state.get("seed") != loader.seed:
         raise PositionError(
-            f"NumpyLoader: a position belongs to the seed it was saved with, {state.get('seed')!r},"
-            f" and this loader has seed={loader.seed!r}; make the loader with the same one"
+            "NumpyLoader: a position belongs to the seed it was saved with, "
+            f"{shown(state.get('seed'))}, and this loader has seed={loader.seed!r}; make the "
+            "loader with the same one"
         )
     return state

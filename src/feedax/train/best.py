@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from feedax.errors import ModelError
+from feedax.errors import ModelError, shown
 from feedax.train.events import Row
 
 LOW_IS_BEST = ("loss", "error")
@@ -64,7 +64,7 @@ class Best:
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
                 f"fit: best must name a column of the rows, of one of the sets {sorted(sets)}, and "
-                f"it is {self.column!r}; give evaluate={{'validation': ...}} and "
+                f"it is {shown(self.column)}; give evaluate={{'validation': ...}} and "
                 "best='validation_loss', say"
             )
 
@@ -109,6 +109,6 @@ class Best:
         if about["column"] != self.column:
             raise ModelError(
                 "fit: a run goes on with the best= that it began with, and that was "
-                f"{about['column']!r} but is {self.column!r}; give the same, or another folder"
+                f"{shown(about['column'])} but is {self.column!r}; give the same, or another folder"
             )
         self.value, self.epoch, self.step = about["value"], about["epoch"], about["step"]

@@ -235,7 +235,8 @@ class Sweeping:
             if about.get(name) != value:
                 raise CheckpointError(
                     f"sweep: a sweep goes on with what it began with, and in {path} {name} was "
-                    f"{shown(about.get(name))} but is {value!r}; give the same, or another folder"
+                    f"{shown(about.get(name))} but is {shown(value)}; give the same, or "
+                    "another folder"
                 )
         refuse_broken(about, ENDED, path)
         like = on_device({"params": job.params, "state": job.model_state})

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from feedax.errors import BatchError, NotANumberError
+from feedax.errors import BatchError, NotANumberError, printable
 from feedax.feed import (
     CHUNK_STEPS,
     Chunk,
@@ -301,7 +301,8 @@ class Training:
         if self._form not in (None, self._steps.form):
             LOGGER.warning(
                 "fit: a run that goes on has the bits of one that never stopped only where its "
-                f"steps run in the same form, and it was {self._form} and is {self._steps.form}"
+                f"steps run in the same form, and it was {printable(str(self._form))} and is "
+                f"{self._steps.form}"
             )
         self._form = None
 
