@@ -5,6 +5,7 @@ import random
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from types import MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -61,17 +62,33 @@ def generators_in(*holders: Any) -> list[Any]:
         seen.add(id(holder))
         if isinstance(holder, kinds) or (torch and isinstance(holder, torch.Generator)):
             found[id(holder)] = holder
-        elif isinstance(holder, list | tuple):
+        elif isinstance(holder, list | tuple | dict):
             # A long list holds data: only a short one may hold datasets, or transforms.
-            for value in holder if len(holder) <= 64 else ():
+            values = list(holder.values()) if isinstance(holder, dict) else holder
+            for value in values if len(values) <= 64 else ():
                 look(value, depth)
         elif depth > 0:
-            for value in list(getattr(holder, "__dict__", {}).values()):
+            for value in _attributes(holder):
                 look(value, depth - 1)
 
     for holder in holders:
         look(holder, _DEPTH)
     return list(found.values())
+
+
+def _attributes(holder: Any) -> list[Any]:
+    """The values of an object's attributes, those in slots too; it is not asked for any other."""
+    slots = [
+        slot
+        for kind in type(holder).__mro__
+        for slot in vars(kind).values()
+        if isinstance(slot, MemberDescriptorType)
+    ]
+    values = list(getattr(holder, "__dict__", {}).values())
+    for slot in slots:
+        with contextlib.suppress(AttributeError):
+            values.append(slot.__get__(holder))
+    return values
 
 
 def generator_states(generators: Sequence[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 from collections import UserString
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import getitem
 from typing import Any, NamedTuple
 
@@ -190,6 +190,9 @@ def _copied(container: Any, keys: Sequence[Any], new: list[Any]) -> Any:
 def _record_like(record: Any, names: Sequence[str], new: list[Any]) -> Any:
     """A copy of a record. Its constructor is not asked: that one expects a single example."""
     record = copy.copy(record)
+    for name, value in vars(type(record)).items():
+        if isinstance(value, cached_property):  # computed of a single example
+            vars(record).pop(name, None)
     for name, part in zip(names, new, strict=True):
         object.__setattr__(record, name, part)  # frozen ones too
     return record

@@ -134,9 +134,9 @@ class Cache:
 def _leaves_like(template: Any, batch: Any, index: Any) -> list[Any]:
     """A batch's leaves in the order of a template; dicts may have their keys in another one."""
     known, parts = taken_apart(template), taken_apart(batch)
-    if known is None:
+    if known is None and parts is None:
         return [batch]
-    if parts is not None and set(parts.keys) == set(known.keys):
+    if known is not None and parts is not None and set(parts.keys) == set(known.keys):
         pairs = [(known.get(template, key), parts.get(batch, key)) for key in known.keys]
         return [leaf for a, b in pairs for leaf in _leaves_like(a, b, index)]
     raise ExampleError(

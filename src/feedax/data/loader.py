@@ -477,7 +477,10 @@ class NumpyLoader(DataLoader[_T_co]):
         in_order = (
             type(self.sampler) is SequentialSampler and type(self.batch_sampler) is BatchSampler
         )
-        if not self._draws_apart or (in_order and self._chosen().form is not None):
+        if not self._draws_apart or (
+            # Nothing is drawn in this process.
+            in_order and (self.num_workers > 0 or self._chosen().form is not None)
+        ):
             return begin()
         generators = generators_in(self.generator, self.batch_sampler, self.sampler, self.dataset)
         return Apart(begin, OwnStates(states=random_states(), generators=generators))

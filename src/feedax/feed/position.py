@@ -22,9 +22,7 @@ def teller(source: Any) -> Tell | None:
     tell = getattr(source, "state_dict", None)
     if not callable(tell) or not callable(getattr(source, "load_state_dict", None)):
         return None
-    state = tell()
-    if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
-        raise PositionError(state["cannot_tell"])
+    state = _told(tell)
     try:
         json.dumps(state, allow_nan=False)
     except (TypeError, ValueError):
@@ -33,8 +31,19 @@ def teller(source: Any) -> Tell | None:
 
 
 def position(tell: Tell | None, batches: int) -> Position:
-    """The position after so many batches of an epoch."""
-    return {"batches": batches} if tell is None else {"loader": tell()}
+    """The position after so many batches of an epoch.
+
+    Raises:
+        PositionError: the loader cannot say where it stands.
+    """
+    return {"batches": batches} if tell is None else {"loader": _told(tell)}
+
+
+def _told(tell: Tell) -> Any:
+    state = tell()
+    if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
+        raise PositionError(state["cannot_tell"])
+    return state
 
 
 def go_on(source: Any, saved: Position) -> int:

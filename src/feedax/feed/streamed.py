@@ -228,6 +228,8 @@ class _Pile:
         self._parts, self._count, self.nbytes = [], 0, 0
 
     def _together(self) -> tuple[PyTree, PyTree]:
+        if len(self._parts) == 1:
+            return self._parts[0]
         together: tuple[PyTree, PyTree]
         together = jax.tree.map(lambda *parts: np.concatenate(parts), *self._parts)
         return together

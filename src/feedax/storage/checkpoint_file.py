@@ -185,6 +185,10 @@ def read_checkpoint(path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
     return decode(content, path)
 
 
+class LargerError(CheckpointError):
+    """A checkpoint is whole, and of a larger state than this run's."""
+
+
 def read_content(path: str | Path, most: int | None = None, dir_fd: int | None = None) -> bytes:
     """The bytes of a checkpoint file, read only where it has as many as it says.
 
@@ -194,14 +198,18 @@ def read_content(path: str | Path, most: int | None = None, dir_fd: int | None =
         dir_fd: its folder, opened; None to follow the path.
 
     Raises:
-        CheckpointError: it has other ones.
+        CheckpointError: it has other ones; a `LargerError` if it is whole and has too many.
         OSError: it cannot be opened or read.
     """
     with open_regular(path if dir_fd is None else Path(path).name, dir_fd) as file:
         size, first = os.fstat(file.fileno()).st_size, file.read(_BEGIN_BYTES)
         _begin(first, size, path)
         if most is not None and size > most:
-            raise _unusable(path, f"it has {size} bytes, where this run's have at most {most}")
+            raise LargerError(
+                f"fit: {path} must be a checkpoint of this model and optimizer, and it is too "
+                f"large for that, {size} bytes where {most} are enough; resume with the model that "
+                "it was saved with, or choose another folder"
+            )
         file.seek(0)
         return file.read(size)
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedax.errors import CheckpointError
-from feedax.storage.checkpoint_file import decode, read_content, unreadable, write_checkpoint
+from feedax.storage.checkpoint_file import (
+    LargerError,
+    decode,
+    read_content,
+    unreadable,
+    write_checkpoint,
+)
 from feedax.storage.replace_file import (
     not_written,
     opened,
@@ -170,7 +176,7 @@ class Checkpoints:
             says: whether to say it.
 
         Raises:
-            CheckpointError: there are only those of another run.
+            CheckpointError: there are only those of another run, or one is larger.
         """
         self._damaged.clear()
         say = LOGGER.warning if says else LOGGER.debug
@@ -187,6 +193,8 @@ class Checkpoints:
                     )
             except OSError as error:
                 say(f"fit: {path} cannot be read ({error.strerror}) and is left out")
+            except LargerError:
+                raise
             except CheckpointError as error:
                 if path not in others:
                     self._damaged.append(path)
@@ -226,8 +234,10 @@ class Checkpoints:
         try:
             with opened(self.folder, self._inside) as folder:
                 return sorted(os.listdir(self.folder if folder is None else folder))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise unreadable(self.folder, error) from error
 
     def _read(self, name: str, most: int | None) -> bytes:
         with opened(self.folder, self._inside) as folder:

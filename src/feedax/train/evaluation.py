@@ -183,7 +183,7 @@ class Evaluation:
         source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
         if not self._model.of_one_example:
             return device_blocks(source, None, self._check, self._devices, self._share)
-        # A loader that is its own sequential form has a sampler that picks: its batches count.
+        # A sampler that picks examples decides which ones count.
         if self._residents.live_here(batches) and batches.takes_each_once:
             return self._resident_blocks(batches)
         # Blocks of one size whatever the batch size: the same products, so the same bits.

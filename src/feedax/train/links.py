@@ -199,7 +199,7 @@ def _accept(key: str, count: int, until: float) -> dict[int, Link]:
                     else:
                         links[who] = Link(one, FROM_CLIENTS)
                 late = [x for x in greetings if now - began[x] > GREETING_SECONDS]
-                for stranger in late or list(greetings)[: len(greetings) - STRANGERS]:
+                for stranger in late or list(greetings)[: max(0, len(greetings) - STRANGERS)]:
                     del greetings[stranger]
                     stranger.close()
         finally:

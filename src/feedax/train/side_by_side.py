@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.errors import BatchError, NotANumberError
+from feedax.errors import BatchError, CheckpointError, NotANumberError, shown
 from feedax.feed import (
     CHUNK_STEPS,
     Batch,
@@ -29,6 +29,7 @@ from feedax.train.events import Event, Row, Stepped, Stopped, StopTraining
 from feedax.train.job import Job
 from feedax.train.model import combine
 from feedax.train.programs import Programs
+from feedax.train.saved import TOGETHER, refuse_broken
 from feedax.train.step import TrainState
 from feedax.train.waiting import Waiting
 
@@ -317,6 +318,13 @@ class SideBySide:
         checkpoints.save({"state": state, **copies}, about, keep_step=-1)
 
     def _go_on(self, about: dict[str, Any]) -> None:
+        assert self._found is not None
+        refuse_broken(about, TOGETHER, self._found.path)
+        if (about["networks"], about["size"]) != (self._names, self._size):
+            raise CheckpointError(
+                f"sweep: {self._found.path} must be of the networks {shown(self._names)}, and it "
+                f"is of {shown(about['networks'])}; restore it from a copy, or train again"
+            )
         tell_of_differences(about["environment"], self._environment)
         self._epoch, self._step = about["epoch"], about["step"]
         self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]

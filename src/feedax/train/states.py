@@ -63,7 +63,13 @@ class States:
         metrics = dict.fromkeys(checkpoint.about["metrics"], 0)
         shapes = jax.eval_shape(self._first_state, _parts(job), metrics)
         like = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
-        restored = restore(checkpoint.arrays, like, source=checkpoint.path)
+        arrays = dict(checkpoint.arrays)
+        if shapes.skipped is not None:  # earlier versions did not count them
+            arrays = {
+                **snapshot({"state": {"skipped": np.zeros(shapes.skipped.shape, np.int32)}}),
+                **arrays,
+            }
+        restored = restore(arrays, like, source=checkpoint.path)
         _refuse_another_run(job, restored["state"], checkpoint)
         state = self._everywhere(restored.pop("state"))
         return state, {name: self._everywhere(copy) for name, copy in restored.items()}

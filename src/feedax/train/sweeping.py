@@ -13,6 +13,7 @@ import numpy as np
 
 from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, shown
 from feedax.feed import on_device
+from feedax.storage.checkpoint_file import LargerError
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.events import (
@@ -223,6 +224,8 @@ class Sweeping:
         name = f"{file_name(member.name)}.safetensors"
         try:
             found = self._checkpoints.read(name, self._most)
+        except LargerError:
+            raise
         except CheckpointError as error:
             LOGGER.warning(f"{error}; it is trained again")
             return False

@@ -53,9 +53,13 @@ def _serve(control: socket.socket) -> None:
             _tell_ends(told)
         if control not in ready:
             continue
-        kind, fds, _, _ = socket.recv_fds(control, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        kind, fds, flags, _ = socket.recv_fds(control, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         if not kind:
             return  # the trainer is no more, or needs us no more
+        if flags & socket.MSG_CTRUNC:  # too many files are open: the trainer sees them closed
+            for end in fds:
+                os.close(end)
+            continue
         pid = os.fork()
         if pid == 0:
             code = 1

@@ -214,14 +214,14 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         kind = getattr(data, "exc_type", None)
         if not (isinstance(kind, type) and issubclass(kind, FeedaxError)):
             return super()._process_data(data, worker_idx)
+        # torch sends the traceback as text; it ends with the error's own sentence.
+        sentence, *notes = data.exc_msg.rstrip().rsplit(f"{kind.__name__}: ", 1)[-1].split(NOTE)
+        again = kind(sentence.rstrip())
+        for note in notes:
+            again.add_note(NOTE + note)
         try:
             return super()._process_data(data, worker_idx)
         except FeedaxError as error:
-            # torch sends the traceback as text; it ends with the error's own sentence.
-            sentence, *notes = str(error).rstrip().rsplit(f"{kind.__name__}: ", 1)[-1].split(NOTE)
-            again = kind(sentence.rstrip())
-            for note in notes:
-                again.add_note(NOTE + note)
             raise again from error
 
     def _shutdown_workers(self) -> None:

@@ -104,7 +104,7 @@ class Loading:
         resume: dict[str, Any] | None,
     ) -> None:
         self.user_dataset = dataset
-        self._kinds = [_name(kind) for kind in type(dataset).__mro__]
+        self._kinds = [kind.__name__ for kind in type(dataset).__mro__]
         self.user_collate_fn = collate_fn
         self.user_worker_init_fn = worker_init_fn
         self.converts = converts
@@ -147,7 +147,7 @@ class Loading:
         Ctrl-C reaches a whole process group; the trainer decides what becomes of its workers.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if (kind := _name(type(self.user_dataset))) not in self._kinds:
+        if (kind := type(self.user_dataset).__name__) not in self._kinds:
             raise WorkerError(
                 f"NumpyLoader: a dataset must be unpickled as what it is, and a {self._kinds[0]} "
                 f"is a {kind} in the worker; mend its __reduce__, or use num_workers=0"
@@ -159,10 +159,6 @@ class Loading:
         object.__setattr__(torch_worker._worker_info, "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
             self.user_worker_init_fn(worker_id)
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
 class Indexed(Dataset[Any]):

@@ -5,6 +5,7 @@ Each is tied to the trainer by one socket and one ring of shared memory, and by 
 name: no semaphore, no file. When one side ends, the socket tells the other at once.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -100,8 +101,10 @@ class _Server(_Forking):
         """
         resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
         if self.pid is not None:
-            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                return
+            # Who ignores SIGCHLD, or waits for any child, hears of its end in our place.
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                    return
             self.control.close()
             self.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
