@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     predict = build_predict(replace(recorded_flags(folder).model, dropout=0.0))
     layers = folder.setting("layers")
     params = load_params(folder, layers)
-    names = list(folder.setting("class_names") or ())
+    names = [printable(name) for name in folder.setting("class_names") or ()]
     # A network may have more outputs than the dataset has names.
     names += [f"class {label}" for label in range(len(names), layers[-1])]
     dataset = folder.setting("dataset").partition(":")[0].replace("-", "_")

@@ -11,7 +11,7 @@ from jax import Array
 from feedax.errors import CheckpointError
 from feedax.feed import Devices, on_device, scalar
 from feedax.storage.leaf_names import named_leaves
-from feedax.storage.snapshot import is_key, nbytes, restore
+from feedax.storage.snapshot import is_key, nbytes, restore, snapshot
 from feedax.storage.tensors_header import MOST_HEADER
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
@@ -63,12 +63,10 @@ class States:
         metrics = dict.fromkeys(checkpoint.about["metrics"], 0)
         shapes = jax.eval_shape(self._first_state, _parts(job), metrics)
         like = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
-        arrays = dict(checkpoint.arrays)
+        arrays = checkpoint.arrays
         if shapes.skipped is not None:  # earlier versions did not count them
-            arrays = {
-                **snapshot({"state": {"skipped": np.zeros(shapes.skipped.shape, np.int32)}}),
-                **arrays,
-            }
+            none = np.zeros(shapes.skipped.shape, np.int32)
+            arrays = {**snapshot({"state": {"skipped": none}}), **arrays}
         restored = restore(arrays, like, source=checkpoint.path)
         _refuse_another_run(job, restored["state"], checkpoint)
         state = self._everywhere(restored.pop("state"))
