@@ -10,7 +10,7 @@ import tyro
 from feedax.cli import UsageError, say
 from feedax.cli.parse import parse
 from feedax.cli.recorded import recorded_flags
-from feedax.errors import ImageError
+from feedax.errors import ImageError, printable
 
 if TYPE_CHECKING:
     import numpy as np
