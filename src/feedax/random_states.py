@@ -1,11 +1,12 @@
 """The random states that a process has: Python's, NumPy's, torch's, and those of generators."""
 
 import contextlib
+import gc
 import random
 import sys
-import types
+from collections import deque
 from collections.abc import Iterator, Sequence
-from types import MemberDescriptorType
+from types import CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 RandomStates = tuple[Any, Any, Any]
 """Of Python, NumPy and torch; None where torch was never imported, so that nobody draws from it."""
 
-_DEPTH = 4
-"""How deep in an object generators are looked for: a dataset's transform's, say."""
+LONG, MOST = 1000, 20_000
+"""A longer container holds data, and no samplers or transforms; so many objects are looked at."""
 
-_NOT_LOOKED_AT = (type, types.ModuleType, types.FunctionType, np.ndarray)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_NOT_LOOKED_AT = (type, ModuleType, CodeType, np.ndarray, str, bytes, int, float, NoneType)
 
 
 def random_states() -> RandomStates:
@@ -43,52 +45,57 @@ def random_states_restored(generators: Sequence[Any] = ()) -> Iterator[RandomSta
 
 
 def generators_in(*holders: Any) -> list[Any]:
-    """The generators that objects hold in their attributes: Python's, NumPy's and torch's.
+    """The generators that objects hold: Python's, NumPy's and torch's.
+
+    They are looked for in attributes, containers, closures, bound methods, and in what the methods
+    of a class name of its module, wherever they lie; not in containers of more than `LONG` items.
 
     >>> class Sampler:
     ...     def __init__(self):
     ...         self.drawing = random.Random(0)
-    >>> len(generators_in(Sampler(), [Sampler()], random.Random(1), 3))
+    >>> len(generators_in(Sampler(), [Sampler()], lambda: Sampler, random.Random(1), 3))
     3
     """
     torch = sys.modules.get("torch")
-    kinds = (random.Random, np.random.Generator, np.random.RandomState)
+    kinds: tuple[type, ...] = (random.Random, np.random.Generator, np.random.RandomState)
+    kinds += (torch.Generator,) if torch else ()
     found: dict[int, Any] = {}
     seen: set[int] = set()
-
-    def look(holder: Any, depth: int) -> None:
+    waiting = deque(holders)
+    while waiting and len(seen) < MOST:
+        holder = waiting.popleft()
         if id(holder) in seen or isinstance(holder, _NOT_LOOKED_AT):
-            return
+            continue
         seen.add(id(holder))
-        if isinstance(holder, kinds) or (torch and isinstance(holder, torch.Generator)):
+        if isinstance(holder, kinds):
             found[id(holder)] = holder
-        elif isinstance(holder, list | tuple | dict):
-            # A long list holds data: only a short one may hold datasets, or transforms.
-            values = list(holder.values()) if isinstance(holder, dict) else holder
-            for value in values if len(values) <= 64 else ():
-                look(value, depth)
-        elif depth > 0:
-            for value in _attributes(holder):
-                look(value, depth - 1)
-
-    for holder in holders:
-        look(holder, _DEPTH)
+            continue
+        if not (isinstance(holder, _CONTAINERS) and len(holder) > LONG):
+            waiting.extend(_held_by(holder))
+        for kind in type(holder).__mro__:
+            if kind.__module__ != "builtins" and id(kind) not in seen:
+                seen.add(id(kind))
+                waiting.extend(_of_class(kind, kinds))
     return list(found.values())
 
 
-def _attributes(holder: Any) -> list[Any]:
-    """The values of an object's attributes, those in slots too; it is not asked for any other."""
-    slots = [
-        slot
-        for kind in type(holder).__mro__
-        for slot in vars(kind).values()
-        if isinstance(slot, MemberDescriptorType)
-    ]
-    values = list(getattr(holder, "__dict__", {}).values())
-    for slot in slots:
-        with contextlib.suppress(AttributeError):
-            values.append(slot.__get__(holder))
-    return values
+def _held_by(holder: Any) -> list[Any]:
+    """What an object refers to; of a function not all of its module."""
+    if not isinstance(holder, FunctionType):
+        return gc.get_referents(holder)
+    named = [holder.__globals__.get(name) for name in holder.__code__.co_names]
+    return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__, *named]
+
+
+def _of_class(kind: type, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """The generators that a class has, and that its methods name of their module."""
+    for value in list(vars(kind).values()):
+        function = getattr(value, "__func__", value)
+        if isinstance(function, FunctionType):
+            named = (function.__globals__.get(name) for name in function.__code__.co_names)
+            yield from (one for one in named if isinstance(one, kinds))
+        elif isinstance(value, kinds):
+            yield value
 
 
 def generator_states(generators: Sequence[Any]) -> list[Any]:

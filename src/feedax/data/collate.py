@@ -204,6 +204,9 @@ class _Collation:
         except TypeError:
             self._same("a dtype", [array.dtype for array in arrays], field)
             raise
+        if dtype.kind == "f" and all(one.kind in "iu" for one in dtypes):
+            # No integer dtype holds both, and a float would lose digits.
+            self._same("a dtype", [array.dtype for array in arrays], field)
         # Memory from elsewhere cannot hold references to Python objects.
         empty = np.empty if dtype.hasobject else self.empty
         batch = empty((len(arrays), *shape), dtype)

@@ -6,6 +6,7 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -177,7 +178,7 @@ class NumpyLoader(DataLoader[_T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )  # fmt: skip
-        self.seed = None if seed is None else operator.index(seed)
+        self.seed = seed
         self.cache = cache
         vars(self)["plan"] = str(plan)
         self.memory_budget = memory_budget
@@ -227,17 +228,24 @@ class NumpyLoader(DataLoader[_T_co]):
                 f"is {plan!r}; leave it out for the fastest one"
             )
         if self.seed is not None:
+            if not hasattr(self.seed, "__index__"):
+                raise PlanError(
+                    f"NumpyLoader: seed must be a whole number or None, and it is {self.seed!r}; "
+                    "give 0, say"
+                )
             vars(self)["seed"] = operator.index(self.seed)
             if self.generator is not None:
                 raise _two_orders()
         if self.cache:
             alone = self.batch_sampler is None
             refuse_cache(self.dataset, alone, self.user_collate_fn, self.in_order, plan)
-        if self.num_workers < 0:
-            raise PlanError(
-                "NumpyLoader: num_workers must be 0 or more processes, and it is "
-                f"{self.num_workers}; 0 loads in this one"
-            )
+        for name in ("num_workers", "timeout", "memory_budget"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral if name == "num_workers" else Real) or value < 0:
+                raise PlanError(
+                    f"NumpyLoader: {name} must be a number from 0 on, and it is {value!r}; leave "
+                    "it out"
+                )
 
     @property
     def plan(self) -> AskedPlan:

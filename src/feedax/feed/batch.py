@@ -126,9 +126,10 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
-    given, batch = batch, opened(batch)
+    given = batch
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
+    batch = opened(batch) if record_fields(batch) is None else None  # no order of fields is meant
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         got = type(given).__name__ + (f" of {len(given)}" if hasattr(given, "__len__") else "")
         raise BatchError(

@@ -187,6 +187,12 @@ def refuse_nnx(params: PyTree) -> None:
     Raises:
         ModelError: there is an NNX module, or a variable other than ``Param``.
     """
+    if isinstance(params, Mapping) and {"params", "batch_stats"} <= params.keys():
+        raise ModelError(
+            "fit: params must hold what is trained alone, and they hold a Linen module's "
+            "batch_stats too; write net = feedax.from_linen(module, variables) and "
+            "feedax.fit(**net, train=...)"
+        )
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
         return

@@ -214,6 +214,12 @@ class ModelCheck:
                 f"fit: the {kind} function must return one number for one example, and it returns "
                 f"{_spoken(shapes)}{_remedy_of_score(shapes, predictions, targets)}"
             )
+        is_trained = kind == "loss" and True in self._modes
+        if is_trained and not jax.numpy.issubdtype(shapes.dtype, np.inexact):
+            raise ModelError(
+                "fit: the loss must be a floating point number, which has a gradient, and it is "
+                f"{shapes.dtype}; leave out what compares, rounds or casts in it"
+            )
 
     def _look_at_labels(self, labels: np.ndarray, classes: int, where: str) -> None:
         if labels.min() >= 0 and labels.max() < classes:

@@ -52,4 +52,4 @@ def is_right(prediction: Array, target: Array) -> Array:
     Returns:
         bool scalar.
     """
-    return jnp.argmax(prediction) == target
+    return jnp.argmax(prediction).astype(target.dtype) == target

@@ -6,7 +6,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from feedax.data.collate import (
     numpy_convert,
 )
 from feedax.data.randomness import seed_random
-from feedax.errors import PositionError, WorkerError
+from feedax.errors import ExampleError, PositionError, WorkerError
 
 
 class Task:
@@ -218,10 +218,9 @@ class Indexed(Dataset[Any]):
         except Exception as error:
             error.add_note(_while_loading(f"examples {list(indices)!r}"))
             raise
-        # One that leaves examples out, say, leaves the others without their indices.
-        told = isinstance(examples, list) and len(examples) == len(indices)
-        known = told and loading.user_collate_fn is None
-        return Examples(examples, indices) if known else examples
+        if loading.user_collate_fn is not None:
+            return examples
+        return Examples(as_many(examples, indices), indices)
 
 
 _FIRST = 4
@@ -250,7 +249,24 @@ def batch_method(dataset: Any) -> Callable[[Any], Any] | None:
 def examples_of(dataset: Any, indices: list[int]) -> list[Any]:
     """The examples as the loader asks for them."""
     whole_batch = batch_method(dataset)
-    return whole_batch(indices) if whole_batch else [dataset[i] for i in indices]
+    return as_many(whole_batch(indices), indices) if whole_batch else [dataset[i] for i in indices]
+
+
+def as_many(examples: Any, indices: Sequence[Any]) -> list[Any]:
+    """What a dataset's `__getitems__` gave, as a list.
+
+    Raises:
+        ExampleError: it is not one example for each index.
+    """
+    listed = list(examples) if isinstance(examples, Iterable) else None
+    if listed is None or isinstance(examples, Mapping) or len(listed) != len(indices):
+        kind = type(examples).__name__
+        found = f"a {kind}" if listed is None else f"{len(listed)} in a {kind}"
+        raise ExampleError(
+            f"NumpyLoader: __getitems__ must give one example for each of {len(indices)} indices, "
+            f"and it gave {found}; mend it, or leave it out of the dataset's class"
+        )
+    return listed
 
 
 def keeps_state(source: Any) -> bool:
