@@ -38,7 +38,7 @@ def loader(size=4, **options):
 
 def predict(params, tokens):
     table, w = params
-    seen = (tokens > 0)[:, None]
+    seen = (tokens > 0)[:, None].astype(table.dtype)
     return w @ ((table[tokens] * seen).sum(0) / jnp.maximum(seen.sum(), 1))
 
 

@@ -92,7 +92,7 @@ OF, SIZES, WORDS = "'{}' of CONFIG must be {}", "a list of sizes", "a list of wo
         ({"dataset": None}, f"{OF.format('dataset', 'text')}, and it is None"),
         (
             {"arguments": "x" * 10**6},
-            f"{OF.format('arguments', WORDS)}, and it is '{'x' * 97}...{'x' * 98}'",
+            f"{OF.format('arguments', WORDS)}, and it is '{'x' * 97}...{'x' * 96}'",
         ),
         ({"run": 7}, f"{OF.format('run', 'text')}, and it is 7"),
         (

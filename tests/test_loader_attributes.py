@@ -224,6 +224,8 @@ def test_lightning_saves_a_loader_that_cannot_tell_its_position(tmp_path):
     assert list(tmp_path.glob("*.ckpt"))
 
 
+# torch forks this process, which has JAX in it.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 def test_accelerate_makes_a_torch_loader_whose_workers_start_as_torchs_do():
     from accelerate import Accelerator
 

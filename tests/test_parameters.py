@@ -66,6 +66,7 @@ def test_complex_parameters_train_as_torchs_do():
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("others_mix")
 def test_a_complex_parameter_is_optaxs_pair_of_real_ones():
     trained, _ = fit(optax.contrib.split_real_and_imaginary(optax.adam(0.1)), 7)
     pair, _ = feedax.fit(
@@ -213,6 +214,7 @@ def test_one_number_that_is_not_trained_is_named(caplog):
     assert said(caplog) == []
 
 
+@pytest.mark.usefixtures("others_mix")
 def test_every_kind_of_inexact_array_is_trained(caplog):
     params = {
         "slope": np.float64(0), "offset": jnp.zeros((), jnp.bfloat16), "c": np.complex64(0),

@@ -227,9 +227,6 @@ OBSTACLES = {
     "text": (
         lambda: ArrayDataset(np.zeros(2), np.array(["a", "b"])), {},
         "the arrays of ArrayDataset hold text"),
-    "masked": (
-        lambda: ArrayDataset(np.ma.masked_array([1, 2], [True, False]), np.zeros(2)), {},
-        "ArrayDataset holds a MaskedArray, not a plain NumPy array"),
     "tensors as arrays": (
         lambda: ArrayDataset(np.zeros(2), torch.zeros(2)), {},
         "ArrayDataset holds a Tensor, not a plain NumPy array"),

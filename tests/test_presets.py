@@ -182,6 +182,7 @@ def test_modern_learns_and_its_run_says_what_it_was(train):
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("others_mix")
 def test_the_flags_decay_weights_as_the_optimizers_do():
     """The command line says adamw's weight decay aloud."""
     import jax.numpy as jnp

@@ -17,8 +17,9 @@ DTYPES = {
     "F8_E5M2": "float8_e5m2",
     "BF16": "bfloat16",
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "C64": "complex64",
 }
-"""The dtypes that every version of safetensors knows, by their codes."""
+"""The dtypes that arrays are saved in, by the codes of safetensors."""
 
 MOST_HEADER = 100_000_000
 """Bytes that a header may have, for safetensors too."""
