@@ -52,6 +52,12 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """What a command imports, once, may start threads."""
+    main(["predict", "nowhere", "seven.png"])
+
+
 @pytest.fixture
 def takes_little():
     """The memory, the threads and the open files of this process stay what they are."""
