@@ -8,7 +8,14 @@ import pytest
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.errors import BatchError, FeedaxError, LabelError, ModelError, NotANumberError
+from feedax.errors import (
+    BatchError,
+    CheckpointError,
+    FeedaxError,
+    LabelError,
+    ModelError,
+    NotANumberError,
+)
 
 X = np.ones((6, 8), np.float32)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -344,3 +351,38 @@ def test_an_exploding_run_says_so():
     assert said.startswith(
         "fit: the loss and the parameters must be finite numbers, and they were not in epoch"
     )
+
+
+def test_a_loss_without_a_gradient():
+    examples = [(np.ones((3, 8), np.float32), np.arange(3))]
+    assert message(ModelError, examples, loss=lambda p, t: jnp.argmax(p) != t) == (
+        "fit: the loss must be a floating point number, which has a gradient, and it is bool; "
+        "leave out what compares, rounds or casts in it"
+    )
+
+
+def test_the_variables_of_a_linen_module_are_no_parameters():
+    variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"mean": jnp.zeros(2)}}
+    assert message(ModelError, [], params=variables) == (
+        "fit: params must hold what is trained alone, and they hold a Linen module's batch_stats "
+        "too; write net = feedax.from_linen(module, variables) and feedax.fit(**net, train=...)"
+    )
+
+
+def test_a_folder_with_the_checkpoints_of_a_much_larger_model_is_kept(tmp_path):
+    def fit(size):
+        return feedax.fit(
+            lambda w, x: w[:2] * x, jnp.ones(size), [(np.ones((4, 2), np.float32),) * 2],
+            loss=lambda p, t: ((p - t) ** 2).sum(), optimizer=optax.sgd(0.1),
+            checkpoints=feedax.Checkpoints(tmp_path),
+        )  # fmt: skip
+
+    fit(40_000_000)
+    (saved,) = tmp_path.glob("*.safetensors")
+    size = saved.stat().st_size
+    with pytest.raises(CheckpointError) as error:
+        fit(2)
+    assert str(error.value).startswith(
+        f"fit: {saved} must be a checkpoint of this model and optimizer, and it is too large"
+    )
+    assert saved.stat().st_size == size

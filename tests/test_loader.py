@@ -263,8 +263,6 @@ def test_a_dataset_that_loads_whole_batches():
         collate_fn=lambda batch: batch,
     )  # fmt: skip
     assert [batch["index"].tolist() for batch in fields] == [[0, 1, 2], [3, 4]]
-    without_3 = Batched(lambda indices: [i for i in indices if i != 3])
-    assert [b.tolist() for b in NumpyLoader(without_3, batch_size=3)] == [[0, 1, 2], [4]]
 
 
 def test_without_batches_examples_are_only_converted():

@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 import feedax
 from feedax.data import ArrayDataset, NumpyLoader
-from feedax.errors import PlanError
+from feedax.errors import ExampleError, PlanError
 from feedax.random_states import generators_in
 
 # The examples are those of dataset[i]
@@ -341,3 +341,40 @@ def test_a_stream_that_is_shared_out_is_not_warned_of(dataset, arguments):
         "Each worker iterates the dataset: one that does not ask get_worker_info() for its share "
         "comes once for each"
     ) in loader.plan().notes
+
+
+class Shorter(Dataset):
+    """Leaves an example of each batch out, as a dataset with broken examples may."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return index
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices[1:]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_with_fewer_examples_than_indices_is_an_error(workers):
+    with pytest.raises(ExampleError) as error:
+        next(iter(NumpyLoader(Shorter(), batch_size=3, num_workers=workers)))
+    assert str(error.value) == (
+        "NumpyLoader: __getitems__ must give one example for each of 3 indices, and it gave 2 in a "
+        "list; mend it, or leave it out of the dataset's class"
+    )
+
+
+def test_generators_are_found_wherever_they_lie():
+    rng, one, two = np.random.default_rng(0), random.Random(0), torch.Generator()
+
+    class Noise(torch.nn.Module):
+        generator = two
+
+    def noisy(x):
+        return x + rng.normal()
+
+    held = [lambda x: noisy(x), {"a": {one.random}}, torch.nn.Sequential(Noise())]
+    assert {id(found) for found in generators_in(held)} == {id(rng), id(one), id(two)}
+    assert generators_in([one] * 1001) == []

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from feedax.data import NumpyLoader
 from feedax.data.workers import server
 from feedax.data.workers.plain import Plain, candidates_in
-from feedax.errors import WorkerError
+from feedax.errors import ExampleError, WorkerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are torch's own there")
 
@@ -534,3 +534,27 @@ def test_a_server_that_was_killed_is_started_anew():
     os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
     assert len(list(NumpyLoader(range(4), num_workers=1))) == 4
     assert server._server.pid != killed
+
+
+def test_a_class_of_a_function_is_what_it_is_in_a_worker():
+    class Local(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return index
+
+    assert next(iter(NumpyLoader(Local(), batch_size=2, num_workers=1))).tolist() == [0, 1]
+
+
+def test_a_workers_long_sentence_arrives_whole():
+    """torch sends it as the end of a traceback; it is no shorter than without a worker."""
+    examples = [{f"field number {i}": 0 for i in range(n)} for n in (30, 29)]
+
+    def said(workers):
+        with pytest.raises(ExampleError) as error:
+            next(iter(NumpyLoader(examples, batch_size=2, num_workers=workers)))
+        return str(error.value)
+
+    assert said(1) == said(0)
+    assert said(1).startswith("numpy_collate: an example must have keys that all examples")
