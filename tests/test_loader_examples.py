@@ -234,7 +234,8 @@ def test_training_is_the_same_with_and_without_evaluation(name, generator):
 def everything(held):
     states = [random.getstate(), [str(part) for part in np.random.get_state()]]
     states += [torch.get_rng_state().tolist()]
-    for generator in generators_in(held.sampler, held.generator, held.dataset, GENERATOR):
+    found = generators_in(held.sampler, held.generator, held.dataset, GENERATOR)
+    for generator in sorted(found, key=id):
         if isinstance(generator, torch.Generator):
             states.append(generator.get_state().tolist())
         elif isinstance(generator, np.random.Generator):
