@@ -118,8 +118,8 @@ def test_our_own_may_be_assigned_too_and_what_does_not_go_together_is_refused():
          "order, and both are given; leave one of them out"),
         ({"plan": "fast"}, "NumpyLoader: plan must be 'auto' or one of 'resident', 'vectorised', "
          "'streamed', and it is 'fast'; leave it out for the fastest one"),
-        ({"num_workers": -1}, "NumpyLoader: num_workers must be 0 or more processes, and it is "
-         "-1; 0 loads in this one"),
+        ({"num_workers": -1}, "NumpyLoader: num_workers must be a number from 0 on, and it is "
+         "-1; leave it out"),
     ]:  # fmt: skip
         before = dict(vars(loader))
         with pytest.raises(PlanError) as error:
