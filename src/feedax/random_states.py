@@ -83,8 +83,13 @@ def _held_by(holder: Any) -> list[Any]:
     """What an object refers to; of a function not all of its module."""
     if not isinstance(holder, FunctionType):
         return gc.get_referents(holder)
-    named = [holder.__globals__.get(name) for name in holder.__code__.co_names]
-    return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__, *named]
+    own = [holder.__closure__, holder.__defaults__, holder.__kwdefaults__]
+    return own + _named_by(holder)
+
+
+def _named_by(function: FunctionType) -> list[Any]:
+    """What a function's code names of its module."""
+    return [function.__globals__.get(name) for name in function.__code__.co_names]
 
 
 def _of_class(kind: type, kinds: tuple[type, ...]) -> Iterator[Any]:
@@ -92,8 +97,7 @@ def _of_class(kind: type, kinds: tuple[type, ...]) -> Iterator[Any]:
     for value in list(vars(kind).values()):
         function = getattr(value, "__func__", value)
         if isinstance(function, FunctionType):
-            named = (function.__globals__.get(name) for name in function.__code__.co_names)
-            yield from (one for one in named if isinstance(one, kinds))
+            yield from (one for one in _named_by(function) if isinstance(one, kinds))
         elif isinstance(value, kinds):
             yield value
 

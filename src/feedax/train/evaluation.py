@@ -167,7 +167,7 @@ class Evaluation:
                     keep()
         while under_way:
             keep()
-        found = {score: _together(values.get(score, []), *self._share) for score in self._names()}
+        found = {score: _together(values.get(score, []), self._share[1]) for score in self._names()}
         if not found["loss"].size:
             raise BatchError(
                 f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
@@ -240,7 +240,7 @@ def block_size(leaves: list[Any]) -> int:
     return max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // max(1, example)))
 
 
-def _together(parts: list[np.ndarray], process: int, processes: int) -> np.ndarray:
+def _together(parts: list[np.ndarray], processes: int) -> np.ndarray:
     """The values of all processes; each has found those of its own examples."""
     values = np.concatenate(parts, axis=-1, dtype=np.float64) if parts else np.zeros(0)
     if processes == 1:
