@@ -23,7 +23,7 @@ from test_devices import assert_close, compilations
 from feedax.storage.checkpoint_file import read_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc")
-TESTS = Path(__file__).parent
+
 
 # 300 examples are ten batches of 28 and one of 20, which two processes cut in two; of 27, none.
 JOBS = {
@@ -62,7 +62,7 @@ def in_two_processes(jobs: dict[str, Job], folder: Path) -> list[dict]:
         subprocess.Popen(
             [
                 sys.executable,
-                TESTS / "device_jobs.py",
+                device_jobs.__file__,
                 wanted,
                 folder / str(me),
                 "2",

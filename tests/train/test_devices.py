@@ -22,8 +22,6 @@ from kill_jobs import SIDE, TRAIN
 
 from feedax.errors import BatchError
 
-TESTS = Path(__file__).parent
-
 # No number of devices divides 27, and the last of 12 batches has 3 examples.
 JOBS = {
     "resident": (Job(steps=50, batch=27), [3, 8]),
@@ -67,7 +65,7 @@ def on_eight_devices(jobs: dict[str, tuple[Job, list[int]]], folder: Path) -> di
     wanted, out = folder / "wanted", folder / "kept"
     wanted.write_bytes(pickle.dumps([(n, job, d) for n, (job, many) in jobs.items() for d in many]))
     ended = subprocess.run(
-        [sys.executable, TESTS / "device_jobs.py", wanted, out, "8"],
+        [sys.executable, device_jobs.__file__, wanted, out, "8"],
         env={k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
         capture_output=True,
         text=True,

@@ -2,19 +2,15 @@
 
 import os
 import socket
-import sys
-from pathlib import Path
 
 import numpy as np
+import photographs
 import pytest
 from PIL import Image
 
 from feedax.errors import DatasetError, ImageError
 from feedax.pictures import FORMATS, read_picture
 from feedax.predicting.image import prepare_image
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-import photographs
 
 NAMES = "PNG, JPEG, WebP, BMP, GIF, TIFF or PPM"
 
