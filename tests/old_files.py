@@ -103,19 +103,9 @@ def save_examples(path):
 
 def train(folder, epochs):
     """`feedax train` on an npz file in this folder, with dropout and mixup."""
-    flags = [
-        "--hidden",
-        "16",
-        "--batch-size",
-        "32",
-        "--dropout",
-        "0.2",
-        "--mixup",
-        "0.2",
-        "--optimizer",
-        "adam",
-    ]
-    flags += ["--learning-rate", "0.001", "--loss", "cross_entropy", "--validation", "0.2"]
+    flags = ["--hidden", "16", "--batch-size", "32", "--dropout", "0.2", "--mixup", "0.2"]
+    flags += ["--optimizer", "adam", "--learning-rate", "0.001", "--loss", "cross_entropy"]
+    flags += ["--validation", "0.2"]
     with contextlib.chdir(folder):
         save_examples("examples.npz")
         command = ["train", "--dataset", "npz:examples.npz", "--epochs", str(epochs)]
