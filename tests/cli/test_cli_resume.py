@@ -1,16 +1,15 @@
 """Runs that go on, and the flags of `feedax train` that decide what a run keeps."""
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+from helpers import change_config, run_command, timeless
 from safetensors.numpy import load_file
 
 from feedax.cli import main
@@ -22,15 +21,6 @@ from feedax.train.optimizers import OptimizerName, ScheduleName
 
 BEGAN = "feedax train: a run goes on with the flags that it began with, and "
 TINY = "--dataset npz:{} --hidden 8 --batch-size 16 --loss cross_entropy"
-TIMES = (
-    "seconds",
-    "compile_seconds",
-    "wait_seconds",
-    "load_seconds",
-    "transfer_seconds",
-    "start_seconds",
-    "examples_per_second",
-)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +48,7 @@ def train(data, tmp_path, monkeypatch, capfd):
         arguments = f"{words} {TINY.format(data)}" if start else words
         if names and "--resume" in words and "--dataset" not in words:
             arguments += f" --dataset npz:{data}"
-        code = main(["train", *arguments.split()])
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capfd, ["train", *arguments.split()])
 
     return run
 
@@ -84,7 +72,7 @@ def begun(train, once):
 
 def rows(run):
     """The rows of a run but for what the clock says."""
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunFolder.open(run).rows()]
+    return timeless(RunFolder.open(run).rows())
 
 
 def assert_same_end(run, other):
@@ -303,12 +291,6 @@ def test_the_rows_come_from_the_checkpoint(train, begun):
     assert done.returncode == 0, done.stderr
     after = rows(begun)
     assert (after[:2], [row["epoch"] for row in after]) == (before, [0, 1, 2])
-
-
-def change_config(run, **entries):
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | entries))
-    return config
 
 
 @pytest.mark.parametrize(

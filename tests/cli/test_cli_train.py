@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command
 from PIL import Image
 
-from feedax.cli import main
 from feedax.predicting.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
@@ -52,9 +52,7 @@ def feedax(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = main([str(word) for word in arguments])
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capsys, [str(word) for word in arguments])
 
     return run
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -28,11 +29,6 @@ from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
 from feedax.errors import ExampleError, PlanError, PositionError
 
 COUNT = 22  # 5 batches of 4, and one of 2
-
-
-def draw():
-    """A number from each of the three random states."""
-    return random.random(), np.random.random(), float(torch.rand(()))
 
 
 class Drawn(Dataset):

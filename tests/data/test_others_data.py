@@ -1,7 +1,6 @@
 """Data that others make: Hugging Face, WebDataset, ImageFolder, and torch's other samplers."""
 
 import gc
-import importlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -24,16 +23,6 @@ COUNT = 11
 RNG = np.random.default_rng(5)
 POINTS = RNG.normal(size=(COUNT, 2, 3)).astype(np.float32)
 WORDS = [f"word {i}" for i in range(COUNT)]
-
-
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The `datasets` package, which asks no network and uses a cache of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hugging face")))
-        for switch in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-            patch.setenv(switch, "1")
-        yield importlib.import_module("datasets")
 
 
 def table(hugging_face: ModuleType):

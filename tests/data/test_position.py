@@ -1,6 +1,5 @@
 """A loader's position: saved as JSON, and gone on from to the bit."""
 
-import importlib
 import itertools
 import json
 import random
@@ -8,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -42,11 +42,6 @@ class Drawn(Dataset):
     def __getitem__(self, index):
         drawn = random.random(), np.random.random(), float(torch.rand(()))
         return np.array([index, *drawn])
-
-
-def bits(batch):
-    leaves = batch if isinstance(batch, list | tuple) else [batch]
-    return [(leaf.dtype.str, leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
 
 
 def indices(batch):
@@ -627,17 +622,6 @@ def test_a_stream_with_a_state_reads_nothing_again():
     resumed.load_state_dict(saved(original))
     assert next(iter(resumed))[0, 0] == 105
     assert data.read == 2
-
-
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory):
-    """The `datasets` package, which asks no network and uses a cache of its own."""
-    pytest.importorskip("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hugging face")))
-        for switch in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-            patch.setenv(switch, "1")
-        yield importlib.import_module("datasets")
 
 
 @pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, True)])

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import bits, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -26,11 +27,6 @@ from feedax.errors import PlanError
 
 COUNT = 21
 PLANS = ["resident", "vectorised", "streamed"]
-
-
-def draw():
-    """A number from each of the three random states."""
-    return random.random(), np.random.random(), float(torch.rand(()))
 
 
 class Drawn(Dataset):
@@ -61,11 +57,6 @@ class Named(Drawn):
     def __getitem__(self, name):
         assert isinstance(name, str)
         return np.array([*draw()])
-
-
-def bits(batch):
-    leaves = batch if isinstance(batch, list | tuple) else [batch]
-    return [(leaf.dtype.str, leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
 
 
 def told(dataset=None, epochs=2, **arguments):

@@ -2,17 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import left_over, processes_of_session, start_script
 from torch.utils.data import Dataset, get_worker_info
 
-import feedax
 from feedax.data import NumpyLoader
 from feedax.errors import WorkerError
 
@@ -159,45 +156,12 @@ SCRIPT = """
 """
 
 
-def start_script(tmp_path, argument, text=SCRIPT):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(text))
-    source = str(Path(feedax.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", str(script), argument], text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-
-
-def session(leader):
-    """The processes of a session that are not yet gone."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                state, *ids = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
-            except OSError:
-                continue
-            if int(ids[2]) == leader and state != "Z":
-                found.append(int(folder.name))
-    return found
-
-
-def left_over(leader):
-    """What is still there of a session a while after its leader's end."""
-    deadline = time.monotonic() + 10
-    while session(leader) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return session(leader)
-
-
 def test_nothing_survives_a_trainer_that_is_killed(tmp_path):
     shared = set(os.listdir("/dev/shm"))
-    trainer = start_script(tmp_path, "waits")
+    trainer = start_script(tmp_path, SCRIPT, "waits")
     assert trainer.stdout.readline() == "ready\n"
     # The trainer, its fork server, the resource tracker, two workers that are at work.
-    assert len(session(trainer.pid)) == 5
+    assert len(processes_of_session(trainer.pid)) == 5
     trainer.kill()
     output, errors = trainer.communicate(timeout=30)  # when nobody has its pipes any more
     assert left_over(trainer.pid) == []
@@ -207,7 +171,7 @@ def test_nothing_survives_a_trainer_that_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_forked_child_of_the_trainer_has_workers_of_its_own(tmp_path):
-    trainer = start_script(tmp_path, "forks")
+    trainer = start_script(tmp_path, SCRIPT, "forks")
     output, errors = trainer.communicate(timeout=60)
     assert (output, errors) == ("[[0, 1], [2, 3]]\n0\n5 6\n", "")
     assert left_over(trainer.pid) == []

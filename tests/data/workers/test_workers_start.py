@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_workers_lost import left_over, start_script
-from test_workers_travel import run_script
+from helpers import left_over, run_script, start_script
 from torch.utils.data import Dataset
 
 from feedax.data import NumpyLoader
@@ -491,7 +490,7 @@ def test_a_trainer_that_is_killed_leaves_nothing_in_the_temporary_folder(
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    trainer = start_script(tmp_path, "", SCRIPT)
+    trainer = start_script(tmp_path, SCRIPT)
     assert trainer.stdout.readline() == "ready\n"
     assert list(folder.iterdir()) == []
     trainer.send_signal(number)

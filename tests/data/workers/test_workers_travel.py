@@ -3,33 +3,20 @@
 import functools
 import multiprocessing
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import run_script
 from torch.utils.data import Dataset
 
-import feedax
 from feedax.data import NumpyLoader
 from feedax.errors import WorkerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are torch's own there")
-
-
-def run_script(tmp_path, text, **arguments):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(text))
-    source = str(Path(feedax.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": path}, timeout=120, **arguments,
-    )  # fmt: skip
 
 
 def test_a_script_without_a_guard(tmp_path):
