@@ -13,13 +13,30 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import feedax
+
+# Which cases are run
+
+
+def slow(*values: Any) -> Any:
+    """A case of a parametrized test that only make test-all runs."""
+    import pytest
+
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def slow_but(fast: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """The cases of a parametrized test, of which make test runs only those that are named."""
+    fast = list(fast)
+    more = [case for case in cases if case not in fast]
+    return [*fast, *(slow(*case) if isinstance(case, tuple) else slow(case) for case in more)]
+
 
 # What is trained
 

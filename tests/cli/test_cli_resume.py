@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
-from helpers import change_config, run_command, timeless
+from helpers import change_config, run_command, slow, slow_but, timeless
 from safetensors.numpy import load_file
 
 from feedax.cli import main
@@ -134,7 +134,7 @@ def test_equal_flags_are_fine(train, begun, data, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "same"),
     [
-        ("", "--epochs 8 --hidden 512 512"),
+        slow("", "--epochs 8 --hidden 512 512"),
         (
             "--epochs 1 --schedule step --validation 0.2",
             "--decay-epochs 30 --best validation_accuracy",
@@ -150,7 +150,7 @@ def test_a_default_that_is_given_on_resume_is_no_contradiction(train, data, word
 
 
 @pytest.mark.parametrize(
-    "schedule", ["", "--schedule step --decay-epochs 1 --decay-rate 0.5 --warmup-steps 3"]
+    "schedule", [slow(""), "--schedule step --decay-epochs 1 --decay-rate 0.5 --warmup-steps 3"]
 )
 def test_a_run_with_more_epochs_is_the_longer_run(train, data, schedule):
     words = f"--shuffle --optimizer adam --validation 0.2 {schedule}"
@@ -500,7 +500,7 @@ def test_the_flags_know_every_optimizer_and_schedule():
     assert get_args(hints["schedule"]) == get_args(ScheduleName)
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize("name", slow_but(["adamw", "nesterov", "lion"], get_args(OptimizerName)))
 def test_every_optimizer_trains(train, name):
     rate = {"lion": 0.001, "sgd": 0.001, "momentum": 1e-4, "nesterov": 1e-4}.get(name, 0.01)
     words = f"--optimizer {name} --learning-rate {rate} --weight-decay 0.01 --clip-norm 5"
@@ -510,7 +510,7 @@ def test_every_optimizer_trains(train, name):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", get_args(ScheduleName))
+@pytest.mark.parametrize("name", slow_but(["cosine", "one_cycle"], get_args(ScheduleName)))
 def test_every_schedule_trains(train, name):
     warmup = "" if name == "one_cycle" else "--warmup-steps 2"
     done = train(f"--schedule {name} {warmup} --learning-rate 0.001 --epochs 2 --out run")

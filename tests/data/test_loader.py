@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same_batch
+from helpers import assert_same_batch, slow
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -154,7 +154,7 @@ def test_a_fast_plan_starts_no_workers_but_draws_as_torch_does_with_them(
         assert told == expected
 
 
-@pytest.mark.parametrize("own_generator", [False, True], ids=["global", "generator"])
+@pytest.mark.parametrize("own_generator", [slow(False), True], ids=["global", "generator"])
 def test_streamed_workers_keep_torchs_order(own_generator, torchs_with_workers):
     told = history(NumpyLoader, "shuffle", own_generator, num_workers=2, plan="streamed")
     assert told == torchs_with_workers("shuffle", own_generator, False)

@@ -12,6 +12,7 @@ import optax
 import pytest
 import torch
 import webdataset
+from helpers import slow
 from PIL import Image
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 from torchvision.datasets import ImageFolder
@@ -68,8 +69,9 @@ def epochs(cls, dataset, count=2, **arguments):
     return [list(loader) for _ in range(count)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("numpy", 0), ("torch", 0), slow("numpy", 2), ("torch", 2)]
+)
 def test_a_hugging_face_table_gives_torchs_batches(hugging_face, kind, workers):
     data = table(hugging_face).with_format(kind)
     theirs = [as_numpy(epoch) for epoch in epochs(DataLoader, data, shuffle=True)]

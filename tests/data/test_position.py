@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import bits
+from helpers import bits, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -210,7 +210,7 @@ def test_a_saved_state_and_a_loaded_one_are_nobody_elses():
     assert json.dumps(loader.state_dict()) == expected
 
 
-@pytest.mark.parametrize("dataset", [Drawn, numbered])
+@pytest.mark.parametrize("dataset", [Drawn, slow(numbered)])
 def test_with_a_seed_any_plan_and_any_workers_go_on_from_any_other(dataset):
     slow, fast = [("streamed", 0), ("streamed", 2)], [("vectorised", 0), ("resident", 2)]
     pairs = [*itertools.permutations(slow + fast * (dataset is numbered), 2)]
@@ -539,8 +539,8 @@ ALONE, KEPT, DROPPED = {"batch_size": None}, {"batch_size": 3}, {"batch_size": 3
 
 @pytest.mark.parametrize(
     ("dataset", "workers", "arguments"),
-    [(Shards, 0, KEPT), (Shards, 2, KEPT), (Longer, 2, DROPPED), (Resumable, 0, ALONE),
-     (Resumable, 0, DROPPED), (Resumable, 2, KEPT), (Resumable, 2, ALONE)],
+    [(Shards, 0, KEPT), slow(Shards, 2, KEPT), (Longer, 2, DROPPED), (Resumable, 0, ALONE),
+     (Resumable, 0, DROPPED), (Resumable, 2, KEPT), slow(Resumable, 2, ALONE)],
 )  # fmt: skip
 def test_a_stream_goes_on_in_each_worker(dataset, workers, arguments):
     def loader():
@@ -562,7 +562,7 @@ def test_a_stream_goes_on_in_each_worker(dataset, workers, arguments):
             assert [bits(batch) for batch in resumed] == following
 
 
-@pytest.mark.parametrize("dataset", [Shards, Resumable])
+@pytest.mark.parametrize("dataset", [slow(Shards), Resumable])
 def test_a_stream_is_saved_and_gone_on_with_again_and_again(dataset):
     def loader():
         return NumpyLoader(dataset(), batch_size=2, num_workers=2, persistent_workers=True, seed=1)
@@ -624,7 +624,7 @@ def test_a_stream_with_a_state_reads_nothing_again():
     assert data.read == 2
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, True)])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), slow(2, True)])
 def test_a_hugging_face_stream_goes_on(hugging_face, workers, persistent):
     def loader():
         data = hugging_face.Dataset.from_dict({"i": list(range(11))})
