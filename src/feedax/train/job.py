@@ -1,7 +1,7 @@
 """What `fit` was asked for, looked at and in order."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from feedax.errors import BatchError, ModelError
-from feedax.feed import Devices, refuse_no_batches
+from feedax.feed import Devices, Source
 from feedax.storage.leaf_names import listed
 from feedax.train.adapters import refuse_nnx
 from feedax.train.best import Best
@@ -32,7 +32,7 @@ class Job:
     model: Model
     params: Any
     model_state: Any
-    train: Iterable[Any]
+    train: Source
     loss: Score
     optimizer: Optimizer
     learning_rate: float
@@ -40,7 +40,7 @@ class Job:
     mixup: float
     epochs: int | None
     steps: int | None
-    sets: Mapping[str, Iterable[Any]]
+    sets: Mapping[str, Source]
     metrics: Scores | None
     key: Array
     callbacks: tuple[Callable[[Event], None], ...]
@@ -112,13 +112,14 @@ def plan_job(
             raise BatchError(
                 f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it out"
             )
-    is_one_pass = epochs is None and steps is not None and isinstance(train, Iterator)
+    source = Source.of(train, "fit: train")
+    is_one_pass = epochs is None and steps is not None and source.comes_once
     if (epochs is None and steps is None) or is_one_pass:
         epochs = 1
     if optimizer is None:
         optimizer = build_optimizer("adam")
         learning_rate = 1e-3 if learning_rate is None else learning_rate
-    refuse_no_batches(train, "fit: train", again=epochs != 1)
+    Source.of(source, "fit: train", again=epochs != 1)
     sets = _sets(evaluate, again=epochs != 1)
     best_of = Best(best, patience)
     best_of.check(sets, metrics or ())
@@ -140,7 +141,7 @@ def plan_job(
         model=Model(predict, batched, state is not None, static, dtype, augment),
         params=trained,
         model_state=state,
-        train=train,
+        train=source,
         loss=loss,
         optimizer=optimizer,
         learning_rate=1.0 if learning_rate is None else learning_rate,
@@ -159,7 +160,7 @@ def plan_job(
     )
 
 
-def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
+def _sets(evaluate: Any, again: bool) -> Mapping[str, Source]:
     """The evaluation sets, looked at before any time is spent on training."""
     if evaluate is None:
         return {}
@@ -168,6 +169,7 @@ def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
             "fit: evaluate must be a dict of sets by name, and it is a "
             f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
         )
-    for name, batches in evaluate.items():
-        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
-    return evaluate
+    return {
+        name: Source.of(batches, f"fit: evaluate[{name!r}]", again=again)
+        for name, batches in evaluate.items()
+    }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feedax.feed import ArrayLoader, Batch, on_device
+from feedax.feed import Batch, Source, on_device
 from feedax.train.evaluation import block_size
 from feedax.train.job import Job
 from feedax.train.step import init_state, train_step
@@ -37,7 +37,7 @@ def room(jobs: Sequence[Job], most: int) -> int:
     devices = jax.local_devices()[: job.devices.count]
     free, each = min(map(_free, devices)), network_bytes(job)
     free -= _examples_bytes(job.sets.values())
-    plans = {id(one.train.plan()) for one in jobs if isinstance(one.train, ArrayLoader)}
+    plans = {id(plan) for one in jobs if (plan := one.train.plan()) is not None}
     if len(plans) > 1:  # every device has those of all its networks, and of all others
         each += len(devices) * _examples_bytes([job.train])
     else:
@@ -53,10 +53,10 @@ def network_bytes(job: Job) -> int:
     """
     state = jax.eval_shape(partial(_first_state, job))
     taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
-    if not isinstance(job.train, ArrayLoader) or job.train.plan().name == "streamed":
+    if not job.train.has_arrays:
         return taken
     arrays = tuple(job.train.arrays())
-    size = getattr(job.train, "batch_size", None) or 1
+    size = job.train.batch_size or 1
     batch = _batch(arrays, size)
     step = partial(
         train_step, model=job.model, loss=job.loss, optimizer=job.optimizer, mixup=job.mixup
@@ -101,8 +101,8 @@ def _first_state(job: Job) -> Any:
     )
 
 
-def _examples_bytes(sources: Iterable[Any]) -> int:
-    return sum(one.plan().size for one in sources if isinstance(one, ArrayLoader))
+def _examples_bytes(sources: Iterable[Source]) -> int:
+    return sum(one.nbytes for one in sources)
 
 
 def _free(device: jax.Device) -> int:

@@ -16,10 +16,8 @@ from feedax.feed import (
     Batch,
     Chunk,
     StackedFeed,
-    go_on,
     on_device,
     open_feed,
-    teller,
 )
 from feedax.train.best import Best
 from feedax.train.checkpoints import Checkpoint, Checkpoints
@@ -55,7 +53,7 @@ def stack_jobs(jobs: Sequence[Job], size: int, checkpoints: Checkpoints | None) 
         jobs[0],
         params=params,
         model_state=state,
-        train=[job.train for job in jobs],
+        train=[job.train for job in jobs],  # type: ignore[arg-type]
         learning_rate=np.array([job.learning_rate for job in every]),  # type: ignore[arg-type]
         hyperparams={name: np.array([job.hyperparams[name] for job in every]) for name in names},  # type: ignore[misc]
         key=jnp.stack([job.key for job in every]),
@@ -152,7 +150,7 @@ class SideBySide:
                 exact,
                 programs.residents,
                 programs.check,
-                None if checkpoints is None else teller(loader),
+                None if checkpoints is None else loader.resumable_state(),
                 skip,
             )
             for loader, skip in zip(self._loaders, skips, strict=True)
@@ -335,7 +333,7 @@ class SideBySide:
         self._ended = {i: where and NotANumberError.at(*where) for i, where in about["ended"]}
         self._positions = about["positions"]
         pairs = zip(self._loaders, self._positions, strict=True)
-        self._skips = [go_on(loader, position) for loader, position in pairs]
+        self._skips = [loader.resume(position) for loader, position in pairs]
 
     def _result(self, i: int) -> Result:
         """What came out of a network."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from feedax.errors import ModelError, ProcessError
-from feedax.feed import refuse_no_batches
+from feedax.feed import source_by_seed
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import NetworkEnded, NetworksStarted, Stepped
 from feedax.train.job import Job, plan_job, random_key
@@ -103,7 +103,7 @@ def sweep(
         return plan_job(
             predict,
             init(random_key(member.seed)),
-            _of_seed(train, member.seed),
+            train_of(member.seed),
             learning_rate=member.learning_rate,
             hyperparams=member.hyperparams,
             key=random_key(member.seed),
@@ -112,12 +112,5 @@ def sweep(
         )
 
     every = members(seeds, learning_rate, hyperparams or {})
-    if not callable(train):
-        refuse_no_batches(train, "sweep: train")
+    train_of = source_by_seed(train, "sweep: train")
     return Sweeping(every, job_of, checkpoints, tuple(callbacks), together).run()
-
-
-def _of_seed(train: Any, seed: int) -> Any:
-    if hasattr(train, "with_seed"):
-        return train.with_seed(seed)
-    return train(seed) if callable(train) else train

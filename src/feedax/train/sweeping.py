@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -100,10 +100,7 @@ class Sweeping:
         groups += [(new[start : start + size], size) for start in range(0, len(new), size)]
         for group, size in groups:
             jobs = [self._job_of(member) for member in group]
-            length = None
-            with contextlib.suppress(TypeError):
-                length = len(jobs[0].train)  # type: ignore[arg-type]
-            names = [member.name for member in group]
+            names, length = [member.name for member in group], jobs[0].train.length
             self._tell(NetworksStarted(names, len(self._ended), most, jobs[0].epochs, length))
             if size == 1:
                 self._train_one(group[0], jobs[0])
@@ -283,11 +280,11 @@ def _refuse_what_comes_once(jobs: Sequence[Job], count: int) -> None:
     """Refuse an iterator that several networks would share: each would get the other's rest."""
     first, last = [{"train": job.train, **job.sets} for job in (jobs[0], jobs[-1])]
     for name, source in first.items():
-        if len(jobs) > 1 and source is last[name] and isinstance(source, Iterator):
+        if len(jobs) > 1 and source == last[name] and source.comes_once:
             what = name if name == "train" else f"evaluate[{name!r}]"
             raise BatchError(
                 f"sweep: {what} must be there for each of {count} networks, and it is a "
-                f"{type(source).__name__}, which comes once; give a NumpyLoader or a list"
+                f"{source.type_name}, which comes once; give a NumpyLoader or a list"
                 + (", or a function of a seed that makes one" if name == "train" else "")
             )
 

@@ -14,11 +14,7 @@ from feedax.feed import (
     Chunk,
     Feed,
     Position,
-    columns_of,
-    go_on,
-    how,
     open_feed,
-    teller,
 )
 from feedax.storage.checkpoint_file import decode
 from feedax.train.checkpoints import Checkpoint, Checkpoints
@@ -125,26 +121,24 @@ class Training:
         if peers.count > 1:  # for loaders without one, process 0's
             seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
         # One process goes on with the seed that several have drawn.
-        if peers.count > 1 or (seed is not None and getattr(job.train, "seed", 0) is None):
-            sources = [job.train, *job.sets.values()]
-            self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
-            self._sets = dict(zip(job.sets, sets, strict=True))
-        self._tell_position = None if job.checkpoints is None else teller(self._train)
-        if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
+        if peers.count > 1 or (seed is not None and job.train.lacks_seed):
+            sources = {job.train, *job.sets.values()}
+            shards = {one: one.shard(peers.index, peers.count, seed) for one in sources}
+            self._train = shards[job.train]
+            self._sets = {name: shards[one] for name, one in job.sets.items()}
+        self._state_dict = None if job.checkpoints is None else self._train.resumable_state()
+        if job.checkpoints is not None and self._train.lacks_seed:
             LOGGER.info(
                 "fit: without a seed a loader's randomness does not go on where it was; a run that "
                 "goes on has the same bits with NumpyLoader(seed=...)"
             )
 
     def _started(self) -> Started:
-        length = None
-        with contextlib.suppress(TypeError):
-            length = len(self._train)  # type: ignore[arg-type]
         checkpoint = None if self._found is None else self._found.path
         return Started(
             self.job.epochs,
-            length,
-            how(self._train, self._residents),
+            self._train.length,
+            self._residents.describe(self._train),
             [dict(row) for row in self.history],
             checkpoint,
             self._step,
@@ -169,9 +163,9 @@ class Training:
         clock = EpochClock(self._epoch, self._steps, self._seconds)
         # Opened every epoch: the dataset may be another one than before.
         exact = not job.model.of_one_example
-        tell, skip, self._skip = self._tell_position, self._skip, 0
+        skip, self._skip = self._skip, 0
         with contextlib.closing(
-            open_feed(self._train, exact, self._residents, self._check, tell, skip)
+            open_feed(self._train, exact, self._residents, self._check, self._state_dict, skip)
         ) as feed:
             start = self._train_steps(feed, waiting, clock)
             assert self._state is not None
@@ -243,7 +237,7 @@ class Training:
             job.best.keep(row, self._step, self._states.copy(state))
         self.history.append(row)
         self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
-        if self._tell_position is None:
+        if self._state_dict is None:
             self._position = {"batches": 0}
         is_last = self._is_over()
         checkpoints = job.checkpoints
@@ -294,7 +288,7 @@ class Training:
             )
         self.job.best.go_on(about["best"])
         self._position = about["position"]
-        self._skip = go_on(self._train, self._position)
+        self._skip = self._train.resume(self._position)
 
     def _look_at_form(self) -> None:
         """A loader that is no longer resident, say, may make other bits on an accelerator."""
