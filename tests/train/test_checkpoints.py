@@ -17,6 +17,7 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
 from feedax.storage.checkpoint_file import read_checkpoint
+from feedax.train.training import Training
 
 WHOLE = "must be a whole number from 1 on, and it is"
 COUNT, SIZE = 52, 8  # six batches and a short one
@@ -101,8 +102,8 @@ def timeless(history):
 
 @pytest.fixture
 def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.training.CHUNK_STEPS", 1)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 SOURCES = {

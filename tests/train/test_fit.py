@@ -17,7 +17,8 @@ from torch.utils.data import Sampler
 import feedax
 from feedax.data import ArrayDataset
 from feedax.feed import Devices, Source
-from feedax.train import clock, waiting
+from feedax.train import waiting
+from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
 
 
@@ -72,7 +73,7 @@ def test_fit_is_gradient_descent_by_hand():
 
 @pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
 def test_one_compilation_for_a_short_last_batch_and_unequal_chunks(plan, compilations, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every piece
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every piece
     x, y = digits(1000)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 16, plan=plan)  # 62 batches of 16, one of 8
     lengths, last = [], 0
@@ -528,7 +529,7 @@ def transfer_threads():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every step
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every step
     x, y = digits(60)
     done = 0
 
@@ -553,7 +554,7 @@ def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypa
 
 @pytest.mark.parametrize("raised", [feedax.StopTraining, ZeroDivisionError])
 def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
     x, y = digits(60)
     source = Told(batches(x, y, 10), 2, lambda: 0)
 
@@ -570,7 +571,7 @@ def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
 
 def test_loading_while_the_device_computes_is_not_waiting(monkeypatch):
     """Steps take longer than batches: of an epoch, only the first one is waited for."""
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 1000.0)  # no events
+    monkeypatch.setattr(Training, "report_seconds", 1000.0)  # no events
     x, y = digits(8)
 
     def predict(w, x):

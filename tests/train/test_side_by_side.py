@@ -31,12 +31,13 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError
 from feedax.train import NetworkEnded, NetworksStarted, StopTraining
+from feedax.train.training import Training
 
 
 @pytest.fixture
 def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.side_by_side.CHUNK_STEPS", 1)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 def assert_close(ours, theirs, tolerance):

@@ -13,8 +13,7 @@ from feedax.cli.flags import TrainFlags, TrainingFlags
 from feedax.cli.network import build_predict
 from feedax.errors import OptimizerError
 from feedax.train import cross_entropy, tutorial_loss
-from feedax.train.optimizers import build_optimizer
-from feedax.train.step import Optimizer
+from feedax.train.optimizers import Optimizer, build_optimizer
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "tutorial": tutorial_loss,

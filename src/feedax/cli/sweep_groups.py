@@ -16,9 +16,9 @@ from feedax.cli.sweep_flags import Combination, Setting
 from feedax.data import NumpyLoader
 from feedax.feed import Devices, Residents, Source
 from feedax.report.sweep_folder import Record, name_of
-from feedax.train.best import Best
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
+from feedax.train.history import Best
 from feedax.train.model import Model, compute_dtype
 from feedax.train.networks import Network, file_name
 

@@ -75,7 +75,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     from feedax.report.environment import environment
     from feedax.report.run_folder import RunFolder
     from feedax.train import fit
-    from feedax.train.best import Best
+    from feedax.train.history import Best
 
     use_compilation_cache()
     begun = {

@@ -26,11 +26,9 @@ from feedax.feed import (
 )
 from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
-from feedax.train.compiled import Compiled
-from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, compute_dtype, each, partition
-from feedax.train.steps import IN_FLIGHT
+from feedax.train.model import Hyperparams, Model, compute_dtype, partition, per_example
+from feedax.train.steps import IN_FLIGHT, Compiled
 
 BLOCK_EXAMPLES = 1024
 BLOCK_BYTES = 2**26
@@ -132,16 +130,16 @@ class Evaluation:
         self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> dict[str, float]:
         """The mean of each score over all examples."""
-        found = self._values(params, state, hyperparams, source, name)
-        return {score: _mean(each_value) for score, each_value in found.items()}
+        return self.of_each(params, state, hyperparams, source, name)[0]
 
     def of_each(
         self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> list[dict[str, float]]:
-        """The same of each of many networks."""
-        found = self._values(params, state, hyperparams, source, name)
-        count = len(found["loss"])
-        return [{score: _mean(of[i]) for score, of in found.items()} for i in range(count)]
+        """The mean of each score over all examples, of each network."""
+        values = self._values(params, state, hyperparams, source, name)
+        rows = {score: np.atleast_2d(of) for score, of in values.items()}
+        count = len(rows["loss"])
+        return [{score: _mean(of[i]) for score, of in rows.items()} for i in range(count)]
 
     def _values(
         self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
@@ -215,7 +213,7 @@ def _score_block(
     key = jax.random.key(0)
     predictions, _ = model.predictions(params, state, batch.inputs, key, False, hyperparams)
     return {
-        name: each(score, predictions, batch.targets, hyperparams)
+        name: per_example(score, predictions, batch.targets, hyperparams)
         for name, score in check.scores.items()
     }
 
