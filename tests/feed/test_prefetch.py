@@ -211,8 +211,8 @@ def test_a_source_without_state():
     with pytest.raises(BatchError) as error:
         prefetch_to_device(counted()).state_dict()
     assert str(error.value) == (
-        "prefetch_to_device: only a loader with a state_dict can say where it stands, and these "
-        "batches come from one without; give a NumpyLoader"
+        "prefetch_to_device: state_dict() needs batches of a loader that has a state_dict, and "
+        "these have none; give a NumpyLoader"
     )
 
 

@@ -230,8 +230,8 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(BatchError) as caught:
         train(SOURCES["a list"](), feedax.Checkpoints(tmp_path, run="a"))
     assert str(caught.value) == (
-        "fit: a run goes on with a loader like the one it was saved with, which could say where it "
-        "stood, and train is a list; give the same loader"
+        "fit: to resume, train must have the load_state_dict of the loader that the checkpoint was "
+        "saved with, and it is a list, which has none; give the same loader"
     )
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="b"))

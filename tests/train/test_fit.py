@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.feed import Devices
+from feedax.feed import Devices, Source
 from feedax.train import waiting
 from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
@@ -608,7 +608,7 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ],
 )  # fmt: skip
 def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
-    advice, epoch = Advice(), Waiting(source(), None)
+    advice, epoch = Advice(), Waiting(Source(source()), None)
     row = {"epoch": 1, "seconds": 4.0, "start_seconds": start}
     advice.after(row | {"wait_seconds": 0.8}, epoch)  # a fifth, and no more
     advice.after(row | {"seconds": 1.0, "wait_seconds": 0.9}, epoch)
@@ -624,7 +624,7 @@ def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
 
 
 def test_workers_that_start_once_are_nothing_to_change(caplog):
-    advice, epoch = Advice(), Waiting(loader_of("streamed", 2), None)
+    advice, epoch = Advice(), Waiting(Source(loader_of("streamed", 2)), None)
     epoch.first_seconds = 2.5
     row = {"epoch": 0, "seconds": 4.0, "wait_seconds": 2.8, "start_seconds": 2.5}
     advice.after(row, epoch)

@@ -164,8 +164,8 @@ def test_networks_with_other_numbers_of_batches_are_refused():
         with pytest.raises(BatchError) as caught:
             train(together=3, source=one)
         assert str(caught.value) == (
-            "sweep: networks side by side must have as many batches as each other, of the same "
-            "sizes, and their loaders yield other ones; give together=1"
+            "sweep: networks trained side by side must get the same number of batches, of the "
+            "same sizes, and their loaders differ; give together=1"
         )
         assert len(train(together=1, source=one).networks) == 4
 

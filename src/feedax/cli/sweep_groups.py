@@ -14,7 +14,7 @@ from feedax.cli.network import initial_params, resolve_layers
 from feedax.cli.recipe import fit_arguments, hyperparams
 from feedax.cli.sweep_flags import Combination, Setting
 from feedax.data import NumpyLoader
-from feedax.feed import Devices, Residents
+from feedax.feed import Devices, Residents, Source
 from feedax.report.sweep_folder import Record, name_of
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
@@ -78,7 +78,7 @@ class Group:
             name: network.setting.get(name, value)
             for name, value in self.arguments["hyperparams"].items()
         }
-        scores = self._test.of(network.params, None, scalars, self.test, "the test set")
+        scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
         return {f"test_{name}": value for name, value in scores.items()}
 
     @cached_property

@@ -1,7 +1,7 @@
 """What `fit` was asked for, checked before any time is spent."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from feedax.errors import BatchError, ModelError
-from feedax.feed import Devices, refuse_no_batches
+from feedax.feed import Devices, Source
 from feedax.storage.leaf_names import listed
 from feedax.train.adapters import refuse_nnx
 from feedax.train.check import Scores
@@ -47,13 +47,13 @@ class FitSpecification:
 
     predict: Callable[..., Any]
     params: Any
-    train: Iterable[Any]
+    train: Source
     loss: Score = cross_entropy
     optimizer: Optimizer = None
     learning_rate: float = None  # type: ignore[assignment]
     epochs: int | None = None
     steps: int | None = None
-    evaluate: Mapping[str, Iterable[Any]] = None  # type: ignore[assignment]
+    evaluate: Mapping[str, Source] = None  # type: ignore[assignment]
     metrics: Scores | None = None
     augment: Callable[..., Any] | None = None
     mixup: float = 0.0
@@ -80,15 +80,14 @@ class FitSpecification:
                     f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it "
                     "out"
                 )
-        is_one_pass = (
-            self.epochs is None and self.steps is not None and isinstance(self.train, Iterator)
-        )
+        train = Source.of(self.train, "fit: train")
+        is_one_pass = self.epochs is None and self.steps is not None and train.comes_once
         if (self.epochs is None and self.steps is None) or is_one_pass:
             self._set(epochs=1)
         if self.optimizer is None:
             rate = 1e-3 if self.learning_rate is None else self.learning_rate
             self._set(optimizer=build_optimizer("adam"), learning_rate=rate)
-        refuse_no_batches(self.train, "fit: train", again=self.epochs != 1)
+        train = Source.of(train, "fit: train", again=self.epochs != 1)
         sets = _sets(self.evaluate, again=self.epochs != 1)
         Best(self.best, self.patience).check(sets, self.metrics or ())
         refuse_nnx(self.params)
@@ -108,6 +107,7 @@ class FitSpecification:
         dtype = compute_dtype(self.precision)
         is_stateful = self.state is not None
         self._set(
+            train=train,
             trained=trained,
             model=Model(self.predict, self.batched, is_stateful, static, dtype, self.augment),
             learning_rate=1.0 if self.learning_rate is None else self.learning_rate,
@@ -140,7 +140,7 @@ def random_key(seed: int) -> Array:
         return jax.random.key(seed)
 
 
-def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
+def _sets(evaluate: Any, again: bool) -> Mapping[str, Source]:
     """The evaluation sets by name.
 
     Raises:
@@ -153,6 +153,7 @@ def _sets(evaluate: Any, again: bool) -> Mapping[str, Iterable[Any]]:
             "fit: evaluate must be a dict of sets by name, and it is a "
             f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
         )
-    for name, batches in evaluate.items():
-        refuse_no_batches(batches, f"fit: evaluate[{name!r}]", again=again)
-    return evaluate
+    return {
+        name: Source.of(batches, f"fit: evaluate[{name!r}]", again=again)
+        for name, batches in evaluate.items()
+    }

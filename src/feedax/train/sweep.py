@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, ProcessError
-from feedax.feed import ArrayLoader, Batch, on_device, refuse_no_batches
+from feedax.feed import Batch, Source, on_device, source_by_seed
 from feedax.storage.checkpoint_file import LargerError
 from feedax.storage.snapshot import restore, snapshot
 from feedax.train.checkpoint_content import CheckpointContent, EndedNetworkContent
@@ -131,7 +131,7 @@ def sweep(
         return FitSpecification(
             predict=predict,
             params=init(random_key(member.seed)),
-            train=_of_seed(train, member.seed),
+            train=train_of(member.seed),
             learning_rate=member.learning_rate,  # type: ignore[arg-type]
             hyperparams=member.hyperparams,
             key=random_key(member.seed),
@@ -140,15 +140,8 @@ def sweep(
         )
 
     members = grid(seeds, learning_rate, hyperparams or {})
-    if not callable(train):
-        refuse_no_batches(train, "sweep: train")
+    train_of = source_by_seed(train, "sweep: train")
     return Sweeping(members, specification, checkpoints, tuple(callbacks), together).run()
-
-
-def _of_seed(train: Any, seed: int) -> Any:
-    if hasattr(train, "with_seed"):
-        return train.with_seed(seed)
-    return train(seed) if callable(train) else train
 
 
 @dataclass(frozen=True)
@@ -273,10 +266,7 @@ class Sweeping:
         checkpoints = self._checkpoints and self._checkpoints.within(group.folder)
         own = {"checkpoints": checkpoints, "callbacks": (self._relay,)}
         asked = [self._specification(member, **own) for member in group.members]
-        length = None
-        with contextlib.suppress(TypeError):
-            length = len(asked[0].train)  # type: ignore[arg-type]
-        count = len(self._members)
+        count, length = len(self._members), asked[0].train.length
         self._tell(NetworksStarted(group.names, len(self._ended), count, asked[0].epochs, length))
         programs = self._programs_of(asked, group.size)
         programs.residents.forget_others(
@@ -407,11 +397,11 @@ def _refuse_what_comes_once(asked: Sequence[FitSpecification], count: int) -> No
     """Refuse an iterator that several networks would share: each would get the other's rest."""
     first, last = [{"train": one.train, **one.evaluate} for one in (asked[0], asked[-1])]
     for name, source in first.items():
-        if len(asked) > 1 and source is last[name] and isinstance(source, Iterator):
+        if len(asked) > 1 and source == last[name] and source.comes_once:
             what = name if name == "train" else f"evaluate[{name!r}]"
             raise BatchError(
                 f"sweep: {what} must be there for each of {count} networks, and it is a "
-                f"{type(source).__name__}, which comes once; give a NumpyLoader or a list"
+                f"{source.type_name}, which comes once; give a NumpyLoader or a list"
                 + (", or a function of a seed that makes one" if name == "train" else "")
             )
 
@@ -445,7 +435,7 @@ def networks_that_fit(asked: Sequence[FitSpecification], most: int) -> int:
     devices = jax.local_devices()[: first.run_on.count]
     free, each = min(map(_free, devices)), network_bytes(first)
     free -= _examples_bytes(first.evaluate.values())
-    plans = {id(one.train.plan()) for one in asked if isinstance(one.train, ArrayLoader)}
+    plans = {id(plan) for one in asked if (plan := one.train.plan()) is not None}
     if len(plans) > 1:  # every device has those of all its networks, and of all others
         each += len(devices) * _examples_bytes([first.train])
     else:
@@ -461,10 +451,10 @@ def network_bytes(asked: FitSpecification) -> int:
     """
     state = jax.eval_shape(partial(_first_state, asked))
     taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
-    if not isinstance(asked.train, ArrayLoader) or asked.train.plan().name == "streamed":
+    if not asked.train.has_arrays:
         return taken
     arrays = tuple(asked.train.arrays())
-    size = getattr(asked.train, "batch_size", None) or 1
+    size = asked.train.batch_size or 1
     batch = _batch(arrays, size)
     step = partial(
         train_step, model=asked.model, loss=asked.loss, optimizer=asked.optimizer, mixup=asked.mixup
@@ -509,8 +499,8 @@ def _first_state(asked: FitSpecification) -> Any:
     )
 
 
-def _examples_bytes(sources: Iterable[Any]) -> int:
-    return sum(one.plan().size for one in sources if isinstance(one, ArrayLoader))
+def _examples_bytes(sources: Iterable[Source]) -> int:
+    return sum(one.nbytes for one in sources)
 
 
 def _free(device: jax.Device) -> int:

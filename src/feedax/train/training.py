@@ -19,12 +19,10 @@ from feedax.feed import (
     Chunk,
     Feed,
     Position,
+    Source,
     StackedFeed,
-    columns_of,
-    go_on,
-    how,
+    StateDict,
     open_feed,
-    teller,
 )
 from feedax.storage.checkpoint_file import decode
 from feedax.storage.leaf_names import named_leaves
@@ -77,12 +75,12 @@ class NetworkRun:
         error: why it ended before its time, or None.
     """
 
-    source: Any
+    source: Source
     best: Best
     history: list[Row] = field(default_factory=list)
     position: Position = field(default_factory=lambda: {"batches": 0})
     skip: int = 0
-    state_dict: Any = None
+    state_dict: StateDict | None = None
     has_ended: bool = False
     error: NotANumberError | None = None
 
@@ -193,15 +191,16 @@ class Training:
             if peers.count > 1:  # for loaders without one, process 0's
                 seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
             # One process resumes with the seed that several have drawn.
-            if peers.count > 1 or (seed is not None and getattr(network.source, "seed", 0) is None):
-                sources = [network.source, *self._sets.values()]
-                network.source, *sets = columns_of(sources, peers.index, peers.count, seed)
-                self._sets = dict(zip(self._sets, sets, strict=True))
+            if peers.count > 1 or (seed is not None and network.source.lacks_seed):
+                sources = {network.source, *self._sets.values()}
+                shards = {one: one.shard(peers.index, peers.count, seed) for one in sources}
+                network.source = shards[network.source]
+                self._sets = {name: shards[one] for name, one in self._sets.items()}
         if self._checkpoints is None:
             return
         for one in self._networks:
-            one.state_dict = teller(one.source)
-        if any(getattr(one.source, "seed", 0) is None for one in self._networks):
+            one.state_dict = one.source.resumable_state()
+        if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
                 "fit: without a seed a loader's randomness does not go on where it was; a run that "
                 "goes on has the same bits with NumpyLoader(seed=...)"
@@ -229,7 +228,7 @@ class Training:
             network.history = saved.history
             network.best.load_state_dict(saved.best)
             network.position = saved.position
-            network.skip = go_on(network.source, saved.position)
+            network.skip = network.source.resume(saved.position)
             network.has_ended = saved.has_ended
             network.error = saved.failure and NotANumberError.at(*saved.failure)
         if not self._is_group:  # its patience may have grown
@@ -237,13 +236,10 @@ class Training:
 
     def _started(self) -> Started:
         network = self._networks[0]
-        length = None
-        with contextlib.suppress(TypeError):
-            length = len(network.source)
         return Started(
             self._asked.epochs,
-            length,
-            how(network.source, self._programs.residents),
+            network.source.length,
+            self._programs.residents.describe(network.source),
             [dict(row) for row in network.history],
             self._found and self._found[0].path,
             self._step,

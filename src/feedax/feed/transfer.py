@@ -1,25 +1,28 @@
-"""Arrays of the host onto devices, and when JAX must be given a copy."""
+"""Arrays of the host onto devices: which devices those are, and when JAX must be given a copy."""
 
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from feedax.errors import BatchError
 from feedax.feed.batch import Masked, PyTree
+from feedax.storage.snapshot import is_key
 
 Place = Any
 """A device, a sharding, or None for the default device."""
 ALIGNMENT = 64
 """Bytes: from such an address on, JAX takes the host's memory for its own on the CPU."""
 WHO = "prefetch_to_device"
+AXES = ("process", "device")
 
 
 def on_device(tree: PyTree) -> PyTree:
     """A tree with its numbers and arrays of the host on JAX's default device.
 
-    Put there in so many words: ``jax.transfer_guard("disallow")`` refuses all other ways.
+    The transfer is explicit, as ``jax.transfer_guard("disallow")`` requires.
 
     >>> on_device({"rate": 0.5})
     {'rate': Array(0.5, dtype=float32, weak_type=True)}
@@ -36,13 +39,13 @@ def scalar(value: Any) -> jax.Array:
     return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(float)))
 
 
-class Placement:
-    """Where the leaves of batches go.
+class Transfer:
+    """Puts the leaves of batches on devices.
 
     Args:
         sharding: a device, a sharding, None for the default device, or a PyTree of these that is
             a prefix of every batch.
-        foreign: whether somebody may write to a batch's memory later.
+        foreign: whether a batch's memory may be written to later.
 
     Raises:
         BatchError: the sharding is something else.
@@ -73,7 +76,7 @@ class Placement:
 
         Args:
             batch: PyTree of arrays.
-            wait: stay until the host's memory is not read any more.
+            wait: return only when the host's memory is read no more.
 
         Raises:
             BatchError: the batch does not fit its sharding.
@@ -136,7 +139,7 @@ def _spans_hosts(place: Place) -> bool:
 
 
 def _of_the_mask(place: Place) -> Place:
-    """The mask is cut as the first dimension of the batch's first array."""
+    """The mask is sharded as the first dimension of the batch's first array."""
     if not isinstance(place, NamedSharding):
         return place
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]), memory_kind=place.memory_kind)
@@ -167,3 +170,114 @@ def _shares_memory(place: Place) -> bool:
             return device == "cpu"
         devices, kind = {device}, None
     return kind not in (None, "device") or any(device.platform == "cpu" for device in devices)
+
+
+class Devices:
+    """A mesh of the devices of all processes, or the one default device without a mesh.
+
+    Parameters and resident examples are replicated; XLA divides a batch by rows, evenly or not,
+    inside the compiled step (`spread`).
+
+    Args:
+        count: devices of each process; None for all of an accelerator's, and for one CPU.
+        everywhere: whether the devices of the other processes belong to it too.
+
+    Attributes:
+        count: devices of this process.
+        processes: how many processes there are.
+
+    Raises:
+        BatchError: this process has fewer.
+    """
+
+    def __init__(self, count: int | None = None, everywhere: bool = True) -> None:
+        local = jax.local_devices()
+        if count is None:
+            count = 1 if local[0].platform == "cpu" else len(local)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(local):
+            raise BatchError(
+                f"fit: devices must be from 1 to the {len(local)} that JAX has here, and it is "
+                f"{count!r}; leave it out, or give JAX more ({_more(local[0].platform)})"
+            )
+        self.count = count
+        self.processes = jax.process_count() if everywhere else 1
+        self.mesh: Mesh | None = None
+        if count * self.processes > 1:
+            each: dict[int, list[jax.Device]] = {}
+            for device in jax.devices() if everywhere else local:
+                each.setdefault(device.process_index, []).append(device)
+            grid = np.array([each[process][:count] for process in sorted(each)])
+            self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+    @property
+    def copies(self) -> int:
+        """How many copies of resident examples one memory holds."""
+        # Every accelerator has its own memory; the CPU's devices share one.
+        return self.count if jax.default_backend() == "cpu" else 1
+
+    @cached_property
+    def replicated(self) -> NamedSharding | None:
+        """The sharding of arrays that every device needs whole."""
+        return self._sharding(PartitionSpec())
+
+    @cached_property
+    def shared(self) -> NamedSharding | None:
+        """The sharding of arrays whose first axis is divided among the devices."""
+        return self._sharding(PartitionSpec(AXES))
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Copies of arrays on every device."""
+        impls = jax.tree.map(_key_impl, tree)
+        data = jax.tree.map(lambda a: jax.random.key_data(a) if _key_impl(a) else a, tree)
+        data = Transfer(self.replicated).put(data, wait=True)
+        return jax.tree.map(
+            lambda a, impl: jax.random.wrap_key_data(a, impl=impl) if impl else a, data, impls
+        )
+
+    def local(self, tree: PyTree) -> PyTree:
+        """This process's view of replicated arrays, for computations of its own."""
+        if jax.process_count() == 1:
+            return tree
+        mine = Devices(self.count, everywhere=False).replicated
+
+        def view(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array):
+                return leaf
+            parts = [shard.data for shard in leaf.addressable_shards]
+            if mine is None:
+                return parts[0]
+            return jax.make_array_from_single_device_arrays(leaf.shape, mine, parts)
+
+        return jax.tree.map(view, tree)
+
+    def rows(self, count: int) -> NamedSharding | None:
+        """The sharding of a batch of `count` examples, if every process has all of them.
+
+        Arrays can only be divided evenly; others are replicated, and divided in the step.
+        """
+        if self.mesh is None or self.processes > 1 or count % self.count:
+            return self.replicated
+        return self.shared
+
+    def parts(self, count: int) -> NamedSharding | None:
+        """The sharding of a batch of which each process has `count` examples of its own."""
+        return self._sharding(PartitionSpec(AXES if count % self.count == 0 else AXES[0]))
+
+    def spread(self, batch: PyTree) -> PyTree:
+        """Divide a batch among the devices, evenly or not; pure, for use inside compiled code."""
+        if self.mesh is None:
+            return batch
+        rows = self.shared
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
+
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, spec)
+
+
+def _key_impl(leaf: Any) -> str:
+    """The name of random keys' implementation, "" of anything else."""
+    return str(jax.random.key_impl(leaf)) if is_key(leaf) else ""
+
+
+def _more(platform: str) -> Any:
+    return "JAX_NUM_CPU_DEVICES" if platform == "cpu" else "CUDA_VISIBLE_DEVICES"
