@@ -20,7 +20,7 @@ from torch.utils.data import (
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader, Plan, numpy_collate
-from feedax.data.workers.iterators import start_method
+from feedax.data.iterators import start_method
 from feedax.errors import ExampleError, PlanError
 
 HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
@@ -277,7 +277,7 @@ def test_an_unknown_plan_is_refused():
 
 
 def test_where_torch_chooses_how_workers_start(monkeypatch):
-    monkeypatch.setattr("feedax.data.workers.iterators.HAS_OWN_WORKERS", False)
+    monkeypatch.setattr("feedax.data.iterators.HAS_OWN_WORKERS", False)
     loader = NumpyLoader(AnyPython(), num_workers=1)
     assert loader.multiprocessing_context is None
     assert loader.plan().notes == (

@@ -7,9 +7,9 @@ from typing import Any
 
 from feedax.data.cache import Cache
 from feedax.data.columns import WHOLE, Columns
+from feedax.data.loading import Loaded, Task
 from feedax.data.notes import batch_notes
 from feedax.data.position import Progress
-from feedax.data.workers.loading import Loaded, Task
 
 _REPEATED = (
     "NumpyLoader: with more than one worker an iterable dataset must share out its examples, and "

@@ -10,8 +10,8 @@ from torch.utils.data import IterableDataset, MapDataPipe
 
 from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
 from feedax.data.collate import numpy_collate
+from feedax.data.loading import Task, examples_of
 from feedax.data.plan import same_bits
-from feedax.data.workers.loading import Task, examples_of
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
 from feedax.tree import taken_apart

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, MapDataPipe
 from torch.utils.data.distributed import DistributedSampler
 
-from feedax.data.workers.loading import batch_method
+from feedax.data.loading import batch_method
 from feedax.errors import ExampleError, PlanError
 from feedax.tree import is_text, map_leaves, named_leaves
 

@@ -10,9 +10,9 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from feedax.data.collate import refuse_empty
 from feedax.data.columns import Columns
+from feedax.data.iterators import changed_view
+from feedax.data.loading import Task
 from feedax.data.position import Tasks
-from feedax.data.workers.iterators import changed_view
-from feedax.data.workers.loading import Task
 
 
 class GatheringIter(_BaseDataLoaderIter):

@@ -28,11 +28,11 @@ from feedax.data.cache import Cache, refuse_cache
 from feedax.data.collate import convert_example, numpy_collate
 from feedax.data.columns import Columns, refuse_columns, why_whole
 from feedax.data.gathering import GatheringIter
+from feedax.data.iterators import loaded_iterator
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan
 from feedax.data.position import Progress
 from feedax.data.randomness import Apart, OwnStates
 from feedax.data.saved_position import check_state, saved_position
-from feedax.data.workers.iterators import loaded_iterator
 from feedax.errors import PlanError
 from feedax.random_states import generators_in, random_states
 

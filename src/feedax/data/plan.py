@@ -11,10 +11,10 @@ from torch.utils.data import Dataset, IterableDataset
 import feedax.data.known_datasets  # noqa: F401  (registers them)
 from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
 from feedax.data.collate import numpy_collate
+from feedax.data.iterators import start_method
+from feedax.data.loading import examples_of, keeps_state
 from feedax.data.notes import narrowing
 from feedax.data.randomness import equal_states
-from feedax.data.workers.iterators import start_method
-from feedax.data.workers.loading import examples_of, keeps_state
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
 

@@ -28,7 +28,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from feedax.data import randomness
 from feedax.data.columns import Columns
-from feedax.data.workers.loading import Loaded, Task, keeps_state, state_of
+from feedax.data.loading import Loaded, Task, keeps_state, state_of
 from feedax.errors import PositionError
 from feedax.random_states import random_states
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import IterDataPipe, MapDataPipe
 
 from feedax.data import randomness
+from feedax.data.loading import NoState, state_of
 from feedax.data.position import Progress, dataset_length, order_generator, stateful_sampler
-from feedax.data.workers.loading import NoState, state_of
 from feedax.errors import PositionError, shown
 
 VERSION = 1

@@ -1,7 +1,7 @@
-"""Loading example by example, in worker processes or in this one.
+"""Worker processes: how they start, and how objects and arrays travel between them and the trainer.
 
-The trainer's side is `iterators` (torch's own, with our account of them), `server` (starts
-processes, by `forking`) and `channel` (speaks with them); a worker's side is `worker`; `loading` is
-what both do with a dataset. `travel` and `ring` carry objects and arrays between them, and `plain`
-finds the long lists that travel once for many epochs.
+The trainer's side is `server` (starts processes, by `forking`) and `channel` (speaks with them); a
+worker's side is `worker`. `travel` and `ring` carry objects and arrays between them, and `plain`
+finds the long lists that travel once for many epochs. Nothing here imports the rest of
+`feedax.data`: what a worker loads, `feedax.data.loading`, is pickled to it.
 """

@@ -22,9 +22,9 @@ from torch.utils.data.dataloader import (
 )
 
 from feedax.data.columns import Columns, why_whole
+from feedax.data.loading import ALL, NOTE, Loading, Task
 from feedax.data.position import Tasks
 from feedax.data.randomness import OwnStates, seeded_generator
-from feedax.data.workers.loading import ALL, NOTE, Loading, Task
 from feedax.errors import FeedaxError, WorkerError
 from feedax.random_states import random_states_restored
 
