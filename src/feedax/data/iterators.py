@@ -1,116 +1,254 @@
-"""Batches that are loaded example by example, in this process or in workers.
+"""The iterators over one epoch of a loader: gathered from arrays, loaded here, or by workers.
 
-Thin classes over torch's own iterators. What they add: an account of what was handed over, errors
-that say which example, and workers that are ours.
+Thin classes over torch's own iterators. They add a log of what was handed over, errors that say
+which example failed, and worker processes of our own.
 """
 
 import contextlib
+import copy
 import os
 import signal
-import sys
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
+import numpy as np
+from torch.utils.data import IterableDataset
 from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
 from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
     _MultiProcessingDataLoaderIter,
     _SingleProcessDataLoaderIter,
 )
 
-from feedax.data.columns import Columns, why_whole
-from feedax.data.loading import ALL, NOTE, Loading, Task
-from feedax.data.position import Tasks
-from feedax.data.randomness import OwnStates, seeded_generator
+from feedax.data import workers
+from feedax.data.array_form import ArrayForm
+from feedax.data.cache import Cache
+from feedax.data.collate import refuse_empty
+from feedax.data.loading import ALL, NOTE, Loaded
+from feedax.data.order import Progress, Task, Tasks
+from feedax.data.plan import batch_notes
+from feedax.data.randomness import OwnStates
+from feedax.data.shard import WHOLE, Shard
 from feedax.errors import FeedaxError, WorkerError
 from feedax.random_states import random_states_restored
 
-HAS_OWN_WORKERS = sys.platform.startswith("linux")
-"""Whether workers are ours: elsewhere torch's own way is taken, and its default start method."""
-
-if HAS_OWN_WORKERS:
+if workers.HAS_OWN_WORKERS:
     from feedax.data.workers.channel import Gone, Refused
     from feedax.data.workers.server import WorkerContext
 
-
-def start_method(loader: Any) -> str:
-    """How a loader's workers start: where it does not say, from our server if there is one."""
-    if loader.multiprocessing_context is None and HAS_OWN_WORKERS:
-        return "forkserver"
-    method: str = (loader.multiprocessing_context or torch.multiprocessing).get_start_method()
-    return method
-
-
-def has_own_workers(loader: Any) -> bool:
-    """Whether a loader's workers are forked from our server."""
-    return HAS_OWN_WORKERS and start_method(loader) == "forkserver"
+_REPEATED = (
+    "NumpyLoader: with more than one worker an iterable dataset must share out its examples, and "
+    "workers {} and {} begin with the same ones, so that these come once for each worker; let "
+    "__iter__ or a worker_init_fn ask torch.utils.data.get_worker_info() for this worker's share, "
+    "or use num_workers=1"
+)
 
 
-def loaded_iterator(loader: Any) -> Any:
-    """An iterator over batches that torch loads example by example."""
-    progress = loader._progress
-    # Where not only its columns are loaded, the account cuts them from the whole.
-    tasks = Tasks(loader, progress, loader._columns if why_whole(loader) is None else Columns())
-    loading = Loading(
-        loader.dataset,
-        loader.user_collate_fn,
-        loader.worker_init_fn,
-        converts=loader.batch_sampler is None,
-        seed=loader.seed,
-        epoch=progress.epoch,
-        resume=(progress.resume or {}).get("streams"),
-    )
-    changed: dict[str, Any] = {"collate_fn": loading.collate}
-    if not isinstance(loader.dataset, IterDataPipe | MapDataPipe):  # torch's to take apart
-        changed["sampler" if loader.batch_sampler is None else "batch_sampler"] = tasks
-        changed |= {"dataset": loading.dataset, "worker_init_fn": loading.init_worker}
-    view = changed_view(loader, **changed)
-    if loader.num_workers == 0:
-        return LocalIter(view, loader)
-    context = None
-    if has_own_workers(loader):
-        heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
-        context = WorkerContext(loader, heavy, _named(loader))
-        view.__dict__["_DataLoader__multiprocessing_context"] = context
-    return WorkersIter(view, loader, tasks, context)
+@dataclass
+class LoaderStats:
+    """Where a loader's time went since it was made.
+
+    Attributes:
+        waited: seconds that the caller waited for batches.
+        loading: seconds spent loading and collating, summed over all workers.
+        starting: seconds until workers were ready, summed over the epochs that started some.
+        batches: how many were handed over.
+        examples: how many were in them.
+    """
+
+    waited: float = 0.0
+    loading: float = 0.0
+    starting: float = 0.0
+    batches: int = 0
+    examples: int = 0
 
 
-def changed_view(loader: Any, **changed: Any) -> Any:
-    """A loader as torch's iterators are to see it; they alone do."""
-    changed["pin_memory"] = False
-    if loader.seed is not None:
-        # What torch draws for its workers comes from the seed, not from the caller's state.
-        changed["generator"] = seeded_generator(loader.seed, loader._progress.epoch)
-    view = object.__new__(type(loader))
-    vars(view).update(vars(loader) | changed)  # torch forbids to assign some of these
-    return view
+class BatchLog:
+    """What a loader learns from the batches that it hands over.
+
+    Args:
+        cache: keeps the examples, if there is one.
+        shard: the share of each batch that is handed over.
+
+    Attributes:
+        stats: where the time went.
+        notes: what the first batch says about the way to a device; None before it.
+        brings_jax: whether the dataset made a worker import JAX.
+        repeats: whether an iterable dataset came whole in more than one worker.
+        gave_part: whether the batch handed over last was only a part of one.
+    """
+
+    def __init__(self, cache: Cache | None, shard: Shard) -> None:
+        self.cache = cache
+        self.shard = shard
+        self.gave_part = False
+        self.stats = LoaderStats()
+        self.notes: tuple[str, ...] | None = None
+        self.brings_jax = False
+        self.repeats = False
+
+    def renewed(self) -> "BatchLog":
+        """The log of another loader of the same examples: it knows what was learned of them."""
+        log = copy.copy(self)
+        log.stats, log.gave_part = LoaderStats(), False
+        return log
+
+    def gathered(self, progress: Progress, task: Task, count: int) -> None:
+        """So many examples of a batch that was gathered from arrays are handed over."""
+        progress.hand_over(task)
+        self.stats.batches += 1
+        self.stats.examples += count
+        self.gave_part = count < task.count
+
+    def loaded(
+        self, progress: Progress, loaded: Any, task: Any, worker: int = 0, workers: int = 1
+    ) -> Any:
+        """A batch that was loaded is handed over: the one that this returns."""
+        if not isinstance(loaded, Loaded):  # a data pipe's
+            batch, self.gave_part = self.shard.cut(loaded)
+            return batch
+        is_known = isinstance(task, Task)  # a data pipe's is torch's own
+        before = progress.examples
+        if loaded.stream is not None:
+            progress.hand_over_stream(loaded.stream, loaded.first, worker, workers)
+            if not self.repeats and (other := progress.repeats(worker)) is not None:
+                self.repeats = True
+                warnings.warn(_REPEATED.format(other, worker), UserWarning, stacklevel=2)
+        elif is_known:
+            progress.hand_over(task)
+        if self.notes is None:
+            self.notes = batch_notes(loaded.batch)
+        if self.cache is not None and is_known:
+            self.cache.keep(task, loaded.batch)
+        if is_known and task.rows != WHOLE:
+            batch, self.gave_part = loaded.batch, True
+        else:
+            batch, self.gave_part = self.shard.cut(loaded.batch)
+        shards = self.shard.count if self.gave_part else 1
+        self.stats.batches += 1
+        self.stats.examples += -(-(progress.examples - before) // shards)
+        self.stats.loading += loaded.seconds
+        return batch
+
+    def epoch_ended(self, progress: Progress) -> None:
+        progress.is_over = True
+        if self.cache is not None:
+            self.cache.fill_up()
 
 
-def _named(loader: Any) -> dict[str, Any]:
-    """What a worker needs of the user's, for messages."""
-    return {
-        "dataset": loader.dataset,
-        "collate_fn": loader.user_collate_fn,
-        "worker_init_fn": loader.worker_init_fn,
-    }
+class GatheringIter(_BaseDataLoaderIter):
+    """Batches gathered from arrays, many examples at once.
+
+    It draws from the sampler and the generator when torch's own iterators draw: at once for the
+    batches that workers would be given ahead, then one for each batch that is handed over. So
+    whatever shares these random states sees no difference, also after a break. The array form is
+    asked for when an epoch begins.
+
+    Args:
+        view: the loader as torch is to see it.
+        tasks: its sampler as torch sees it.
+        log: of the loader.
+        form: gives the array form of the dataset as it is now.
+    """
+
+    has_shut_down = False
+
+    def __init__(
+        self, view: Any, tasks: Tasks, log: BatchLog, form: Callable[[], ArrayForm]
+    ) -> None:
+        self._tasks = tasks
+        self._progress = tasks.progress
+        self._log = log
+        self._current_form = form
+        super().__init__(view)
+        self._form = form()
+        self._ahead: deque[Task] = deque()
+        if view.num_workers > 0:
+            self._reset(view)  # torch's iterator with workers does, and so asks its sampler twice
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        self._progress = self._tasks.progress
+        super()._reset(loader, first_iter)
+        self._form = self._current_form()
+        self._ahead.clear()
+        for _ in range((loader.prefetch_factor or 0) * loader.num_workers):
+            self._draw_ahead()
+
+    def _draw_ahead(self) -> None:
+        try:
+            self._ahead.append(self._next_index())
+        except StopIteration:
+            return
+
+    def _next_task(self) -> Task:
+        if self._num_workers == 0:
+            return self._next_index()
+        if not self._ahead:
+            raise StopIteration
+        task = self._ahead.popleft()
+        self._draw_ahead()
+        return task
+
+    def _next_indices(self, shard: Shard) -> np.ndarray:
+        """A shard of the indices of the next batch, which is counted as handed over."""
+        try:
+            task = self._next_task()
+        except StopIteration:
+            self._log.epoch_ended(self._progress)
+            raise
+        indices = self._checked(task)[shard.of(task.count)]
+        self._log.gathered(self._progress, task, len(indices))
+        return indices
+
+    def _checked(self, task: Task) -> np.ndarray:
+        numbers = task.numbers
+        refuse_empty(task)
+        count = len(self._form)
+        if numbers is None:
+            wrong: Any = task.indices
+        elif numbers.min() < -count or numbers.max() >= count:
+            wrong = next(i for i in numbers if not -count <= i < count)
+        else:
+            return np.where(numbers < 0, numbers + count, numbers)
+        raise IndexError(
+            f"NumpyLoader: the sampler must yield indices below {count}, the length of the "
+            f"dataset, and it yielded {wrong}; give it the dataset that the loader has"
+        )
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        batch = self._form.take(self._next_indices(self._log.shard))
+        seconds = time.perf_counter() - began
+        self._log.stats.waited += seconds
+        self._log.stats.loading += seconds
+        return batch
+
+    def index_batches(self) -> Iterator[np.ndarray]:
+        """The indices of whole batches: where all examples are on the device, it cuts its shard."""
+        while True:
+            try:
+                yield self._next_indices(Shard())
+            except StopIteration:
+                return
 
 
 class LocalIter(_SingleProcessDataLoaderIter):
     """torch's iterator that loads in this process."""
 
-    def __init__(self, view: Any, loader: Any) -> None:
-        self._progress = loader._progress
-        self._account = loader._account
+    def __init__(self, view: Any, tasks: Tasks, log: BatchLog) -> None:
+        self._progress = tasks.progress
+        self._log = log
         self._apart: Any = contextlib.nullcontext
         with contextlib.ExitStack() as stack:
-            if loader.seed is not None:
+            if (seed := tasks.order.seed) is not None:
                 # An example has its own random states, and the caller's are put back after a batch.
                 self._apart = random_states_restored
-                if isinstance(loader.dataset, IterableDataset):
-                    own = OwnStates(loader.seed, self._progress.epoch, 0, "stream")
+                if isinstance(tasks.order.dataset, IterableDataset):
+                    own = OwnStates(seed, self._progress.epoch, 0, "stream")
                     self._apart = own.in_use
                 stack.enter_context(self._apart())
             super().__init__(view)
@@ -122,11 +260,11 @@ class LocalIter(_SingleProcessDataLoaderIter):
             with self._apart():
                 loaded = self._dataset_fetcher.fetch(task)
         except StopIteration:
-            self._account.epoch_ended(self._progress)
+            self._log.epoch_ended(self._progress)
             raise
         finally:
-            self._account.stats.waited += time.perf_counter() - began
-        return self._account.loaded(self._progress, loaded, task)
+            self._log.stats.waited += time.perf_counter() - began
+        return self._log.loaded(self._progress, loaded, task)
 
 
 class WorkersIter(_MultiProcessingDataLoaderIter):
@@ -134,18 +272,18 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
 
     Args:
         view: the loader as torch is to see it.
-        loader: the user's.
         tasks: its sampler as torch sees it.
+        log: of the loader.
         context: where our workers come from, or None for torch's way.
     """
 
     def __init__(
-        self, view: Any, loader: Any, tasks: Tasks, context: "WorkerContext | None"
+        self, view: Any, tasks: Tasks, log: BatchLog, context: "WorkerContext | None"
     ) -> None:
         self._tasks = tasks
         self._context = context
-        self._account = loader._account
-        self._is_stream = isinstance(loader.dataset, IterableDataset)
+        self._log = log
+        self._is_stream = isinstance(tasks.order.dataset, IterableDataset)
         self._is_starting = True
         self._owner = os.getpid()
         with warnings.catch_warnings():
@@ -174,7 +312,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             channel.close()
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        self._progress = self._tasks.progress = loader._progress
+        self._progress = self._tasks.progress
         self._drawn: deque[Task] = deque()
         self._worker = 0
         self._had_their_turn = self._progress.next_worker
@@ -197,19 +335,17 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         try:
             loaded = super()._next_data()
         except StopIteration:
-            self._account.epoch_ended(self._progress)
+            self._log.epoch_ended(self._progress)
             raise
         finally:
-            self._account.stats.waited += time.perf_counter() - began
-        self._account_for_start()
-        return self._account.loaded(
-            self._progress, loaded, self._task, self._worker, self._num_workers
-        )
+            self._log.stats.waited += time.perf_counter() - began
+        self._log_start()
+        return self._log.loaded(self._progress, loaded, self._task, self._worker, self._num_workers)
 
     def _process_data(self, data: Any, worker_idx: int) -> Any:
         self._worker = worker_idx
         if self._context is not None and self._context.channels[worker_idx].has_jax:
-            self._account.brings_jax = True
+            self._log.brings_jax = True
         self._task = self._drawn.popleft() if self._drawn else None
         kind = getattr(data, "exc_type", None)
         if not (isinstance(kind, type) and issubclass(kind, FeedaxError)):
@@ -224,16 +360,20 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         except FeedaxError as error:
             raise again from error
 
+    @property
+    def has_shut_down(self) -> bool:
+        return bool(self._shutdown)
+
     def _shutdown_workers(self) -> None:
         if os.getpid() == self._owner:  # a forked copy of the trainer goes without a word
             super()._shutdown_workers()
 
-    def _account_for_start(self) -> None:
+    def _log_start(self) -> None:
         if self._is_starting and self._context is not None:
             self._is_starting = False
             words = [channel.ready for channel in self._context.channels if channel.ready]
             since = max(word.since for word in words)
-            self._account.stats.starting += since - self._context.launched
+            self._log.stats.starting += since - self._context.launched
 
     def _get_data(self) -> Any:
         try:
