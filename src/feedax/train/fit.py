@@ -84,7 +84,7 @@ def fit(
         best: the column of the rows that chooses what is returned, ``"validation_loss"`` say:
             that of the epoch where it is lowest (its name ends in "loss" or "error") or highest.
         patience: end after so many epochs in a row in which `best` got no better.
-        checkpoints: where and when to save. If the folder holds a checkpoint, the run goes on
+        checkpoints: where and when to save. If the folder holds a checkpoint, the run resumes
             from the newest one that is whole, to the bits of one that never stopped, where the
             other arguments are the same; a larger `epochs` or `steps` extends it.
         devices: how many of this process's devices share each batch; all of an accelerator's
