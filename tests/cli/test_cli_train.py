@@ -15,19 +15,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command
 from PIL import Image
 
-from feedax.cli import main
 from feedax.predicting.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
 FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
 EPOCHS = 12
-"""Enough to stop a run of 32 hidden units in the middle."""
+"""Enough to stop a run of slow examples in the middle."""
 LINES = re.compile(
     r"(Epoch \d+ in \d+\.\d\d sec\nTraining set accuracy [\d.e-]+\nTest set accuracy [\d.e-]+\n)+"
 )
+
+
+SLEEPY = """
+import time, numpy as np
+class Sleepy:
+    targets = np.arange(30) % 3
+    def __len__(self): return 30
+    def __getitem__(self, i):
+        time.sleep(0.01)
+        return np.full(4, i, np.float32), i % 3
+def make(train): return Sleepy()
+"""
 
 
 def started(*arguments, cwd):
@@ -52,9 +64,7 @@ def feedax(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = main([str(word) for word in arguments])
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capsys, [str(word) for word in arguments])
 
     return run
 
@@ -289,7 +299,9 @@ def stopped_run(by, said, rows):
 
 
 def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
-    with started("train", "--hidden", 32, "--epochs", EPOCHS, cwd=tmp_path) as process:
+    flags = ("--dataset", "sleepy:make", "--hidden", 4, "--epochs", EPOCHS)
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    with started("train", *flags, cwd=tmp_path) as process:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         lines = first + process.stdout.read()
@@ -301,7 +313,7 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
 
     rows = RunFolder.open(run).rows()
     os.truncate(run / "metrics.jsonl", 0)
-    done = feedax(*command[1:])
+    done = feedax(*command[1:], "--dataset", "sleepy:make")
     assert done.returncode == 0, done.stderr
     assert LINES.fullmatch(done.stdout)
     again = RunFolder.open(run).rows()
@@ -385,7 +397,17 @@ def test_evaluate_runs_no_code_that_a_run_folder_names(feedax, tmp_path, monkeyp
 
 
 def test_a_killed_run_leaves_the_parameters_of_its_last_epoch(tiny, feedax, tmp_path):
-    arguments = ("train", "--dataset", f"npz:{tiny}", "--epochs", 4000, "--out", "killed")
+    arguments = (
+        "train",
+        "--dataset",
+        f"npz:{tiny}",
+        "--epochs",
+        4000,
+        "--hidden",
+        8,
+        "--out",
+        "killed",
+    )
     with started(*arguments, cwd=tmp_path) as process:
         for _ in range(7):
             process.stdout.readline()

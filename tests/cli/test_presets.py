@@ -1,13 +1,11 @@
 """`feedax train --preset`: what a preset sets, what overrides it, and what is written down."""
 
 import re
-import subprocess
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from helpers import run_command, save_digits
 
 from feedax.cli import main, presets
 from feedax.cli.flag_words import command_line, flag_names, flag_values
@@ -29,17 +27,7 @@ from feedax.report.run_folder import RunFolder
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """500 real digits of 8 x 8 to train on and 200 to test with, as bytes."""
-    images, labels = load_digits(return_X_y=True)
-    images = np.uint8(images * (255 / 16)).reshape(-1, 8, 8)
-    path = tmp_path_factory.mktemp("digits") / "digits.npz"
-    np.savez(
-        path,
-        x_train=images[:500],
-        y_train=labels[:500],
-        x_test=images[500:700],
-        y_test=labels[500:700],
-    )
-    return path
+    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 500, 200)
 
 
 @pytest.fixture
@@ -48,10 +36,7 @@ def train(digits, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(words):
-        arguments = ["train", "--dataset", f"npz:{digits}", *words.split()]
-        code = main(arguments)
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capfd, ["train", "--dataset", f"npz:{digits}", *words.split()])
 
     return run
 

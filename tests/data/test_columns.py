@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers import draw, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -28,11 +29,6 @@ from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
 from feedax.errors import ExampleError, PlanError, PositionError
 
 COUNT = 22  # 5 batches of 4, and one of 2
-
-
-def draw():
-    """A number from each of the three random states."""
-    return random.random(), np.random.random(), float(torch.rand(()))
 
 
 class Drawn(Dataset):
@@ -193,7 +189,7 @@ def parts_of(make, parts):
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize(
     ("plan", "workers"),
-    [("resident", 0), ("resident", 2), ("vectorised", 0), ("streamed", 0), ("streamed", 2)],
+    [("resident", 0), slow("resident", 2), ("vectorised", 0), ("streamed", 0), slow("streamed", 2)],
 )
 def test_parts_beside_each_other_are_the_whole_batches(plan, workers, parts):
     if (workers, plan, parts) == (2, "streamed", 4):

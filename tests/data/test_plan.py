@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from helpers import write_idx
 from torch.utils.data import (
     ConcatDataset,
     Dataset,
@@ -36,11 +37,6 @@ def arrays(count=20, transform=None):
     rng = np.random.default_rng(count)
     inputs = rng.integers(0, 256, (count, 4, 3), np.uint8)
     return ArrayDataset(inputs, rng.integers(0, 10, count), transform)
-
-
-def write_idx(path, array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.write_bytes(header + array.tobytes())
 
 
 @pytest.fixture

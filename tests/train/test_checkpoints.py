@@ -1,5 +1,6 @@
 """`fit` with checkpoints: a run that goes on has the bits of one that never stopped."""
 
+import functools
 import json
 import logging
 import subprocess
@@ -11,37 +12,18 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+import sweep_jobs
 import torch
+from helpers import bits, problem, timeless
+from sweep_jobs import COUNT, SIZE, Noisy
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
 from feedax.storage.checkpoint_file import read_checkpoint
-from feedax.train.training import Training
 
 WHOLE = "must be a whole number from 1 on, and it is"
-COUNT, SIZE = 52, 8  # six batches and a short one
-
-
-def problem(seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, COUNT)
-    x = rng.normal(0, 1, (COUNT, 6)).astype(np.float32)
-    x[np.arange(COUNT), y] += 2
-    return x, y
-
-
-class Noisy(torch.utils.data.Dataset):
-    """Every example is another one each time that it is loaded."""
-
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return self.x[i] + np.random.normal(0, 0.1, 6).astype(np.float32), self.y[i]
+loader = functools.partial(sweep_jobs.loader, seed=3)
 
 
 def with_dropout(params, x, key, train):
@@ -56,12 +38,6 @@ PARAMS = {
     "w": jax.random.normal(jax.random.key(1), (16, 6)) / 3,
     "v": jax.random.normal(jax.random.key(2), (3, 16)) / 3,
 }
-
-
-def loader(plan="resident", **options):
-    x, y = problem()
-    data = Noisy(x, y) if plan == "streamed" else ArrayDataset(x, y)
-    return feedax.NumpyLoader(data, SIZE, shuffle=True, seed=3, plan=plan, **options)
 
 
 def train(source, checkpoints=None, stop_at=None, **options):
@@ -87,23 +63,6 @@ def train(source, checkpoints=None, stop_at=None, **options):
         **options,
     )
     return params, history, done
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def timeless(history):
-    return [
-        {k: v for k, v in row.items() if not k.endswith(("seconds", "examples_per_second"))}
-        for row in history
-    ]
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr(Training, "report_seconds", 0.0)
-    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 SOURCES = {
@@ -445,7 +404,7 @@ def test_seconds_between_checkpoints(tmp_path, tells_of_every_step):
 
 def test_a_loader_that_cannot_say_where_it_stands_is_refused_before_training(tmp_path):
     events = []
-    source = feedax.NumpyLoader(Noisy(*problem()), SIZE, num_workers=1, in_order=False)
+    source = feedax.NumpyLoader(Noisy(), SIZE, num_workers=1, in_order=False)
     with pytest.raises(PositionError):
         feedax.fit(
             with_dropout, PARAMS, source,

@@ -9,11 +9,11 @@ import os
 import re
 import resource
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command, timeless
 
 from feedax.cli import main
 from feedax.report.run_folder import RunFolder
@@ -51,19 +51,14 @@ def resume(runs, tmp_path, monkeypatch, capfd):
     capfd.readouterr()
 
     def run():
-        code = main(["train", "--resume", "run", "--dataset", f"npz:{runs / 'tiny.npz'}"])
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess("", code, said.out, said.err)
+        dataset = f"npz:{runs / 'tiny.npz'}"
+        return run_command(capfd, ["train", "--resume", "run", "--dataset", dataset])
 
     return run
 
 
 def rows(run):
-    times = re.compile(r".*seconds$|examples_per_second")
-    return [
-        {name: value for name, value in row.items() if not times.fullmatch(name)}
-        for row in RunFolder.open(run).rows()
-    ]
+    return timeless(RunFolder.open(run).rows())
 
 
 def assert_ends_as_the_whole_run(runs, done):

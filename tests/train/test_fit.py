@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-import threading
 import time
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import batches, bits, linear, problem, transfer_threads
 from torch.utils.data import Sampler
 
 import feedax
@@ -22,37 +22,8 @@ from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
 
 
-def linear(w, x):
-    return w @ x
-
-
-def digits(count=300, features=8, classes=3, seed=0):
-    """A small problem that can be learned: classes are shifted clouds."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, count)
-    x = rng.normal(0, 1, (count, features)).astype(np.float32)
-    x[np.arange(count), y] += 3
-    return x, y
-
-
-def batches(x, y, size):
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-@pytest.fixture
-def compilations(caplog):
-    """Counts how often JAX itself says that it compiled a function of this name."""
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-
-        def count(name):
-            said = f"Finished XLA compilation of jit({name})"
-            return sum(said in record.getMessage() for record in caplog.records)
-
-        yield count
+def digits(count=300, **options):
+    return problem(count=count, features=8, shift=3, **options)
 
 
 def test_fit_is_gradient_descent_by_hand():
@@ -521,10 +492,6 @@ class Told:
 
     def stats(self):
         return SimpleNamespace(loading=0.25 * len(self.asked), starting=2.0 * bool(self.asked))
-
-
-def transfer_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("feedax")]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -8,16 +8,13 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from sweep_jobs import COUNT, SIZE, STEPS, bits, init, loader, predict, problem, timeless
+from helpers import bits, linear, problem, timeless
+from sweep_jobs import COUNT, SIZE, STEPS, init, loader, predict
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import AugmentError, CheckpointError, ModelError, OptimizerError
 from feedax.train.specification import FitSpecification
-
-
-def linear(w, x):
-    return w @ x
 
 
 def fit(source, predict=predict, params=None, **options):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import kill_jobs
 import numpy as np
 import pytest
+from helpers import timeless
 from kill_harness import Harness, Job
-from kill_outcome import Outcome, assert_equal, checkpoint_names, without_times
+from kill_outcome import Outcome, assert_equal, checkpoint_names
 
 import feedax
 from feedax.report.run_folder import RunFolder
@@ -255,7 +256,7 @@ def test_a_run_on_a_list_goes_on_within_an_epoch_and_before_its_evaluation(tmp_p
     assert train("stopped", stop)[1] == []
     (alone, rows), (resumed, rows_again) = train("alone"), train("stopped")
     assert alone.tobytes() == resumed.tobytes()
-    assert [without_times(row) for row in rows] == [without_times(row) for row in rows_again]
+    assert [timeless(row) for row in rows] == [timeless(row) for row in rows_again]
 
 
 KILLED = """

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from helpers import bits
 from optax import contrib
 
 import feedax
@@ -45,10 +46,6 @@ def descend(optimizer, params, gradients, rate):
         updates, state = optimizer.update(grads, state, params)
         params = jax.tree.map(lambda p, u: p + u * rate, params, updates)
     return params
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def near(one, other, rtol=2e-6, atol=1e-6):

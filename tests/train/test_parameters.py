@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from helpers import squared
 
 import feedax
 from feedax.data import ArrayDataset
@@ -155,10 +156,6 @@ LINE = [(X, 3 * X + 1)]
 
 def line(params, x):
     return params["slope"] * x + params["offset"]
-
-
-def squared(prediction, target):
-    return (prediction - target) ** 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import free_port
 
 from feedax.errors import ProcessError
 from feedax.train import processes
@@ -157,12 +158,6 @@ class Two:
         chosen = self.processes if me is None else [self.processes[me]]
         said = [process.communicate(timeout=100) for process in chosen]
         return [(process.returncode, *both) for process, both in zip(chosen, said, strict=True)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -13,17 +13,16 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
+from helpers import bits, problem, timeless
 from sweep_jobs import (
     JOBS,
     STEPS,
-    bits,
     init,
     is_step,
     loader,
     numbers,
     predict,
-    problem,
-    timeless,
+    stopper,
     train,
 )
 
@@ -31,13 +30,6 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError
 from feedax.train import NetworkEnded, NetworksStarted, StopTraining
-from feedax.train.training import Training
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr(Training, "report_seconds", 0.0)
-    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 def assert_close(ours, theirs, tolerance):
@@ -228,17 +220,6 @@ def late_failure(**options):
 
 
 # --- Going on ---
-
-
-def stopper(after):
-    steps = []
-
-    def stop(event):
-        steps.append(is_step(event))
-        if sum(steps) == after:
-            raise StopTraining
-
-    return stop
 
 
 @pytest.mark.parametrize(

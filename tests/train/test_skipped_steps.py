@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import bits, squared, timeless
 
 import feedax
 from feedax.data import ArrayDataset
@@ -21,10 +22,6 @@ START = (jnp.zeros(()), jnp.zeros(()))
 
 def line(params, x):
     return params[0] * x + params[1]
-
-
-def squared(prediction, target):
-    return (prediction - target) ** 2
 
 
 def data(*broken, plan="auto", **options):
@@ -43,15 +40,6 @@ def fit(train, optimizer, epochs=3, **options):
     return feedax.fit(
         line, START, train, loss=squared, optimizer=optimizer, epochs=epochs, **options
     )
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def numbers(rows):
-    times = ("seconds", "examples_per_second")
-    return [{k: v for k, v in row.items() if not k.endswith(times)} for row in rows]
 
 
 def adam():
@@ -179,7 +167,7 @@ def test_the_count_goes_on_where_it_was(plan, tmp_path):
         run(tmp_path / "cut", callbacks=[stop])
     resumed, again = run(tmp_path / "cut")
     assert bits(resumed) == bits(params)
-    assert numbers(again) == numbers(rows)
+    assert timeless(again) == timeless(rows)
     assert all(row["skipped_steps"] in (1, 2) for row in rows)
 
 

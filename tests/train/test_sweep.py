@@ -15,17 +15,16 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
+from helpers import bits, problem, timeless
 from sweep_jobs import (
     SIZE,
     STEPS,
-    bits,
     init,
     is_step,
     loader,
     numbers,
     predict,
-    problem,
-    timeless,
+    stopper,
     train,
 )
 
@@ -42,13 +41,6 @@ from feedax.errors import (
 from feedax.train import NetworkEnded, NetworksStarted, Stepped, StopTraining
 from feedax.train.specification import FitSpecification
 from feedax.train.sweep import network_bytes, networks_that_fit
-from feedax.train.training import Training
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr(Training, "report_seconds", 0.0)
-    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 def fitted(network, source, predict=predict, init=init, hyperparams=None, **options):
@@ -395,18 +387,6 @@ def test_a_network_that_turns_not_a_number_is_told_and_the_others_go_on(saves, t
 
 
 # --- Going on ---
-
-
-def stopper(after):
-    """Stops a sweep in the middle of a network, after so many steps in all."""
-    steps = []
-
-    def stop(event):
-        steps.append(is_step(event))
-        if sum(steps) == after:
-            raise StopTraining
-
-    return stop
 
 
 @pytest.mark.parametrize("plan", ["resident", pytest.param("streamed", marks=pytest.mark.slow)])

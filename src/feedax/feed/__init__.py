@@ -8,7 +8,7 @@ and their order are the same. For loops of one's own there is `prefetch_to_devic
 Nothing here imports torch.
 """
 
-from feedax.feed.batch import Batch, Chunk, Masked, kind_of, padded_indices, pick
+from feedax.feed.batch import Batch, Chunk, Masked, kind_of, pad_indices, pick
 from feedax.feed.blocks import device_blocks
 from feedax.feed.feeds import CHUNK_STEPS, Feed, Residents, StackedFeed, open_feed
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
@@ -32,7 +32,7 @@ __all__ = [
     "kind_of",
     "on_device",
     "open_feed",
-    "padded_indices",
+    "pad_indices",
     "pick",
     "prefetch_to_device",
     "scalar",

@@ -1,4 +1,4 @@
-"""Batches cut anew into blocks, for evaluation."""
+"""Batches regrouped into blocks of one size, for evaluation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.feed.batch import Batch, PyTree, filled, kind_of, length, pair
+from feedax.feed.batch import Batch, PyTree, kind_of, length, padded_batch, pair
 from feedax.feed.feeds import Check, transferred
 from feedax.feed.prefetch import Pipeline
 from feedax.feed.source import Source
 from feedax.feed.transfer import Devices
 
 WAITING_BYTES = 2**28
-"""How much memory examples of several shapes may take while each waits for more of its own."""
+"""How much memory examples may take that wait for more of their kind."""
 
 
 def device_blocks(
@@ -24,28 +24,28 @@ def device_blocks(
     share: tuple[int, int] = (0, 1),
     waiting_bytes: int = WAITING_BYTES,
 ) -> Pipeline:
-    """Batches cut anew into blocks of one size, or as they are if size_of is None.
+    """Batches regrouped into blocks of one size, or as they are if size_of is None.
 
-    Batches that differ in more than the number of their examples, padded to the longest one say,
-    make blocks of their own for each `kind_of`.
+    Batches that differ in more than their number of examples (sequences padded to another length,
+    say) are regrouped apart from each other, by `kind_of`.
 
     Args:
         source: of batches `(inputs, targets)`.
-        size_of: the examples of a block, from the leaves of a batch.
+        size_of: from the leaves of a batch to the number of examples in a block.
         check: called with every batch.
         devices: where the blocks go.
-        share: which of how many processes this is that do the batches together.
-        waiting_bytes: how much memory may be taken by examples that wait for more of their shape.
+        share: this process's index, and how many processes share the batches.
+        waiting_bytes: how much memory examples may take that wait for more of their kind.
 
     Returns:
-        Iterates each block on the device, its last one filled up, and how many examples it holds.
+        Iterates pairs: a block on the device, and how many of its examples are no padding.
     """
     blocks = _blocks(_share_of(source, *share), size_of, check, waiting_bytes)
     return transferred(source, blocks, devices, lambda put, block: (put(block[0]), block[1]))
 
 
 def _share_of(source: Source, part: int, parts: int) -> Iterator[Any]:
-    """Every process's own rows of a batch; of batches that every process has whole, every n-th."""
+    """This process's rows of batches that are sharded; of whole batches, every n-th."""
     for number, batch in enumerate(source):
         if source.has_part or number % parts == part:
             yield batch
@@ -60,12 +60,12 @@ def _blocks(
 ) -> Iterator[tuple[Batch, int]]:
     piles: dict[Any, _Pile] = {}
     for batch in batches:
-        inputs, targets = pair(batch)
+        inputs, targets = pair(batch, "evaluate")
         del batch
         check(inputs, targets, "a batch")
         if size_of is None:
             count = length((inputs, targets))
-            yield filled(inputs, targets, count), count
+            yield padded_batch(inputs, targets, count), count
             continue
         kind = kind_of((inputs, targets))
         if kind not in piles:
@@ -78,13 +78,13 @@ def _blocks(
 
 
 class _Pile:
-    """Examples of one kind that wait until they are a block.
+    """Examples of one kind that wait until they fill a block.
 
     Args:
-        size: the examples of a block.
+        size: the number of examples in a block.
 
     Attributes:
-        nbytes: the memory that those take that wait.
+        nbytes: the memory that the waiting examples take.
     """
 
     def __init__(self, size: int) -> None:
@@ -94,24 +94,24 @@ class _Pile:
         self._count = 0
 
     def add(self, examples: tuple[PyTree, PyTree]) -> Iterator[tuple[Batch, int]]:
-        """Put examples onto it; the blocks that are full now."""
-        # Copies: a source may use its arrays again for the next batch, before these are cut.
+        """Add examples; yields the blocks that are full now."""
+        # Copies: a source may reuse its arrays for the next batch before this block is full.
         self._parts.append(jax.tree.map(np.array, examples))
         self._count += length(examples)
         if self._count >= self._size:
             together, count, size = self._together(), self._count, self._size
             for start in range(0, count - size + 1, size):
-                yield filled(*_rows(together, start, start + size), size), size
+                yield padded_batch(*_rows(together, start, start + size), size), size
             left = count % size
             self._parts = [_rows(together, count - left, count)] if left else []
             self._count = left
         self.nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._parts))
 
     def rest(self, is_alone: bool) -> Iterator[tuple[Batch, int]]:
-        """What is left, filled up: to a block, or among several piles to a power of two."""
+        """What is left, padded: to a whole block, or among several piles to a power of two."""
         if self._count:
             size = self._size if is_alone else min(self._size, 1 << (self._count - 1).bit_length())
-            yield filled(*self._together(), size), self._count
+            yield padded_batch(*self._together(), size), self._count
         self._parts, self._count, self.nbytes = [], 0, 0
 
     def _together(self) -> tuple[PyTree, PyTree]:

@@ -1,7 +1,8 @@
-"""The feed of one epoch: its batches, from examples on the device or from the host, in pieces."""
+"""The feed of one epoch hands out its batches, from examples on the device or from the host."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from typing import Any
@@ -15,11 +16,11 @@ from feedax.feed.batch import (
     Batch,
     Chunk,
     PyTree,
-    filled,
     is_text,
     length,
     opened,
-    padded_indices,
+    pad_indices,
+    padded_batch,
     pair,
     pick,
 )
@@ -36,25 +37,27 @@ Check = Callable[[PyTree, PyTree, str], None]
 
 
 class Residents:
-    """The examples of resident sources, put on the devices once for as long as they are the same.
+    """The examples of resident sources, kept on the devices until a dataset changes.
 
     Args:
         devices: each of them gets all examples.
+        who: speaks, in an error.
     """
 
-    def __init__(self, devices: Devices) -> None:
+    def __init__(self, devices: Devices, who: str = "fit") -> None:
         self.devices = devices
+        self._who = who
         self._kept: dict[Source, tuple[Any, tuple[PyTree, PyTree]]] = {}
 
     def live_here(self, source: Source) -> bool:
-        """Whether the examples of a source are to be among them."""
+        """Whether the examples of a source are kept here."""
         plan, copies = source.plan(), self.devices.copies
         if plan is None or not plan.is_resident:
             return False
         return copies == 1 or copies * plan.size <= source.device_budget
 
     def describe(self, source: Source) -> str:
-        """In words, how batches reach the device."""
+        """How batches reach the device, in words."""
         plan = source.plan()
         if plan is None:
             return "batches of an iterable, one by one"
@@ -68,15 +71,15 @@ class Residents:
         )
 
     def examples(self, source: Source, check: Check) -> tuple[PyTree, PyTree]:
-        """The inputs and the targets of a source, all of them on the devices."""
+        """All inputs and targets of a source, on the devices."""
         plan = source.plan()
-        # A loader makes another plan when its dataset is not what it was.
+        # A loader makes a new plan when its dataset has changed.
         if source not in self._kept or self._kept[source][0] is not plan:
             self._kept[source] = (plan, self._put(source, plan, check))
         return self._kept[source][1]
 
     def forget_others(self, sources: Iterable[Source]) -> None:
-        """Let go of examples that none of these sources has, and of all other sources."""
+        """Free the examples that none of these sources has."""
         kept = {id(plan): (plan, examples) for plan, examples in self._kept.values()}
         plans = {source: id(source.plan()) for source in sources}
         self._kept = {source: kept[plan] for source, plan in plans.items() if plan in kept}
@@ -85,13 +88,22 @@ class Residents:
         for another, examples in self._kept.values():
             if another is plan:  # the same examples in the order of another seed
                 return examples
-        inputs, targets = pair(source.arrays())
+        inputs, targets = pair(source.arrays(), self._who)
         check(inputs, targets, "the dataset")
         return self.devices.replicate((inputs, targets))
 
 
+@dataclass(eq=False)
 class Feed:
-    """One epoch of a source, piece by piece.
+    """One epoch of a source. A piece of it is a `Batch` or a `Chunk`.
+
+    Args:
+        source: where the batches come from.
+        exact: do not pad short batches: the model sees the whole batch.
+        residents: the examples on the devices, and those devices.
+        check: called with every batch, or once with all resident examples.
+        state_dict: the source's, if positions are to hold its state.
+        skip: how many batches to skip at the start.
 
     Attributes:
         load_seconds: time spent on loading in this thread; 0 where worker processes load.
@@ -100,23 +112,29 @@ class Feed:
         text: where the first batch holds text, which stays on the host.
     """
 
-    def __init__(self, state_dict: StateDict | None, skip: int) -> None:
+    source: Source
+    exact: bool
+    residents: Residents
+    check: Check
+    state_dict: StateDict | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
         self.load_seconds = self.transfer_seconds = 0.0
         self.drawing_seconds: float | None = None
         self.text: list[str] = []
-        self._state_dict = state_dict
-        self._batches = skip
+        self._batches = self.skip
 
     def take(self, steps: int) -> Batch | Chunk | None:
-        """The next steps of the epoch, at most so many; None at its end."""
+        """The next piece, of at most so many steps; None at the end of the epoch."""
         raise NotImplementedError
 
     def position(self) -> Position:
-        """The source's position after the steps that were handed out."""
-        return position(self._state_dict, self._batches)
+        """The source's position after the pieces that were handed out."""
+        return position(self.state_dict, self._batches)
 
     def close(self) -> None:
-        """Let go of the batches that are still to come."""
+        """Release the batches that are under way."""
 
 
 def open_feed(
@@ -127,44 +145,24 @@ def open_feed(
     state_dict: StateDict | None = None,
     skip: int = 0,
 ) -> Feed:
-    """The feed of one epoch.
-
-    Args:
-        source: where the batches come from.
-        exact: hand out batches of their true size, for models that see the whole batch.
-        residents: the examples on the devices, and those devices.
-        check: called with every batch, or once with all resident examples.
-        state_dict: the source's, where the position is to be saved by it.
-        skip: how many batches to leave out first.
-    """
-    if residents.live_here(source):
-        return ResidentFeed(source, exact, residents, check, state_dict, skip)
-    return StreamedFeed(source, exact, residents.devices, check, state_dict, skip)
+    """The feed of one epoch; the arguments are those of `Feed`."""
+    kind = ResidentFeed if residents.live_here(source) else StreamedFeed
+    return kind(source, exact, residents, check, state_dict, skip)
 
 
 class ResidentFeed(Feed):
-    """An epoch in chunks of steps over examples that live on the device; see `open_feed`.
+    """An epoch in chunks of steps over examples on the device.
 
     Attributes:
         examples: (inputs, targets), all of them, on the devices.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        exact: bool,
-        residents: Residents,
-        check: Check,
-        state_dict: StateDict | None,
-        skip: int,
-    ) -> None:
-        super().__init__(state_dict, skip)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.drawing_seconds: float = 0.0
-        self._exact = exact
-        self._devices = residents.devices
-        self.examples = residents.examples(source, check)
+        self.examples = self.residents.examples(self.source, self.check)
         self._size = 0
-        self._rows = islice(source.index_batches(), skip, None)
+        self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
         self._before_held: Position | None = None
 
@@ -173,24 +171,24 @@ class ResidentFeed(Feed):
         if table is None:
             return None
         indices, sizes, count = table
-        indices, sizes = self._devices.replicate((indices, sizes))
+        indices, sizes = self.residents.devices.replicate((indices, sizes))
         return Chunk(self.examples, indices, sizes, np.int32(count))
 
     def take_indices(self, steps: int) -> tuple[np.ndarray, np.ndarray, int] | None:
-        """The same on the host: the indices and sizes of a `Chunk`, and how many rows count."""
+        """The indices, sizes and steps of the next `Chunk`, on the host."""
         first = self._draw()
         if first is None:
             return None
-        size = len(first) if self._exact else max(self._size, len(first))
+        size = len(first) if self.exact else max(self._size, len(first))
         most = max(1, min(CHUNK_STEPS, CHUNK_INDICES // size))
         rows = [first]
-        # Drawn when it is needed and no sooner: a sampler may look at how training goes.
+        # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self._state_dict, self._batches) if self._exact else None
+            before = position(self.state_dict, self._batches) if self.exact else None
             row = self._draw()
             if row is None:
                 break
-            if self._exact and len(row) != size:
+            if self.exact and len(row) != size:
                 self._held, self._before_held = row, before
                 break
             rows.append(row)
@@ -199,7 +197,7 @@ class ResidentFeed(Feed):
         indices = np.zeros((most, size), np.int32)
         sizes = np.ones(most, np.int32)
         for i, row in enumerate(rows):
-            indices[i] = padded_indices(row, size)
+            indices[i] = pad_indices(row, size)
             sizes[i] = len(row)
         return indices, sizes, len(rows)
 
@@ -216,24 +214,15 @@ class ResidentFeed(Feed):
 
 
 class StreamedFeed(Feed):
-    """An epoch in batches from the host, put on the device one by one; see `open_feed`."""
+    """An epoch in batches from the host, put on the device one by one."""
 
-    def __init__(
-        self,
-        source: Source,
-        exact: bool,
-        devices: Devices,
-        check: Check,
-        state_dict: StateDict | None,
-        skip: int,
-    ) -> None:
-        super().__init__(state_dict, skip)
-        # Of several processes' rows, a batch cannot be filled up at its end.
-        self._exact = exact or devices.processes > 1
-        self._check = check
-        self._skip = skip
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        devices, batches = self.residents.devices, self._whole()
+        # Where each process has its own rows of a batch, their end is no place for padding.
+        self._exact = self.exact or devices.processes > 1
         self._pipeline = transferred(
-            source, self._whole(source), devices, lambda put, item: put(*item), state_dict
+            self.source, batches, devices, lambda put, item: put(*item), self.state_dict
         )
 
     def take(self, steps: int) -> Batch | None:
@@ -244,13 +233,13 @@ class StreamedFeed(Feed):
         return batch
 
     def position(self) -> Position:
-        return position(self._state_dict and self._pipeline.state, self._batches)
+        return position(self.state_dict and self._pipeline.state, self._batches)
 
     def close(self) -> None:
         self._pipeline.close()
 
-    def _whole(self, source: Source) -> Iterator[tuple[Batch, bool]]:
-        size = 0
+    def _whole(self) -> Iterator[tuple[Batch, bool]]:
+        source, skip, size = self.source, self.skip, 0
         loads_here = not source.num_workers
         iterator = None
         while True:
@@ -260,8 +249,8 @@ class StreamedFeed(Feed):
                 batch = next(iterator)
             except StopIteration:
                 return
-            if self._skip:
-                self._skip -= 1
+            if skip:
+                skip -= 1
                 continue
             if loads_here:
                 self.load_seconds += time.perf_counter() - started
@@ -270,10 +259,10 @@ class StreamedFeed(Feed):
             if size == 0:
                 self.text = _text_fields(batch)
             del batch
-            self._check(inputs, targets, "a batch")
+            self.check(inputs, targets, "a batch")
             count = length((inputs, targets))
             size = count if self._exact else max(size, count)
-            yield filled(inputs, targets, size), is_part
+            yield padded_batch(inputs, targets, size), is_part
 
 
 def _text_fields(batch: Any) -> list[str]:
@@ -293,18 +282,19 @@ def transferred(
     put_item: Callable[[Callable[..., Batch], Any], Any],
     state_dict: StateDict | None = None,
 ) -> Pipeline:
-    """A pipeline that brings what is made of a source's batches to the devices.
+    """A pipeline that brings batches to the devices.
 
     Args:
         source: where the batches come from.
-        items: what is made of them.
-        devices: where they go.
-        put_item: from a function that puts a batch there, and an item, to what is handed over.
+        items: each holds a batch.
+        devices: where the batches go.
+        put_item: is called with a function that puts a batch there, and with an item; what it
+            returns is handed over.
         state_dict: the source's, or None.
     """
     foreign = not source.batches_are_fresh
-    # Two under way where worker processes load. Where this process does, that would gain nothing,
-    # as JAX computes while it loads; and a sampler may look at how training goes.
+    # Two batches under way where worker processes load. Where this process loads, that would gain
+    # nothing, as JAX computes meanwhile; and a sampler may depend on the training so far.
     size = 2 if source.loads_in_workers else 1
 
     @cache
@@ -319,12 +309,12 @@ def transferred(
 
 
 class StackedFeed:
-    """One epoch of many networks: a piece of work has a batch for each.
+    """One epoch of many networks: a piece has a batch for each of them.
 
     Args:
-        feeds: one for each network; all have as many batches, of the same sizes.
-        size: how many networks a piece is for; those without a feed get what the last one gets.
-        devices: they share the networks.
+        feeds: one for each network; they must agree in the number of batches and in their sizes.
+        size: how many networks a piece is for; those without a feed get the last one's batches.
+        devices: the networks are divided among them.
     """
 
     def __init__(self, feeds: Sequence[Feed], size: int, devices: Devices) -> None:
@@ -347,7 +337,7 @@ class StackedFeed:
         return sum(feed.transfer_seconds for feed in self._feeds)
 
     def take(self, steps: int) -> Batch | Chunk | None:
-        """The next steps of all networks, at most so many; None at the end of the epoch.
+        """The next piece, of at most so many steps; None at the end of the epoch.
 
         A chunk's indices are `(rows, networks, batch size)`, its sizes `(rows, networks)`; the
         leaves of a batch are `(networks, examples, ...)`.
@@ -373,7 +363,7 @@ class StackedFeed:
         return batch
 
     def _alike(self, parts: list[Any]) -> list[Any]:
-        """One part for each network of the size."""
+        """The parts, repeated for networks without a feed."""
         kinds = [
             (jax.tree.structure(part), [np.shape(leaf) for leaf in jax.tree.leaves(part)])
             for part in parts

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from feedax.errors import BatchError
-from feedax.feed.batch import Masked, PyTree, length, numbers, opened, padded, without_text
+from feedax.feed.batch import Masked, PyTree, length, numbers, opened, pad, without_text
 from feedax.feed.source import Source, StateDict
 from feedax.feed.transfer import WHO, Transfer
 
@@ -123,19 +123,18 @@ class Pipeline(Iterator[Any]):
     """Pulls batches in the consumer's thread, transfers them in another, hands them over in order.
 
     Only `put` runs in the other thread, so a dataset, a transform or a sampler that is pulled
-    here keeps its random state to itself. An error of theirs is raised after the batches before
-    it were handed over. The thread ends with the batches, with an error, with `close`, and when
+    here keeps its random state to itself. Their errors are raised after the batches before
+    them were handed over. The thread ends with the batches, with an error, with `close`, and when
     nobody holds the pipeline any more.
 
     Args:
-        batches: what is iterated, from the first ``next`` on. Its iterator is the pipeline's
-            alone: a generator is closed.
+        batches: iterated from the first ``next`` on. A generator is closed at the end.
         put: brings a batch to the device and returns what is handed over. It must not hold the
             pipeline, which would then never be collected.
         size: how many batches are under way at once, the one that is handed over included. With 1
             each is pulled when it is asked for, and there is no thread.
         foreign: whether `batches` may write to a batch's memory once it is asked for the next one.
-        state_dict: the source's; it is called whenever a batch was pulled.
+        state_dict: the source's; called after every batch that is pulled.
 
     Attributes:
         transfer_seconds: time spent on `put` for the batches that were handed over.
@@ -184,7 +183,7 @@ class Pipeline(Iterator[Any]):
         return batch
 
     def close(self) -> None:
-        """Let the batches that are still under way go, and end the thread."""
+        """Release the batches under way, and end the thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._has_ended = True
@@ -250,8 +249,8 @@ class DevicePrefetcher(Pipeline):
         """
         if self._state_dict is None:
             raise BatchError(
-                f"{WHO}: only a loader with a state_dict can say where it stands, and these "
-                "batches come from one without; give a NumpyLoader"
+                f"{WHO}: state_dict() needs batches of a loader that has a state_dict, and these "
+                "have none; give a NumpyLoader"
             )
         return self.state()
 
@@ -269,7 +268,7 @@ def _timed(
 ) -> tuple[Any, float]:
     started = time.perf_counter()
     with contextlib.ExitStack() as settings:
-        # JAX's settings may be those of one thread: this thread takes the consumer's.
+        # JAX's settings may be thread-local: this thread takes over the consumer's.
         if x64 is not None and x64 != jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             settings.enter_context(jax.enable_x64(x64))
         if device is not None:
@@ -296,7 +295,7 @@ def _of_one_size(source: Source, last: Last) -> Iterator[Any]:
                 f"examples, and one has {count}; use last='short'"
             )
         if last == "pad":
-            yield Masked(padded(arrays, count, size), np.arange(size) < count)  # type: ignore[arg-type]
+            yield Masked(pad(arrays, count, size), np.arange(size) < count)  # type: ignore[arg-type]
             continue
         if last == "wrap" and first is None:
             first = jax.tree.map(np.array, arrays)
@@ -309,7 +308,7 @@ def _of_one_size(source: Source, last: Last) -> Iterator[Any]:
 
 
 def _refuse_some_hosts(transfer: Transfer) -> None:
-    """Hosts ask each other for their counts, and each of them must be asking.
+    """Hosts compare their batches, which every host must take part in.
 
     Raises:
         BatchError: the sharding has devices of some of several hosts only.
@@ -323,15 +322,15 @@ def _refuse_some_hosts(transfer: Transfer) -> None:
 
 
 def _in_step(batches: Iterable[Any], count: int | None, full: bool) -> Iterator[Any]:
-    """The batches of this host, once all hosts have one too.
+    """The batches of this host, each once all hosts have one.
 
-    A host without a batch would leave the others waiting for it forever, in the middle of a step.
+    Without a batch on one host, the other hosts would wait for it forever in the middle of a step.
 
     Args:
         batches: this host's.
-        count: how many they are, if that is known.
-        full: whether all of them have one size. Where that and every host's count are known, the
-            hosts compare them once; otherwise before every batch.
+        count: how many there are, if that is known.
+        full: whether all have one size. If so, and if every host's count is known, the hosts
+            compare them once; otherwise before every batch.
 
     Raises:
         BatchError: on every host, where one has fewer batches, batches of other sizes, or failed.

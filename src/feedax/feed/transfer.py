@@ -22,7 +22,7 @@ AXES = ("process", "device")
 def on_device(tree: PyTree) -> PyTree:
     """A tree with its numbers and arrays of the host on JAX's default device.
 
-    Put there in so many words: ``jax.transfer_guard("disallow")`` refuses all other ways.
+    The transfer is explicit, as ``jax.transfer_guard("disallow")`` requires.
 
     >>> on_device({"rate": 0.5})
     {'rate': Array(0.5, dtype=float32, weak_type=True)}
@@ -40,12 +40,12 @@ def scalar(value: Any) -> jax.Array:
 
 
 class Transfer:
-    """Where the leaves of batches go.
+    """Puts the leaves of batches on devices.
 
     Args:
         sharding: a device, a sharding, None for the default device, or a PyTree of these that is
             a prefix of every batch.
-        foreign: whether somebody may write to a batch's memory later.
+        foreign: whether a batch's memory may be written to later.
 
     Raises:
         BatchError: the sharding is something else.
@@ -76,7 +76,7 @@ class Transfer:
 
         Args:
             batch: PyTree of arrays.
-            wait: stay until the host's memory is not read any more.
+            wait: return only when the host's memory is read no more.
 
         Raises:
             BatchError: the batch does not fit its sharding.
@@ -139,7 +139,7 @@ def _spans_hosts(place: Place) -> bool:
 
 
 def _of_the_mask(place: Place) -> Place:
-    """The mask is cut as the first dimension of the batch's first array."""
+    """The mask is sharded as the first dimension of the batch's first array."""
     if not isinstance(place, NamedSharding):
         return place
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]), memory_kind=place.memory_kind)
@@ -175,8 +175,8 @@ def _shares_memory(place: Place) -> bool:
 class Devices:
     """A mesh of the devices of all processes, or the one default device without a mesh.
 
-    Parameters and resident examples are replicated; a batch is cut into rows by XLA, evenly or
-    not, inside the compiled step (`spread`).
+    Parameters and resident examples are replicated; XLA divides a batch by rows, evenly or not,
+    inside the compiled step (`spread`).
 
     Args:
         count: devices of each process; None for all of an accelerator's, and for one CPU.
@@ -212,21 +212,21 @@ class Devices:
     @property
     def copies(self) -> int:
         """How many copies of resident examples one memory holds."""
-        # Every accelerator has its own; the CPU's devices have one together.
+        # Every accelerator has its own memory; the CPU's devices share one.
         return self.count if jax.default_backend() == "cpu" else 1
 
     @cached_property
     def replicated(self) -> NamedSharding | None:
-        """Where everything goes of which each device needs all."""
+        """The sharding of arrays that every device needs whole."""
         return self._sharding(PartitionSpec())
 
     @cached_property
     def shared(self) -> NamedSharding | None:
-        """Where arrays go of whose first axis each device has its part."""
+        """The sharding of arrays whose first axis is divided among the devices."""
         return self._sharding(PartitionSpec(AXES))
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Arrays of the host, or of this process's first device, on every device; copies."""
+        """Copies of arrays on every device."""
         impls = jax.tree.map(_key_impl, tree)
         data = jax.tree.map(lambda a: jax.random.key_data(a) if _key_impl(a) else a, tree)
         data = Transfer(self.replicated).put(data, wait=True)
@@ -251,20 +251,20 @@ class Devices:
         return jax.tree.map(view, tree)
 
     def rows(self, count: int) -> NamedSharding | None:
-        """Where a batch of so many examples goes, when each process has all of it.
+        """The sharding of a batch of `count` examples, if every process has all of them.
 
-        Arrays can only be cut evenly; what cannot goes everywhere and is cut in the step.
+        Arrays can only be divided evenly; others are replicated, and divided in the step.
         """
         if self.mesh is None or self.processes > 1 or count % self.count:
             return self.replicated
         return self.shared
 
     def parts(self, count: int) -> NamedSharding | None:
-        """Where a batch goes of which each process has so many examples, its own."""
+        """The sharding of a batch of which each process has `count` examples of its own."""
         return self._sharding(PartitionSpec(AXES if count % self.count == 0 else AXES[0]))
 
     def spread(self, batch: PyTree) -> PyTree:
-        """Cut a batch into rows, evenly or not; pure, for use inside compiled code."""
+        """Divide a batch among the devices, evenly or not; pure, for use inside compiled code."""
         if self.mesh is None:
             return batch
         rows = self.shared

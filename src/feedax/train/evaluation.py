@@ -20,7 +20,7 @@ from feedax.feed import (
     Source,
     device_blocks,
     on_device,
-    padded_indices,
+    pad_indices,
     pick,
     scalar,
 )
@@ -79,7 +79,7 @@ def evaluate(
     model = Model(predict, batched, state is not None, static, compute_dtype(precision))
     scalars = dict(hyperparams or {})
     check = ModelCheck(model, trained, state, loss, metrics, scalars, modes=(False,))
-    return Evaluation(model, check, Residents(Devices(1, everywhere=False))).of(
+    return Evaluation(model, check, Residents(Devices(1, everywhere=False), "evaluate")).of(
         trained, state, scalars, source, "batches"
     )
 
@@ -194,7 +194,7 @@ class Evaluation:
         part, parts = self._share
         for start in range(part * size, count, parts * size):
             rows = np.arange(start, min(start + size, count), dtype=np.int32)
-            rows = padded_indices(rows, size)
+            rows = pad_indices(rows, size)
             indices = self._devices.replicate((rows, np.int32(size)))
             yield self._pick(examples, *indices), min(size, count - start)
 
