@@ -215,12 +215,12 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), learning_rate=0.5)
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{path} that was 1.0 but is 0.5; give the same, or another folder"
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{path} it was 1.0 but is 0.5; give the same, or another folder"
     )
     with pytest.raises(CheckpointError, match="must hold the arrays of the state"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), optimizer=optax.sgd(0.1))
-    with pytest.raises(ModelError, match="goes on with the best= that it began with"):
+    with pytest.raises(ModelError, match="must have the best= that it began with"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), best="test_loss")
     with pytest.raises(PositionError, match="belongs to the seed it was saved with, 3"):
         train(
@@ -252,7 +252,7 @@ def test_another_runs_newest_is_named_and_the_one_before_it_used(tmp_path, caplo
     assert (events[0].step, bits(params)) == (6, bits(whole))
     assert caplog.messages == [
         f"fit: {foreign} must be a checkpoint of this run, and it is of another one; use an "
-        "earlier one, which is done"
+        "earlier one, as fit does now"
     ]
 
 

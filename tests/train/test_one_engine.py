@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from sweep_jobs import bits, init, loader, predict, problem, timeless
+from helpers import bits, problem, timeless
+from sweep_jobs import init, loader, predict
 
 import feedax
 from feedax.errors import NotANumberError, RunFolderError
@@ -21,10 +22,7 @@ SEED = 3
 OPTIONS = {"epochs": 2, "learning_rate": 0.03}
 
 
-@pytest.fixture(autouse=True)
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr(Training, "report_seconds", 0.0)
-    monkeypatch.setattr(Training, "chunk_steps", 1)
+pytestmark = pytest.mark.usefixtures("tells_of_every_step")
 
 
 def given(options):
