@@ -21,8 +21,9 @@ from feedax.feed import (
     teller,
 )
 from feedax.storage.checkpoint_file import decode
+from feedax.train import processes
 from feedax.train.checkpoints import Checkpoint, Checkpoints
-from feedax.train.clock import EpochClock
+from feedax.train.clock import EpochClock, ReportInterval
 from feedax.train.environment import environment, tell_of_differences
 from feedax.train.events import (
     EpochEnded,
@@ -36,12 +37,11 @@ from feedax.train.events import (
 )
 from feedax.train.job import Job
 from feedax.train.model import combine
-from feedax.train.pace import Pace
-from feedax.train.peers import Peers
 from feedax.train.programs import Programs
 from feedax.train.saved import RUN, refuse_broken
 from feedax.train.step import TrainState
 from feedax.train.waiting import Waiting, tell_of_text
+from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -72,8 +72,7 @@ class Training:
         self._position: Position = {"batches": 0}
         self._found: Checkpoint | None = None
         self._environment = environment(job.devices, job.model.dtype)
-        self._peers = Peers()
-        self._pace = Pace(self._steps, self._peers)
+        self._report_interval = ReportInterval(self._steps)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._is_asked_to_stop = False
         self._form: str | None = None  # of the steps before the run went on
@@ -82,9 +81,9 @@ class Training:
         """Train to the end; the parameters, with the model's state if there is one."""
         job = self.job
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._peers)
+            stack.enter_context(Watchdog())
             if job.checkpoints is not None:
-                stack.enter_context(job.checkpoints.in_use(writes=self._peers.index == 0))
+                stack.enter_context(job.checkpoints.in_use(writes=processes.index() == 0))
                 self._found = self._newest(job.checkpoints)
             self._share_batches()
             for batches in (self._train, *self._sets.values()):
@@ -105,29 +104,29 @@ class Training:
     def _newest(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The newest checkpoint that is whole, as process 0 reads it."""
         most = self._states.most_bytes(self.job)
-        found = checkpoints.newest(most) if self._peers.index == 0 else None
+        found = checkpoints.newest(most) if processes.index() == 0 else None
         if found is not None:
             refuse_broken(found.about, RUN, found.path)
-        if self._peers.count == 1:
+        if processes.count() == 1:
             return found
-        path = self._peers.broadcast(None if found is None else str(found.path))
+        path = processes.broadcast(None if found is None else str(found.path))
         if path is None:
             return None
-        content = self._peers.broadcast_bytes(b"" if found is None else found.content)
+        content = processes.broadcast_bytes(b"" if found is None else found.content)
         return found or Checkpoint(Path(path), content, *decode(content, path))
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its columns of a batch."""
-        job, peers = self.job, self._peers
+        job = self.job
         self._train, self._sets = job.train, job.sets
         saved = {} if self._found is None else self._found.about["position"].get("loader", {})
         seed = saved.get("seed") if isinstance(saved, dict) else None
-        if peers.count > 1:  # for loaders without one, process 0's
-            seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
+        if processes.count() > 1:  # for loaders without one, process 0's
+            seed = processes.broadcast(secrets.randbits(31) if seed is None else seed)
         # One process goes on with the seed that several have drawn.
-        if peers.count > 1 or (seed is not None and getattr(job.train, "seed", 0) is None):
+        if processes.count() > 1 or (seed is not None and getattr(job.train, "seed", 0) is None):
             sources = [job.train, *job.sets.values()]
-            self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
+            self._train, *sets = columns_of(sources, processes.index(), processes.count(), seed)
             self._sets = dict(zip(job.sets, sets, strict=True))
         self._tell_position = None if job.checkpoints is None else teller(self._train)
         if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
@@ -192,7 +191,9 @@ class Training:
         """The epoch's steps; the parameters and the model's state as they were before them."""
         start = None
         while (
-            most := min(self._pace.most_steps(), self.job.most_steps(self._step, CHUNK_STEPS))
+            most := min(
+                self._report_interval.most_steps(), self.job.most_steps(self._step, CHUNK_STEPS)
+            )
         ) > 0:
             piece = waiting.take(feed, most)
             if piece is None:
@@ -206,9 +207,9 @@ class Training:
             self._step += count
             self._epoch_step += count
             is_save = self._is_save_due()
-            if self._pace.is_due(count, clock) or is_save:
+            if self._report_interval.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                is_save = self._pace.agreed(is_save or self._is_save_late())
+                is_save = self._report_interval.next(is_save or self._is_save_late())
                 self._refuse_not_a_number(start, looks_at_params=is_save)
                 self._position, self._seconds = feed.position(), clock.seconds
                 if is_save:
@@ -336,7 +337,7 @@ class Training:
             "form": self._form or self._steps.form,
         }
         self._saved = here
-        if self._peers.index == 0:
+        if processes.index() == 0:
             tree = {"state": self._state, "best": best.kept}
             path = checkpoints.save(tree, about, keep_step=best.step)
             self._tell(Saved(self._step, path))
@@ -374,10 +375,10 @@ class Training:
                 callback(event)
             except StopTraining:
                 stops = ()
-        if self._peers.count > 1 and isinstance(event, Started | Stepped | EpochEnded):
-            if self._peers.any_process(stops is not None):
+        if processes.count() > 1 and isinstance(event, Started | Stepped | EpochEnded):
+            if processes.any_process(stops is not None):
                 stops = ()
-            if self._peers.reached_preemption():
+            if processes.reached_preemption():
                 stops = (PREEMPTED,)
         # While a state is saved is no place to stop: the next event is.
         self._is_asked_to_stop = stops is not None
