@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from feedax.cli.examples import Examples
     from feedax.report.run_folder import RunFolder
     from feedax.train import Checkpoints
-    from feedax.train.peers import Peers
 
 DESCRIPTION = f"""\
 Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 8 epochs.
@@ -45,17 +44,17 @@ def run(arguments: Sequence[str]) -> int:
     start_up = StartUp()
 
     from feedax.train import processes
-    from feedax.train.peers import Peers
+    from feedax.train.watchdog import Watchdog
 
     device = flags.device
     if device.coordinator is not None or processes.found():
         processes.keep_stdout_clean()
     processes.join(device.coordinator, device.processes, device.process)
-    with Peers() as peers:
-        return _train(flags, arguments, start_up, peers)
+    with Watchdog():
+        return _train(flags, arguments, start_up)
 
 
-def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
+def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp) -> int:
     from feedax.cli.compilation_cache import use_compilation_cache
     from feedax.cli.examples import Examples
     from feedax.cli.network import (
@@ -74,7 +73,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     from feedax.feed import Devices
     from feedax.report.environment import environment
     from feedax.report.run_folder import RunFolder
-    from feedax.train import fit
+    from feedax.train import fit, processes
     from feedax.train.history import Best
 
     use_compilation_cache()
@@ -86,7 +85,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     start_up.ends("imports")
     folder = layers = None
     goes_on_from_checkpoint = False
-    if peers.index == 0:
+    if processes.index() == 0:
         if flags.checkpoint.resume is not None:
             folder = RunFolder.open(flags.checkpoint.resume)
             flags = resumed_flags(folder, flags, arguments)
@@ -98,10 +97,10 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
                 refuse_unnamed_start(folder.path, flags.model.initial_params, given)
         flags = complete(from_anywhere(flags))
     # The other processes may not see that folder.
-    words, layers, goes_on_from_checkpoint = peers.broadcast(
+    words, layers, goes_on_from_checkpoint = processes.broadcast(
         [command_line(flags), layers, goes_on_from_checkpoint]
     )
-    flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
+    flags = flags if processes.index() == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
     examples = Examples.open(flags.data)
     loaders = examples.loaders()
     computed = fit_arguments(flags, examples, loaders["train"])
@@ -120,7 +119,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     start_up.ends("data")
 
     goes_on = None if folder is None else (command_line(flags), begun)
-    if peers.index == 0 and folder is None:
+    if processes.index() == 0 and folder is None:
         config = _config(flags, examples, layers, str(loaders["train"].plan()))
         out, name = flags.output.out, flags.output.name or examples.name
         folder = RunFolder.create({**config, **begun}, path=out, name=name)
@@ -128,7 +127,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
     speaks = note if folder is not None else _silence
     speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 
-    with StopRequest(preemptible=peers.count > 1) as stop:
+    with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None
         try:
             with Progress(speaks, stop, quiet=folder is None) as progress:
