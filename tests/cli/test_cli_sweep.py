@@ -16,14 +16,13 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
+from feedax import init_mlp
 from feedax.cli import main
 from feedax.cli.examples import Examples
-from feedax.cli.flag_words import flag_names
-from feedax.cli.flags import TrainFlags
-from feedax.cli.network import initial_params
-from feedax.cli.presets import PRESETS
+from feedax.cli.flags import PRESET_FLAGS, TrainFlags
+from feedax.cli.parse import flag_names
+from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
-from feedax.cli.sweep_groups import groups_of
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_curves import COLOURS, sweep_curves_png
 from feedax.report.sweep_folder import SweepFolder
@@ -161,7 +160,7 @@ def test_initial_parameters_are_those_of_the_seed(digits, initialisation, seed):
     _, combinations = parse_sweep(words.split(), "")
     (group,) = groups_of(combinations, Examples.open(combinations[0].flags.data))
     found = group.arguments["init"](jax.random.key(seed))
-    expected = initial_params([64, 8, 10], seed, initialisation)
+    expected = init_mlp([64, 8, 10], jax.random.key(seed), initialisation)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
@@ -450,8 +449,8 @@ def test_one_program_serves_all_numbers_that_it_is_given(digits):
 def test_a_preset_can_be_swept_too():
     words = "--preset tutorial modern best --epochs 1 --dropout 0.3"
     _, found = parse_sweep(words.split(), "")
-    assert [one.setting for one in found] == [{"preset": name} for name in PRESETS]
-    for one, (name, preset) in zip(found, PRESETS.items(), strict=True):
+    assert [one.setting for one in found] == [{"preset": name} for name in PRESET_FLAGS]
+    for one, (name, preset) in zip(found, PRESET_FLAGS.items(), strict=True):
         assert one.flags.augment == preset.augment, name
         assert one.flags.optimizer.learning_rate == preset.optimizer.learning_rate
         assert (one.flags.training.epochs, one.flags.model.dropout) == (1, 0.3)
