@@ -144,7 +144,7 @@ def _flights() -> Iterator[list[int]]:
     """Count, whenever a program was dispatched, those that are not done."""
     import jax
 
-    from feedax.train.compiled import Compiled
+    from feedax.train.steps import Compiled
 
     counts: list[int] = []
     results: list[Any] = []

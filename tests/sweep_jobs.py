@@ -155,12 +155,10 @@ def train(folder: Any = None, **options):
 
 def killed(folder: str, together: str) -> None:
     """Dies in the middle of the second network, or of the second epoch of all of them."""
-    import feedax.train.clock
-    import feedax.train.side_by_side
-    import feedax.train.training
+    import feedax
+    from feedax.train.training import Training
 
-    feedax.train.clock.CHUNK_SECONDS = 0.0
-    feedax.train.training.CHUNK_STEPS = feedax.train.side_by_side.CHUNK_STEPS = 1
+    Training.report_seconds, Training.chunk_steps = 0.0, 1
     ended = []
 
     def kill(event):

@@ -17,6 +17,7 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
 from feedax.storage.checkpoint_file import read_checkpoint
+from feedax.train.training import Training
 
 WHOLE = "must be a whole number from 1 on, and it is"
 COUNT, SIZE = 52, 8  # six batches and a short one
@@ -101,8 +102,8 @@ def timeless(history):
 
 @pytest.fixture
 def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.training.CHUNK_STEPS", 1)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 SOURCES = {
@@ -270,8 +271,8 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(BatchError) as caught:
         train(SOURCES["a list"](), feedax.Checkpoints(tmp_path, run="a"))
     assert str(caught.value) == (
-        "fit: a run goes on with a loader like the one it was saved with, which could say where it "
-        "stood, and train is a list; give the same loader"
+        "fit: to resume, train must have the load_state_dict of the loader that the checkpoint was "
+        "saved with, and it is a list, which has none; give the same loader"
     )
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="b"))

@@ -16,8 +16,9 @@ from torch.utils.data import Sampler
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.feed import Devices
-from feedax.train import clock, waiting
+from feedax.feed import Devices, Source
+from feedax.train import waiting
+from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
 
 
@@ -72,7 +73,7 @@ def test_fit_is_gradient_descent_by_hand():
 
 @pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
 def test_one_compilation_for_a_short_last_batch_and_unequal_chunks(plan, compilations, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every piece
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every piece
     x, y = digits(1000)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 16, plan=plan)  # 62 batches of 16, one of 8
     lengths, last = [], 0
@@ -528,7 +529,7 @@ def transfer_threads():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every step
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every step
     x, y = digits(60)
     done = 0
 
@@ -553,7 +554,7 @@ def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypa
 
 @pytest.mark.parametrize("raised", [feedax.StopTraining, ZeroDivisionError])
 def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
     x, y = digits(60)
     source = Told(batches(x, y, 10), 2, lambda: 0)
 
@@ -570,7 +571,7 @@ def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
 
 def test_loading_while_the_device_computes_is_not_waiting(monkeypatch):
     """Steps take longer than batches: of an epoch, only the first one is waited for."""
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 1000.0)  # no events
+    monkeypatch.setattr(Training, "report_seconds", 1000.0)  # no events
     x, y = digits(8)
 
     def predict(w, x):
@@ -640,7 +641,7 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ],
 )  # fmt: skip
 def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
-    advice, epoch = Advice(), Waiting(source(), None)
+    advice, epoch = Advice(), Waiting(Source(source()), None)
     row = {"epoch": 1, "seconds": 4.0, "start_seconds": start}
     advice.after(row | {"wait_seconds": 0.8}, epoch)  # a fifth, and no more
     advice.after(row | {"seconds": 1.0, "wait_seconds": 0.9}, epoch)
@@ -656,7 +657,7 @@ def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
 
 
 def test_workers_that_start_once_are_nothing_to_change(caplog):
-    advice, epoch = Advice(), Waiting(loader_of("streamed", 2), None)
+    advice, epoch = Advice(), Waiting(Source(loader_of("streamed", 2)), None)
     epoch.first_seconds = 2.5
     row = {"epoch": 0, "seconds": 4.0, "wait_seconds": 2.8, "start_seconds": 2.5}
     advice.after(row, epoch)

@@ -13,7 +13,7 @@ from sweep_jobs import COUNT, SIZE, STEPS, bits, init, loader, predict, problem,
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import AugmentError, CheckpointError, ModelError, OptimizerError
-from feedax.train.job import plan_job
+from feedax.train.specification import FitSpecification
 
 
 def linear(w, x):
@@ -189,8 +189,8 @@ def test_an_alpha_that_is_none_is_refused(mixup):
 
 def test_numbers_of_other_kinds_are_alphas():
     for alpha in (1, 1.0, np.float32(1), np.int64(1)):
-        job = plan_job(predict, init(jax.random.key(0)), [problem()], mixup=alpha)
-        assert (job.mixup, type(job.mixup)) == (1.0, float)
+        asked = FitSpecification(predict, init(jax.random.key(0)), [problem()], mixup=alpha)
+        assert (asked.mixup, type(asked.mixup)) == (1.0, float)
 
 
 def test_words_cannot_be_mixed():

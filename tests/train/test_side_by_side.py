@@ -31,12 +31,13 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError
 from feedax.train import NetworkEnded, NetworksStarted, StopTraining
+from feedax.train.training import Training
 
 
 @pytest.fixture
 def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.side_by_side.CHUNK_STEPS", 1)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 def assert_close(ours, theirs, tolerance):
@@ -171,8 +172,8 @@ def test_networks_with_other_numbers_of_batches_are_refused():
         with pytest.raises(BatchError) as caught:
             train(together=3, source=one)
         assert str(caught.value) == (
-            "sweep: networks side by side must have as many batches as each other, of the same "
-            "sizes, and their loaders yield other ones; give together=1"
+            "sweep: networks trained side by side must get the same number of batches, of the "
+            "same sizes, and their loaders differ; give together=1"
         )
         assert len(train(together=1, source=one).networks) == 4
 

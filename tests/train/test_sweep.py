@@ -40,14 +40,15 @@ from feedax.errors import (
     RunFolderError,
 )
 from feedax.train import NetworkEnded, NetworksStarted, Stepped, StopTraining
-from feedax.train.job import plan_job
-from feedax.train.room import network_bytes, room
+from feedax.train.specification import FitSpecification
+from feedax.train.sweep import network_bytes, networks_that_fit
+from feedax.train.training import Training
 
 
 @pytest.fixture
 def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.training.CHUNK_STEPS", 1)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    monkeypatch.setattr(Training, "chunk_steps", 1)
 
 
 def fitted(network, source, predict=predict, init=init, hyperparams=None, **options):
@@ -631,9 +632,9 @@ def test_a_network_has_room_for_what_a_step_works_with():
         return {"w": jax.random.normal(key, (512, 6)), "v": jnp.zeros((3, 512))}
 
     def bytes_of(**options):
-        job = plan_job(predict, wide(jax.random.key(0)), loader(seed=0), **options)
-        assert room([job], 100) == 1
-        return network_bytes(job)
+        asked = FitSpecification(predict, wide(jax.random.key(0)), loader(seed=0), **options)
+        assert networks_that_fit([asked], 100) == 1
+        return network_bytes(asked)
 
     state = 3 * 9 * 512 * 4  # parameters and Adam's two moments
     assert 2 * state < bytes_of() < 6 * state

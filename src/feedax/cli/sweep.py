@@ -27,12 +27,12 @@ from feedax.cli.stop import StopRequest
 from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Setting, SweepFlags
 from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
-from feedax.feed import Devices, Residents
+from feedax.feed import Devices, Residents, Source
 from feedax.report.sweep_folder import Record, SweepFolder, name_of
 from feedax.train import Checkpoints, init_mlp, sweep
-from feedax.train.best import Best
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
+from feedax.train.history import Best
 from feedax.train.model import Model, compute_dtype
 from feedax.train.networks import Network, file_name
 from feedax.train.recipe import hyperparams
@@ -93,7 +93,7 @@ class Group:
             name: network.setting.get(name, value)
             for name, value in self.arguments["hyperparams"].items()
         }
-        scores = self._test.of(network.params, None, scalars, self.test, "the test set")
+        scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
         return {f"test_{name}": value for name, value in scores.items()}
 
     @cached_property

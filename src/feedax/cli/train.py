@@ -38,7 +38,7 @@ from feedax.feed import Devices
 from feedax.report.recorder import Recorder
 from feedax.report.run_folder import RunFolder
 from feedax.train import fit, init_mlp, processes
-from feedax.train.best import Best
+from feedax.train.history import Best
 from feedax.train.peers import Peers
 
 

@@ -17,6 +17,7 @@ from feedax.data.workers.iterators import start_method
 from feedax.data.workers.loading import examples_of, keeps_state
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
+from feedax.tree import taken_apart
 
 PLANS = ("resident", "vectorised", "streamed")
 SAMPLED = 16
@@ -39,6 +40,18 @@ class Plan:
     reason: str
     notes: tuple[str, ...] = ()
     size: int = field(default=0, compare=False)
+
+    @property
+    def is_resident(self) -> bool:
+        return self.name == "resident"
+
+    @property
+    def is_vectorised(self) -> bool:
+        return self.name == "vectorised"
+
+    @property
+    def is_streamed(self) -> bool:
+        return self.name == "streamed"
 
     def __str__(self) -> str:
         return f"{self.name}: {'. '.join((self.reason, *self.notes))}."
@@ -210,14 +223,14 @@ def same_bits(batch: Any, expected: Any) -> bool:
             and batch.shape == expected.shape
             and batch.tobytes() == expected.tobytes()
         )
-    if isinstance(batch, Mapping):
-        pairs = zip(batch.items(), expected.items(), strict=False)
-        same_keys = list(batch) == list(expected)
-        return same_keys and all(same_bits(a, b) for (_, a), (_, b) in pairs)
-    if isinstance(batch, list | tuple):
-        both = zip(batch, expected, strict=False)
-        return len(batch) == len(expected) and all(same_bits(a, b) for a, b in both)
-    return False
+    if not isinstance(batch, Mapping | list | tuple):
+        return False
+    parts, others = taken_apart(batch), taken_apart(expected)
+    assert parts is not None
+    assert others is not None
+    return list(parts.keys) == list(others.keys) and all(
+        same_bits(parts.get(batch, key), others.get(expected, key)) for key in parts.keys
+    )
 
 
 def _megabytes(size: int) -> str:

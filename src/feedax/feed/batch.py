@@ -1,7 +1,7 @@
 """Batches: what they are made of, on the host and on the device."""
 
 from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sized
 from functools import cache
 from numbers import Number
 from operator import attrgetter
@@ -70,51 +70,34 @@ def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     )
 
 
-def refuse_no_batches(source: Any, who: str, again: bool = False) -> None:
-    """Look at a source before any time is spent on it.
-
-    Args:
-        source: a loader or another iterable.
-        who: says what it is, for the message.
-        again: whether it is to be iterated more than once.
-
-    Raises:
-        BatchError: it cannot be iterated (so often).
-    """
-    if not isinstance(source, Iterable):
-        raise BatchError(
-            f"{who} must be a loader or another iterable of NumPy batches, and it is a "
-            f"{type(source).__name__}; give a NumpyLoader or a list"
-        )
-    if again and isinstance(source, Iterator):
-        raise BatchError(
-            f"{who} must be there again in the next epoch, and it is a {type(source).__name__}, "
-            "which ends; give a NumpyLoader or a list"
-        )
-
-
 def filled(inputs: PyTree, targets: PyTree, size: int) -> Batch:
-    """A batch on the host, filled up to `size` examples with copies of its first one.
+    """A batch on the host, filled up to `size` examples.
 
     Its arrays are the given ones where nothing is to be filled up.
     """
     count = length((inputs, targets))
-    if count < size:
-        order = filling(count, size)
-        inputs, targets = jax.tree.map(lambda leaf: leaf[order], (inputs, targets))
+    inputs, targets = padded((inputs, targets), count, size)
     return Batch(inputs, targets, (np.arange(size) < count).astype(np.float32))  # type: ignore[arg-type]
 
 
-def filling(count: int, size: int) -> np.ndarray:
-    """The rows of `count` examples, then the first one again and again."""
-    order = np.zeros(size, np.intp)
-    order[:count] = np.arange(count)
-    return order
+def padded(examples: PyTree, count: int, size: int) -> PyTree:
+    """`count` examples, filled up to `size` with copies of the first one."""
+    if count == size:
+        return examples
+    order = padded_indices(np.arange(count), size)
+    return jax.tree.map(lambda leaf: leaf[order], examples)
 
 
-def rows(examples: tuple[PyTree, PyTree], start: int, stop: int) -> tuple[PyTree, PyTree]:
-    """The examples from start to stop."""
-    return jax.tree.map(lambda array: array[start:stop], examples)
+def padded_indices(indices: np.ndarray, size: int) -> np.ndarray:
+    """The indices of a batch, filled up to `size` with its first one.
+
+    This decides what a short batch is filled up with, wherever that is done.
+    """
+    if len(indices) == size:
+        return indices
+    full = np.full(size, indices[0])
+    full[: len(indices)] = indices
+    return full
 
 
 def pair(batch: Any) -> tuple[PyTree, PyTree]:
@@ -131,7 +114,7 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
         batch = _unmasked(batch)
     batch = opened(batch) if record_fields(batch) is None else None  # no order of fields is meant
     if not isinstance(batch, list | tuple) or len(batch) != 2:
-        got = type(given).__name__ + (f" of {len(given)}" if hasattr(given, "__len__") else "")
+        got = type(given).__name__ + (f" of {len(given)}" if isinstance(given, Sized) else "")
         raise BatchError(
             f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
             "dataset yield such pairs, or make them in a collate_fn"
@@ -295,15 +278,16 @@ def without_text(tree: PyTree) -> PyTree:
     """
     if not any(map(is_text, jax.tree.leaves(tree, is_leaf=is_text))):
         return tree
-    if is_text(tree):
-        return None
-    if type(tree) in (dict, OrderedDict):
-        return type(tree)((k, without_text(v)) for k, v in tree.items() if not is_text(v))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(without_text, tree))
-    if type(tree) in (list, tuple):
-        return type(tree)(map(without_text, tree))
-    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, tree, is_leaf=is_text)
+
+    def without(part: Any) -> Any:
+        if type(part) in _DICTS:
+            return type(part)((k, without_text(v)) for k, v in part.items() if not is_text(v))
+        return None if is_text(part) else part
+
+    return jax.tree.map(without, tree, is_leaf=lambda part: type(part) in _DICTS or is_text(part))
+
+
+_DICTS = (dict, OrderedDict)
 
 
 def is_text(leaf: Any) -> bool:

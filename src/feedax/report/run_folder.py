@@ -40,7 +40,7 @@ from feedax.storage.plain_json import (
 from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
 
 if TYPE_CHECKING:
-    from feedax.train.events import Row
+    from feedax.train.history import Row
 
 FORMAT = 1
 """The version of this layout; a reader refuses a later one."""

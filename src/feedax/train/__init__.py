@@ -17,7 +17,7 @@ from feedax.train.events import (
     Stopped,
     StopTraining,
 )
-from feedax.train.loop import fit
+from feedax.train.fit import fit
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
     accuracy,

@@ -14,23 +14,21 @@ from jax.experimental.multihost_utils import process_allgather
 
 from feedax.errors import BatchError
 from feedax.feed import (
-    ArrayLoader,
     Batch,
     Devices,
     Residents,
+    Source,
     device_blocks,
     on_device,
+    padded_indices,
     pick,
-    refuse_no_batches,
     scalar,
 )
 from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
-from feedax.train.compiled import Compiled
-from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, compute_dtype, each, partition
-from feedax.train.steps import IN_FLIGHT
+from feedax.train.model import Hyperparams, Model, compute_dtype, partition, per_example
+from feedax.train.steps import IN_FLIGHT, Compiled
 
 BLOCK_EXAMPLES = 1024
 BLOCK_BYTES = 2**26
@@ -76,13 +74,13 @@ def evaluate(
     >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
     0.6666666666666666
     """
-    refuse_no_batches(batches, "evaluate: batches")
+    source = Source.of(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static, compute_dtype(precision))
     scalars = dict(hyperparams or {})
     check = ModelCheck(model, trained, state, loss, metrics, scalars, modes=(False,))
     return Evaluation(model, check, Residents(Devices(1, everywhere=False))).of(
-        trained, state, scalars, batches, "batches"
+        trained, state, scalars, source, "batches"
     )
 
 
@@ -123,28 +121,28 @@ class Evaluation:
     def compile_seconds(self) -> float:
         return self._score.seconds + self._pick.seconds
 
-    def prepare(self, batches: Any) -> None:
+    def prepare(self, source: Source) -> None:
         """Look at a set that is to live on the device before any time is spent on training."""
-        if self._residents.live_here(batches):
-            self._residents.examples(batches, self._check)
+        if self._residents.live_here(source):
+            self._residents.examples(source, self._check)
 
     def of(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> dict[str, float]:
         """The mean of each score over all examples."""
-        found = self._values(params, state, hyperparams, batches, name)
-        return {score: _mean(each_value) for score, each_value in found.items()}
+        return self.of_each(params, state, hyperparams, source, name)[0]
 
     def of_each(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> list[dict[str, float]]:
-        """The same of each of many networks."""
-        found = self._values(params, state, hyperparams, batches, name)
-        count = len(found["loss"])
-        return [{score: _mean(of[i]) for score, of in found.items()} for i in range(count)]
+        """The mean of each score over all examples, of each network."""
+        values = self._values(params, state, hyperparams, source, name)
+        rows = {score: np.atleast_2d(of) for score, of in values.items()}
+        count = len(rows["loss"])
+        return [{score: _mean(of[i]) for score, of in rows.items()} for i in range(count)]
 
     def _values(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> dict[str, np.ndarray]:
         """Each score of every example: `(examples,)`, or `(networks, examples)`."""
         values: dict[str, list[np.ndarray]] = {}
@@ -159,8 +157,8 @@ class Evaluation:
                 values.setdefault(score, []).append(host[..., :count])
 
         # Batches that draw random numbers must not change what is trained on next.
-        restored = random_states_restored(generators_in(batches))
-        with restored, contextlib.closing(self._blocks(batches)) as blocks:
+        restored = random_states_restored(generators_in(source.given))
+        with restored, contextlib.closing(self._blocks(source)) as blocks:
             for block, count in blocks:
                 under_way.append((self._score(block, *parts), count))
                 if len(under_way) > IN_FLIGHT:
@@ -179,23 +177,24 @@ class Evaluation:
     def _names(self) -> list[str]:
         return list(self._check.scores) if self._check.has_scores else ["loss"]
 
-    def _blocks(self, batches: Any) -> Any:
-        source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
+    def _blocks(self, source: Source) -> Any:
+        in_order = source.sequential()
         if not self._model.of_one_example:
-            return device_blocks(source, None, self._check, self._devices, self._share)
+            return device_blocks(in_order, None, self._check, self._devices, self._share)
         # A sampler that picks examples decides which ones count.
-        if self._residents.live_here(batches) and batches.takes_each_once:
-            return self._resident_blocks(batches)
+        if self._residents.live_here(source) and source.takes_each_once:
+            return self._resident_blocks(source)
         # Blocks of one size whatever the batch size: the same products, so the same bits.
-        return device_blocks(source, block_size, self._check, self._devices, self._share)
+        return device_blocks(in_order, block_size, self._check, self._devices, self._share)
 
-    def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
-        examples = self._residents.devices.local(self._residents.examples(loader, self._check))
+    def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
+        examples = self._residents.devices.local(self._residents.examples(source, self._check))
         leaves = jax.tree.leaves(examples)
         count, size = len(leaves[0]), block_size(leaves)
         part, parts = self._share
         for start in range(part * size, count, parts * size):
-            rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
+            rows = np.arange(start, min(start + size, count), dtype=np.int32)
+            rows = padded_indices(rows, size)
             indices = self._devices.replicate((rows, np.int32(size)))
             yield self._pick(examples, *indices), min(size, count - start)
 
@@ -214,7 +213,7 @@ def _score_block(
     key = jax.random.key(0)
     predictions, _ = model.predictions(params, state, batch.inputs, key, False, hyperparams)
     return {
-        name: each(score, predictions, batch.targets, hyperparams)
+        name: per_example(score, predictions, batch.targets, hyperparams)
         for name, score in check.scores.items()
     }
 

@@ -25,13 +25,10 @@ was given `Checkpoints`, and returns what it has.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from feedax.train.networks import Network
-
-Row = dict[str, float]
-"""One epoch of the history: plain names and plain numbers."""
+from feedax.train.history import Row
+from feedax.train.networks import Network
 
 
 class StopTraining(Exception):
@@ -154,7 +151,7 @@ class NetworkEnded:
         network: what came out.
     """
 
-    network: "Network"
+    network: Network
 
 
 Event = Started | Stepped | EpochEnded | Saved | Stopped | NetworksStarted | NetworkEnded

@@ -3,7 +3,7 @@
 import time
 
 from feedax.feed import CHUNK_STEPS
-from feedax.train.clock import EpochClock
+from feedax.train.history import EpochClock
 from feedax.train.peers import Peers
 from feedax.train.steps import CHUNK_SECONDS, Steps
 

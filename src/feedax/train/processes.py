@@ -4,8 +4,9 @@ What JAX does not make public and feedax needs (the store of keys that all proce
 address of process 0, a way to end without the others) is used in this module only.
 """
 
-import ctypes
+import errno
 import importlib.util
+import ipaddress
 import logging
 import os
 import socket
@@ -21,8 +22,8 @@ from feedax.errors import ProcessError
 LOGGER = logging.getLogger("feedax")
 JOIN_SECONDS = 300
 """How long the processes wait for the last of them."""
-HEARTBEAT_SECONDS = 25
-"""After this, JAX ends every process, with many lines: only if `Peers` did not do it before."""
+HEARTBEAT_SECONDS = 20
+"""After so long without a sign of life from one process, JAX ends all of them."""
 SHUTDOWN_SECONDS = 20
 """How long a process that is done waits for the others to end."""
 BY_HAND = "give all three of --coordinator, --processes and --process"
@@ -33,6 +34,7 @@ def join(
     processes: int | None = None,
     process: int | None = None,
     timeout: int = JOIN_SECONDS,
+    heartbeat: int = HEARTBEAT_SECONDS,
 ) -> int:
     """Join the processes that train together, before JAX computes anything.
 
@@ -44,6 +46,7 @@ def join(
         processes: how many they are.
         process: which one this is, from 0.
         timeout: seconds to wait for the last of them; then the process ends with a sentence.
+        heartbeat: seconds without a sign of life after which JAX gives a process up, and ends all.
 
     Returns:
         How many they are.
@@ -56,9 +59,13 @@ def join(
     """
     if jax.distributed.is_initialized():
         return count()
+    bind_address = None
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if by_hand := any(value is not None for value in given.values()):
         _check(given)
+        if process == 0:
+            bind_address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+            bind_address = bind_address or _bind_address(str(coordinator))
         if processes == 1:
             return 1
     elif not found():
@@ -75,8 +82,9 @@ def join(
             processes,
             process,
             cluster_detection_method="deactivate" if by_hand else None,
+            coordinator_bind_address=bind_address,
             initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except Exception as error:
@@ -104,21 +112,36 @@ def _check(given: dict[str, Any]) -> None:
             f"processes: --process must be from 0 to {processes - 1} with --processes {processes}, "
             f"not {process}"
         )
-    if process == 0:
-        _check_port(coordinator, int(port))
 
 
-def _check_port(coordinator: str, port: int) -> None:
-    """Where the port is taken, JAX ends in a segmentation fault."""
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
+def _bind_address(coordinator: str) -> str:
+    """Where process 0 listens: at the coordinator's address alone, if it is one of this host.
+
+    A name, or an address behind a router, may mean another address here than on the other hosts:
+    then everywhere. If the port is taken, JAX ends in a segmentation fault, so this tries it first.
+    """
+    host, _, port = coordinator.rpartition(":")
+    everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
     try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
-    except OSError as error:
-        raise ProcessError(
-            f"processes: process 0 must be able to listen at --coordinator {coordinator}, and the "
-            f"system says {os.strerror(error.errno or 0)!r}; choose another port"
-        ) from error
+        name = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        addresses = [str(ipaddress.ip_address(name)), everywhere]
+    except ValueError:
+        addresses = [everywhere]
+    for address in addresses:
+        six = ":" in address
+        family = socket.AF_INET6 if six else socket.AF_INET
+        try:
+            with socket.create_server(
+                (address, int(port)), family=family, dualstack_ipv6=address == "::"
+            ):
+                return f"[{address}]:{port}" if six else f"{address}:{port}"
+        except OSError as error:
+            if address == addresses[-1] or error.errno != errno.EADDRNOTAVAIL:
+                raise ProcessError(
+                    f"processes: process 0 must be able to listen at --coordinator {coordinator}, "
+                    f"and the system says {os.strerror(error.errno or 0)!r}; choose another port"
+                ) from error
+    raise AssertionError
 
 
 def _end_as_nobody_came(timeout: float) -> None:
@@ -211,36 +234,17 @@ def index() -> int:
     return int(distributed.global_state.process_id)
 
 
-def coordinator_host() -> str:
-    """The host of process 0, as every process reaches it."""
-    address = distributed.global_state.coordinator_address
-    assert address is not None
-    return address.rpartition(":")[0].strip("[]")
+def publish(key: str, text: str) -> None:
+    """Tell every process a short text, once."""
+    _client().key_value_set(f"feedax/{key}", text)
 
 
-def publish(key: str, value: str) -> None:
-    """Tell every process a short text."""
-    _client().key_value_set(f"feedax/{key}", value)
-
-
-def published(key: str, timeout: float) -> str:
-    """The text that a process has told, or will within `timeout` seconds."""
-    return str(_client().blocking_key_value_get(f"feedax/{key}", int(timeout * 1000)))
+def published(folder: str) -> list[str]:
+    """The texts that processes have told under keys in this folder, without waiting."""
+    return [text for _, text in _client().key_value_dir_get(f"feedax/{folder}/")]
 
 
 def _client() -> Any:
     client = distributed.global_state.client
     assert client is not None
     return client
-
-
-def abandon() -> None:
-    """Let this process end by itself: JAX would wait for the others, which can't come.
-
-    JAX's client and service say goodbye when they are deleted, so they never are.
-    """
-    state = distributed.global_state
-    for name in ("preemption_sync_manager", "client", "service"):
-        if (thing := getattr(state, name, None)) is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-            setattr(state, name, None)

@@ -13,8 +13,7 @@ from feedax.errors import ModelError, OptimizerError
 from feedax.presets import DECAY_EPOCHS, Recipe
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import mlp, mlp_with_dropout
-from feedax.train.optimizers import build_optimizer
-from feedax.train.step import Optimizer
+from feedax.train.optimizers import Optimizer, build_optimizer
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "tutorial": tutorial_loss,

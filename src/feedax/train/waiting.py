@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from feedax.feed import Batch, Chunk, Feed, StackedFeed
+from feedax.feed import Batch, Chunk, Feed, Source, StackedFeed
 from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
@@ -35,13 +35,13 @@ class Waiting:
         source: where the batches come from.
     """
 
-    def __init__(self, source: Any, steps: Steps) -> None:
+    def __init__(self, source: Source, steps: Steps) -> None:
         self.seconds = self.first_seconds = self.lost_seconds = 0.0
         self.source = source
         self._idle_seconds = 0.0  # of the waiting, without this thread on a CPU
         self._delays = _delays()
         self._steps = steps
-        self._before = _told(source)
+        self._before = source.times()
         self._shortages = 0
         self._step_seconds = 0.0
         self._measure = False
@@ -75,35 +75,25 @@ class Waiting:
 
     def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
         """The times of an epoch that has been trained, by the names of its row."""
-        loading, starting = _told(self.source)
-        told = callable(getattr(self.source, "stats", None))
+        before, now = self._before, self.source.times()
         self.lost_seconds = self._lost(feed)
         return {
             "wait_seconds": self.seconds,
-            "load_seconds": loading - self._before[0] if told else feed.load_seconds,
+            "load_seconds": now.loading - before.loading if now and before else feed.load_seconds,
             "transfer_seconds": feed.transfer_seconds,
-            "start_seconds": starting - self._before[1],
+            "start_seconds": now.starting - before.starting if now and before else 0.0,
         }
 
     def _lost(self, feed: Feed | StackedFeed) -> float:
         delays = _delays()
         if delays is not None and self._delays is not None:
             delays -= self._delays
-        drawing = getattr(feed, "drawing_seconds", None)
+        drawing = feed.drawing_seconds
         if drawing is None:
             return min(self._idle_seconds, delays or 0.0)
         # A sampler is to blame for drawing alone; where nobody counts delays, for what it worked.
         delays = self._idle_seconds if delays is None else delays
         return max(0.0, self.seconds - max(0.0, drawing - delays))
-
-
-def _told(source: Any) -> tuple[float, float]:
-    """What a loader says of itself so far: seconds spent on loading, and on starting workers."""
-    stats = getattr(source, "stats", None)
-    if not callable(stats):
-        return 0.0, 0.0
-    told = stats()
-    return float(told.loading), float(told.starting)
 
 
 def _delays() -> float | None:
@@ -124,7 +114,7 @@ class Advice:
         """Look at an epoch's row."""
         seconds, waited = row["seconds"], row["wait_seconds"]
         source = waiting.source
-        if row["epoch"] == 0 and _workers(source):
+        if row["epoch"] == 0 and source.num_workers:
             # Workers start once in any case; it counts where every epoch starts them again.
             seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
         lost = waiting.lost_seconds
@@ -139,24 +129,16 @@ class Advice:
         )
 
 
-def _workers(source: Any) -> int:
-    count = getattr(source, "num_workers", 0)
-    return count if isinstance(count, int) else 0
-
-
-def _remedy(source: Any, row: dict[str, float]) -> str:
-    plan = getattr(source, "plan", None)
-    name = plan().name if callable(plan) else None
-    workers = _workers(source)
-    if name == "vectorised":
+def _remedy(source: Source, row: dict[str, float]) -> str:
+    plan, workers = source.plan(), source.num_workers
+    if plan is not None and plan.is_vectorised:
         return "raise the loader's memory_budget if the device has room for all examples"
-    if name == "resident":
+    if plan is not None and plan.is_resident:
         return "give the loader a sampler that draws faster"
-    kept = getattr(source, "persistent_workers", False)
-    if workers and not kept and row["start_seconds"] > row["wait_seconds"] / 2:
+    if workers and not source.persistent_workers and row["start_seconds"] > row["wait_seconds"] / 2:
         return "keep the workers from epoch to epoch with persistent_workers=True"
     more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
-    if name is None and not hasattr(source, "num_workers"):
+    if plan is None and workers is None:
         return f"give a NumpyLoader with {more}"
     return (
         f"give the loader {more}, or cache=True if an example is the same every time, or use a "
@@ -166,5 +148,5 @@ def _remedy(source: Any, row: dict[str, float]) -> str:
 
 def tell_of_text(feed: Feed | StackedFeed) -> None:
     """Say once what stays behind on the host."""
-    if fields := getattr(feed, "text", None):
-        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(fields)}")
+    if feed.text:
+        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}")

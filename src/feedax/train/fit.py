@@ -7,10 +7,11 @@ from jax import Array
 
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
-from feedax.train.events import Event, Row
-from feedax.train.job import plan_job
+from feedax.train.events import Event
+from feedax.train.history import Row
 from feedax.train.losses import cross_entropy
-from feedax.train.step import Optimizer
+from feedax.train.optimizers import Optimizer
+from feedax.train.specification import FitSpecification
 from feedax.train.training import Training
 
 
@@ -126,29 +127,6 @@ def fit(
     >>> [row["epoch"] for row in history], history[-1]["loss"] < history[0]["loss"]
     ([0, 1, 2], True)
     """
-    job = plan_job(
-        predict,
-        params,
-        train,
-        loss=loss,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        steps=steps,
-        evaluate=evaluate,
-        metrics=metrics,
-        augment=augment,
-        mixup=mixup,
-        hyperparams=hyperparams,
-        key=key,
-        callbacks=callbacks,
-        state=state,
-        batched=batched,
-        best=best,
-        patience=patience,
-        checkpoints=checkpoints,
-        devices=devices,
-        precision=precision,
-    )
-    training = Training(job)
-    return training.run(), training.history
+    specification = FitSpecification(**locals())
+    (network,) = Training([specification]).run()
+    return network.params, network.history
