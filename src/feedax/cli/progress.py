@@ -10,7 +10,7 @@ import numpy as np
 from feedax.cli import forget
 from feedax.cli.examples import TITLES
 from feedax.cli.stop import StopRequest
-from feedax.report.sweep_folder import Record, columns, mean_seconds, name_of, summaries
+from feedax.report.sweep_folder import Record, columns, mean_seconds, summaries
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -20,7 +20,7 @@ from feedax.train.events import (
     Stepped,
     StopTraining,
 )
-from feedax.train.networks import Network
+from feedax.train.networks import Network, setting_name
 
 SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
@@ -251,7 +251,7 @@ def tables(records: Sequence[Record]) -> list[str]:
             numbers = [_number(value) for value in (one.mean, one.sd, one.minimum, one.maximum)]
             seconds = _number(mean_seconds(some), 2)
             rows.append([str(one.count), *numbers, str(one.failed), seconds])
-            names.append(name_of(one.setting) or "every network")
+            names.append(setting_name(one.setting) or "every network")
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
         first = max(map(len, names))
         lines.append("")

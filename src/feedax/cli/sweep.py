@@ -28,24 +28,27 @@ from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Settin
 from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
 from feedax.feed import Devices, Residents, Source
-from feedax.report.sweep_folder import Record, SweepFolder, name_of
-from feedax.train import Checkpoints, init_mlp, sweep
+from feedax.report.sweep_folder import Record, SweepFolder
+from feedax.train import Checkpoints, init_mlp
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
 from feedax.train.history import Best
 from feedax.train.model import Model, compute_dtype
-from feedax.train.networks import Network, file_name
+from feedax.train.networks import Member, Network, file_name, network_name, setting_name
 from feedax.train.recipe import hyperparams
+from feedax.train.sweep import sweep_members
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that differ in scalars of one program, and what `feedax.sweep` is asked for them.
+    """Networks that one compiled program trains: they differ in its scalars and in their seeds.
 
     Attributes:
-        name: of the settings, by what they have in common; no other group has it.
+        name: what their settings have in common; no other group has it.
         layers: the sizes of the layers of each.
-        arguments: of `feedax.sweep`, without seeds, checkpoints and callbacks.
+        members: the networks, as `feedax.sweep` names them.
+        settings: of the sweep's flags, by those names.
+        arguments: of `feedax.sweep` besides.
         flags: of the first of them.
         test: the loader of the test set, which is looked at once, when a network has ended; None
             where there is none.
@@ -53,19 +56,15 @@ class Group:
 
     name: str
     layers: Sequence[int]
-    arguments: dict[str, Any]
+    members: Sequence[Member]
+    settings: Mapping[str, Setting]
+    arguments: Mapping[str, Any]
     flags: TrainFlags
     test: NumpyLoader | None
-    _settings: dict[tuple[tuple[str, float], ...], Setting]
-    _common: dict[str, float]
-
-    def setting_of(self, network: Network) -> Setting:
-        """The values of the sweep's flags that a network of this group has."""
-        return self._settings[_key({**self._common, **network.setting})]
 
     def name_of(self, network: Network) -> str:
         """The name that a network has in the whole sweep."""
-        return name_of(self.setting_of(network) | {"seed": network.seed})
+        return network_name(network.seed, self.settings[network.name])
 
     def record(self, network: Network, side_by_side: int) -> Record:
         """What is written down of a network that was trained with others at the same time."""
@@ -74,7 +73,7 @@ class Group:
             result = result | self._test_scores(network)
         return {
             "name": self.name_of(network),
-            "setting": self.setting_of(network),
+            "setting": self.settings[network.name],
             "seed": network.seed,
             "seconds": sum(row["seconds"] for row in network.history) / side_by_side,
             "error": None if network.error is None else str(network.error),
@@ -89,10 +88,7 @@ class Group:
     def _test_scores(self, network: Network) -> dict[str, float]:
         """The columns of the test set, of the parameters that are kept."""
         assert self.test is not None
-        scalars = {
-            name: network.setting.get(name, value)
-            for name, value in self.arguments["hyperparams"].items()
-        }
+        scalars = next(one.hyperparams for one in self.members if one.name == network.name)
         scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
         return {f"test_{name}": value for name, value in scores.items()}
 
@@ -102,7 +98,7 @@ class Group:
         asked = self.arguments
         model = Model(asked["predict"], dtype=compute_dtype(asked["precision"]))
         params = asked["init"](jax.random.key(0))
-        scalars = dict.fromkeys(asked["hyperparams"], 0.0)
+        scalars = dict.fromkeys(self.members[0].hyperparams, 0.0)
         check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
         return Evaluation(model, check, Residents(Devices(1)))
 
@@ -120,7 +116,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     data = combinations[0].flags.data
     seeds = _seeds(data.seed, many, len(combinations))
     examples = Examples.open(data)
-    groups = groups_of(combinations, examples)
+    groups = groups_of(combinations, seeds, examples)
     is_resumed = folder is not None
     if folder is None:
         config = {"run": secrets.token_hex(8), "made_by": SweepFolder.command}
@@ -133,9 +129,12 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:
         if is_resumed:
             folder.go_on(recorded(many, combinations)["arguments"], start)
-        every = [one.setting | {"seed": seed} for one in combinations for seed in seeds]
-        names = {name_of(one): one for one in every}
-        records = _train(folder, groups, many, seeds, names, stop)
+        names = {
+            network_name(seed, one.setting): one.setting | {"seed": seed}
+            for one in combinations
+            for seed in seeds
+        }
+        records = _train(folder, groups, many, names, stop)
         done = [records[name] for name in names if name in records]
         is_complete = len(done) == len(names)
         folder.write_rows(done)
@@ -160,7 +159,6 @@ def _train(
     folder: SweepFolder,
     groups: Sequence[Group],
     many: ManyFlags,
-    seeds: Sequence[int],
     names: Mapping[str, Setting],
     stop: StopRequest,
 ) -> dict[str, Record]:
@@ -187,8 +185,8 @@ def _train(
             checkpoints = _checkpoints(group, folder)
             # Before a network is drawn: a folder can ask for one of any size.
             refuse_other_networks(checkpoints, group.layers, len(names))
-            found = sweep(
-                seeds=seeds,
+            found = sweep_members(
+                group.members,
                 together=many.together,
                 checkpoints=checkpoints,
                 callbacks=[progress.watch(group.record, before)],
@@ -222,10 +220,13 @@ def note(sentence: str) -> None:
     say("feedax sweep", sentence)
 
 
-def groups_of(combinations: Sequence[Combination], examples: Examples) -> list[Group]:
-    """The combinations, those together that share a program; the data are loaded once.
+def groups_of(
+    combinations: Sequence[Combination], seeds: Sequence[int], examples: Examples
+) -> list[Group]:
+    """The networks of all combinations, those together that share a program.
 
-    What is wrong with one of them is found out here, before there is a folder.
+    The data are loaded once. What is wrong with a combination is found here, before there is a
+    folder.
 
     Raises:
         FeedaxError: as in `feedax train`.
@@ -240,44 +241,56 @@ def groups_of(combinations: Sequence[Combination], examples: Examples) -> list[G
         seen = Examples(data, examples.train, examples.test)
         if data not in loaders:
             loaders[data] = seen.loaders()
-        found.append(_group(some, seen, loaders[data]))
+        found.append(_group(some, seeds, seen, loaders[data]))
     return found
 
 
 def _group(
-    combinations: Sequence[Combination], examples: Examples, loaders: Mapping[str, NumpyLoader]
+    combinations: Sequence[Combination],
+    seeds: Sequence[int],
+    examples: Examples,
+    loaders: Mapping[str, NumpyLoader],
 ) -> Group:
     flags = combinations[0].flags
     sets = {name: loader for name, loader in loaders.items() if name in _evaluated(flags)}
     Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(sets)
     arguments = fit_arguments(flags, examples, loaders["train"])
-    test = loaders.get("test")
+    del arguments["learning_rate"], arguments["hyperparams"]  # each network has its own
     layers = resolve_layers(flags.model, examples, None)
-
-    scalars = [_scalars(one.flags) for one in combinations]
-    values = {name: list(dict.fromkeys(one[name] for one in scalars)) for name in scalars[0]}
-    many = {name: some if len(some) > 1 else some[0] for name, some in values.items()}
+    scalars_of = [(one, _scalars(one.flags)) for one in combinations]
+    values = {
+        name: list(dict.fromkeys(scalars[name] for _, scalars in scalars_of))
+        for name in _scalars(flags)
+    }
     swept = [name for name, some in values.items() if len(some) > 1]
+    # In the order of `feedax.sweep`: the last scalar changes first.
+    scalars_of.sort(key=lambda pair: [values[name].index(pair[1][name]) for name in swept])
+    members: list[Member] = []
+    settings: dict[str, Setting] = {}
+    for one, scalars in scalars_of:
+        setting = {name: scalars[name] for name in swept}
+        rate = scalars.pop("learning_rate")
+        new = [Member(seed, setting, rate, scalars) for seed in seeds]
+        members += new
+        settings |= {member.name: one.setting for member in new}
     common = {name: value for name, value in combinations[0].setting.items() if name not in swept}
     return Group(
-        name_of(common),
+        setting_name(common),
         layers,
+        members,
+        settings,
         {
             **arguments,
             "init": partial(init_mlp, layers, initialisation=flags.model.initialisation),
             "train": loaders["train"],
             "evaluate": sets,
-            "learning_rate": many.pop("learning_rate"),
-            "hyperparams": many,
             "best": flags.selection.best,
             "patience": flags.selection.patience,
             "devices": flags.device.devices,
         },
         flags,
-        test,
-        {_key(one): of.setting for one, of in zip(scalars, combinations, strict=True)},
-        {name: some[0] for name, some in values.items() if len(some) == 1},
+        loaders.get("test"),
     )
 
 
@@ -291,11 +304,8 @@ def _program(flags: TrainFlags) -> tuple[Any, ...]:
 
 
 def _scalars(flags: TrainFlags) -> dict[str, float]:
-    return {"learning_rate": flags.optimizer.learning_rate, **hyperparams(recipe_of(flags))}
-
-
-def _key(scalars: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted((name, float(value)) for name, value in scalars.items()))
+    scalars = {"learning_rate": flags.optimizer.learning_rate, **hyperparams(recipe_of(flags))}
+    return {name: float(value) for name, value in scalars.items()}
 
 
 def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
