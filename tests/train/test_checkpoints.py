@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 import sweep_jobs
 import torch
-from helpers import bits, problem, timeless
+from helpers import bits, problem, slow, slow_but, timeless
 from sweep_jobs import COUNT, SIZE, Noisy
 
 import feedax
@@ -75,7 +75,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", slow_but(["resident", "streamed"], SOURCES))
 def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(kind, tmp_path, tells_of_every_step):
     make = SOURCES[kind]
     whole, rows, _ = train(make())
@@ -262,7 +262,7 @@ class Stream(torch.utils.data.IterableDataset):
         return iter(zip(x + np.random.normal(0, 0.1, x.shape).astype(np.float32), y, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["stream", "picked"])
+@pytest.mark.parametrize("kind", ["stream", slow("picked")])
 def test_evaluating_a_loader_that_picks_its_examples_moves_no_epoch(kind, tmp_path):
     def source():
         if kind == "stream":

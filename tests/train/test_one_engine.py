@@ -21,12 +21,6 @@ SEED = 3
 OPTIONS = {"epochs": 2, "learning_rate": 0.03}
 
 
-@pytest.fixture(autouse=True)
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr(Training, "report_seconds", 0.0)
-    monkeypatch.setattr(Training, "chunk_steps", 1)
-
-
 def given(options):
     return OPTIONS | {"evaluate": {"test": [problem(1)]}} | options
 
@@ -65,6 +59,7 @@ def by_a_group(folder=None, **options):
     return network.params, network.history
 
 
+pytestmark = pytest.mark.usefixtures("tells_of_every_step")
 WAYS = [by_fit, by_sweep, by_a_group]
 
 
