@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from sweep_jobs import COUNT, SIZE, Noisy
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
+from feedax.machine import usable_cpus
 from feedax.storage.checkpoint_file import read_checkpoint
 
 WHOLE = "must be a whole number from 1 on, and it is"
@@ -215,12 +217,12 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), learning_rate=0.5)
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{path} that was 1.0 but is 0.5; give the same, or another folder"
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{path} it was 1.0 but is 0.5; give the same, or another folder"
     )
     with pytest.raises(CheckpointError, match="must hold the arrays of the state"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), optimizer=optax.sgd(0.1))
-    with pytest.raises(ModelError, match="goes on with the best= that it began with"):
+    with pytest.raises(ModelError, match="must have the best= that it began with"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), best="test_loss")
     with pytest.raises(PositionError, match="belongs to the seed it was saved with, 3"):
         train(
@@ -252,7 +254,7 @@ def test_another_runs_newest_is_named_and_the_one_before_it_used(tmp_path, caplo
     assert (events[0].step, bits(params)) == (6, bits(whole))
     assert caplog.messages == [
         f"fit: {foreign} must be a checkpoint of this run, and it is of another one; use an "
-        "earlier one, which is done"
+        "earlier one, as fit does now"
     ]
 
 
@@ -348,11 +350,12 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, tells_of_every_s
 
 def test_a_difference_that_changes_bits_is_named(tmp_path, caplog, monkeypatch):
     train(loader(), feedax.Checkpoints(tmp_path), epochs=1)
-    monkeypatch.setattr("feedax.train.environment.usable_cpus", lambda: 77)
+    cpus = usable_cpus()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(77))
     with caplog.at_level(logging.WARNING, logger="feedax"):
         train(loader(), feedax.Checkpoints(tmp_path))
     assert [line.partition(", and ")[2] for line in caplog.messages] == [
-        f"usable CPUs was {feedax.machine.usable_cpus()} and is 77"
+        f"usable CPUs was {cpus} and is 77"
     ]
 
 

@@ -25,7 +25,7 @@ FLAGS = (
 )
 NAMES = [f"step-{step:09}.safetensors" for step in (3, 6, 8)]
 NEWEST = f"run/checkpoints/{NAMES[-1]}"
-LEFT_OUT = "; use an earlier one, which is done"
+LEFT_OUT = "; use an earlier one, as fit does now"
 CHANGED = "its content is not what was written (SHA-256)"
 
 
@@ -193,7 +193,11 @@ def test_a_folder_in_a_checkpoints_place_is_named(runs, resume):
     os.unlink(NEWEST)
     os.mkdir(NEWEST)
     done = resume()
-    assert_said(done, f"fit: {NEWEST} cannot be read (Is a directory) and is left out", goes_on(6))
+    assert_said(
+        done,
+        f"fit: {NEWEST} cannot be read (Is a directory); the one before it is tried",
+        goes_on(6),
+    )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
         f"feedax train: run folder: {NEWEST} must be writable, and the system says 'Is a "
@@ -208,7 +212,9 @@ def test_a_checkpoint_that_may_not_be_read_is_left_out(runs, resume):
     os.chmod(NEWEST, 0)
     done = resume()
     assert_said(
-        done, f"fit: {NEWEST} cannot be read (Permission denied) and is left out", goes_on(6)
+        done,
+        f"fit: {NEWEST} cannot be read (Permission denied); the one before it is tried",
+        goes_on(6),
     )
     assert_ends_as_the_whole_run(runs, done)
 

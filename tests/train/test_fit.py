@@ -17,7 +17,6 @@ from torch.utils.data import Sampler
 import feedax
 from feedax.data import ArrayDataset
 from feedax.feed import Devices, Source
-from feedax.train import waiting
 from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
 
@@ -666,9 +665,9 @@ def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
     seconds, works, busy, is_told, counts_delays, monkeypatch, caplog
 ):
     """Where the machine is busy, it is the indices on their way that take long."""
-    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(Advice, "long_enough", 0.01)
     if not counts_delays:
-        monkeypatch.setattr(waiting, "_delays", lambda: None)
+        monkeypatch.setattr(Waiting, "cpu_delay", lambda self: None)
     x, y = digits(24)
     replicate = Devices.replicate
     monkeypatch.setattr(Devices, "replicate", lambda *a: (time.sleep(busy), replicate(*a))[1])
@@ -682,7 +681,7 @@ def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_sweep_is_told_once(together, monkeypatch, caplog):
-    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(Advice, "long_enough", 0.01)
     x, y = digits(16)
 
     def slow(seed):

@@ -1,6 +1,7 @@
 """`fit`, `sweep` of one network, and a group with a place for it: one engine, which agrees."""
 
 import logging
+import os
 import threading
 import time
 
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from sweep_jobs import bits, init, loader, predict, problem, timeless
+from helpers import bits, problem, timeless
+from sweep_jobs import init, loader, predict
 
 import feedax
 from feedax.errors import NotANumberError, RunFolderError
@@ -19,6 +21,9 @@ from feedax.train.training import Training
 
 SEED = 3
 OPTIONS = {"epochs": 2, "learning_rate": 0.03}
+
+
+pytestmark = pytest.mark.usefixtures("tells_of_every_step")
 
 
 def given(options):
@@ -59,7 +64,6 @@ def by_a_group(folder=None, **options):
     return network.params, network.history
 
 
-pytestmark = pytest.mark.usefixtures("tells_of_every_step")
 WAYS = [by_fit, by_sweep, by_a_group]
 
 
@@ -154,7 +158,7 @@ def test_warnings_agree(tmp_path, monkeypatch, caplog):
         folder = tmp_path / way.__name__
         way(folder, callbacks=[stop_after(4)])
         with monkeypatch.context() as patch:
-            patch.setattr("feedax.train.environment.usable_cpus", lambda: 77)
+            patch.setattr(os, "sched_getaffinity", lambda pid: range(77))
             patch.setattr("feedax.train.steps.Steps.form", "step by step")
             caplog.clear()
             with caplog.at_level(logging.INFO, logger="feedax"):

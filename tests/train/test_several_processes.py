@@ -363,8 +363,8 @@ def test_a_run_goes_on_with_other_devices_and_says_so(pairs, name, processes, de
     changed = [f"devices was 2 and is {devices}"] if devices != 2 else []
     changed += [f"processes was 2 and is {processes}"] if processes != 2 else []
     assert (
-        "fit: a run that goes on has the bits of one that never stopped only where nothing else "
-        f"has changed, and {'; '.join(changed)}"
+        "fit: a resumed run has the bits of an uninterrupted one only if nothing else has changed, "
+        f"and {'; '.join(changed)}"
     ) in some[0].said()
     rows, reference = Outcome.of(run).rows, pairs.reference(name).rows
     for row, wanted in zip(rows, reference, strict=True):

@@ -181,8 +181,8 @@ def test_networks_that_differ_in_more_than_numbers_are_refused(init):
     with pytest.raises(ModelError) as caught:
         train(together=2, init=init, predict=lambda params, x: params["w"][:, :6] @ x)
     assert str(caught.value) == (
-        "sweep: networks side by side must differ in the numbers that are trained alone, and init "
-        "makes other leaves or shapes of another key; give together=1"
+        "sweep: networks trained side by side may differ only in the values of their parameters, "
+        "and init makes other leaves or shapes from another key; give together=1"
     )
 
 
@@ -337,8 +337,8 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
         train(tmp_path, **options | {"learning_rate": 0.25})
     (group,) = tmp_path.iterdir()
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{group / 'step-000000004.safetensors'} that was [0.5 0.5 0.5] but is [0.25 0.25 0.25]; "
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{group / 'step-000000004.safetensors'} it was [0.5 0.5 0.5] but is [0.25 0.25 0.25]; "
         "give the same, or another folder"
     )
 

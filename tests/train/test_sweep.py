@@ -491,8 +491,8 @@ def test_another_sweep_in_the_folder_is_refused(before, after, said, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         run(**after)
     assert str(caught.value) == (
-        f"sweep: a sweep goes on with what it began with, and in {file} {said}; give the same, or "
-        "another folder"
+        f"sweep: a resumed sweep must have what it began with, and in {file} {said}; give the "
+        "same, or another folder"
     )
     assert file.read_bytes() == content
 
@@ -502,8 +502,8 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
     with pytest.raises(CheckpointError) as caught:
         train(tmp_path, seeds=1, learning_rate=0.25)
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{tmp_path / 'seed=0' / 'step-000000004.safetensors'} that was 0.5 but is 0.25; give the "
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{tmp_path / 'seed=0' / 'step-000000004.safetensors'} it was 0.5 but is 0.25; give the "
         "same, or another folder"
     )
 

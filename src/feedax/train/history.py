@@ -166,7 +166,7 @@ class Best:
         """
         if state["column"] != self.column:
             raise ModelError(
-                "fit: a run goes on with the best= that it began with, and that was "
+                "fit: a resumed run must have the best= that it began with, and it was "
                 f"{shown(state['column'])} but is {self.column!r}; give the same, or another folder"
             )
         self.value, self.epoch, self.step = state["value"], state["epoch"], state["step"]

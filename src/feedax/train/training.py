@@ -70,7 +70,7 @@ class NetworkRun:
         history: a row for each epoch that has ended.
         position: where its source stands.
         skip: batches to skip when its source is next iterated.
-        state_dict: tells the position of its source, where that can.
+        state_dict: of the source, if it has one.
         has_ended: whether it is trained no longer, though others of its group are.
         error: why it ended before its time, or None.
     """
@@ -88,8 +88,7 @@ class NetworkRun:
 class Training:
     """Trains one network, or a group of them at once by programs mapped over their states.
 
-    A network of a group that turns not-a-number is set apart, and the others are trained on; alone
-    it ends the run.
+    A network whose loss is no longer a number ends the run, or its part in a group.
 
     Args:
         specifications: of the networks. They differ in numbers, examples and checkpoints alone;
@@ -202,12 +201,12 @@ class Training:
             one.state_dict = one.source.resumable_state()
         if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
-                "fit: without a seed a loader's randomness does not go on where it was; a run that "
-                "goes on has the same bits with NumpyLoader(seed=...)"
+                "fit: the random order of a loader without a seed is not resumed; a resumed run "
+                "has the same bits with NumpyLoader(seed=...)"
             )
 
     def _resume(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
-        """Stand where the checkpoint was made."""
+        """Resume where the checkpoint was made."""
         if self._is_group and (content.names, content.size) != (self._names, self._size):
             raise CheckpointError(
                 f"sweep: {checkpoint.path} must be of the networks {shown(self._names)}, and it "
@@ -221,8 +220,8 @@ class Training:
         epochs = self._asked.epochs
         if epochs is not None and self._epoch > epochs:
             LOGGER.warning(
-                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked "
-                "for; nothing is trained"
+                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked for; "
+                "nothing is trained"
             )
         for network, saved in zip(self._networks, content.networks, strict=True):
             network.history = saved.history
@@ -265,7 +264,7 @@ class Training:
         with contextlib.closing(self._open_feed()) as feed:
             self._train_steps(feed, waiting, clock)
             rows = self._rows(clock, waiting.columns(feed))
-            self._look_where_it_stands(feed, clock)
+            self._note_positions(feed, clock)
         if self._epoch == 0:
             tell_of_text(feed)
         self._look_for_failures(looks_at_params=True)
@@ -316,7 +315,7 @@ class Training:
                 is_save = self._pace.agreed(is_save or self._is_save_late())
                 if not self._is_group:  # a group's are looked for at the end of an epoch
                     self._look_for_failures(looks_at_params=is_save)
-                self._look_where_it_stands(feed, clock)
+                self._note_positions(feed, clock)
                 if is_save:
                     self._save()
                 clock.reported()
@@ -375,27 +374,26 @@ class Training:
         return state
 
     def _look_at_form(self) -> None:
-        """A loader that is no longer resident, say, may make other bits on an accelerator."""
+        """Warn of another form: on an accelerator it may make other bits."""
         form = self._programs.steps.form
         if self._form not in (None, form):
             LOGGER.warning(
-                "fit: a run that goes on has the bits of one that never stopped only where its "
-                f"steps run in the same form, and it was {printable(str(self._form))} and is "
-                f"{form}"
+                "fit: a resumed run has the bits of an uninterrupted one only if its steps run in "
+                f"the same form, which was {printable(str(self._form))} and is {form}"
             )
         self._form = None
 
-    def _look_where_it_stands(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
+    def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
         positions = feed.positions() if isinstance(feed, StackedFeed) else [feed.position()]
         for network, position in zip(self._networks, positions, strict=True):
             network.position = position
         self._seconds = clock.seconds
 
     def _look_for_failures(self, looks_at_params: bool) -> None:
-        """End networks that have turned not-a-number with what they had before this epoch.
+        """End the networks whose loss is no number, with the parameters from before this epoch.
 
         Raises:
-            NotANumberError: it is one network.
+            NotANumberError: there is but one network.
         """
         assert self._state is not None
         bad_steps = np.atleast_1d(jax.device_get(self._state.bad_step))
@@ -421,7 +419,7 @@ class Training:
         return rows[: len(self._networks)]
 
     def _row_of_all(self, rows: Sequence[Row]) -> Row:
-        """One row to tell of: of a group, with the mean loss of those that are still trained."""
+        """The row for callbacks: of a group, with the mean loss of the networks in training."""
         if not self._is_group:
             return dict(rows[0])
         pairs = zip(rows, self._networks, strict=True)
@@ -484,7 +482,7 @@ class Training:
         return True
 
     def _keep(self, name: str, source: Any, which: Sequence[int]) -> None:
-        """Keep the parameters of some networks; those of the others stay what they were."""
+        """Keep a copy of the parameters of some networks, beside what is kept of the other ones."""
         if not which:
             return
         if not self._is_group:
@@ -516,7 +514,7 @@ class Training:
         )
 
     def _save(self) -> None:
-        """Save where the run stands, unless that is saved already."""
+        """Save the run, unless this step is saved already."""
         checkpoints, here = self._checkpoints, (self._epoch, self._step)
         if checkpoints is None or self._state is None or self._saved == here:
             return
@@ -589,7 +587,7 @@ class Training:
                 stops = ()
             if self._peers.reached_preemption():
                 stops = (PREEMPTED,)
-        # While a state is saved is no place to stop: the next event is.
+        # Training does not stop while a state is being saved, but at the next event.
         self._is_asked_to_stop = stops is not None
         if stops is not None and not isinstance(event, Saved | Stopped):
             raise StopTraining(*stops)
