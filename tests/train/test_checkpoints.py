@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -14,12 +15,13 @@ import pytest
 import safetensors.numpy
 import sweep_jobs
 import torch
-from helpers import bits, problem, timeless
+from helpers import bits, problem, slow, slow_but, timeless
 from sweep_jobs import COUNT, SIZE, Noisy
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
+from feedax.machine import usable_cpus
 from feedax.storage.checkpoint_file import read_checkpoint
 
 WHOLE = "must be a whole number from 1 on, and it is"
@@ -75,7 +77,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", slow_but(["resident", "streamed"], SOURCES))
 def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(kind, tmp_path, tells_of_every_step):
     make = SOURCES[kind]
     whole, rows, _ = train(make())
@@ -262,7 +264,7 @@ class Stream(torch.utils.data.IterableDataset):
         return iter(zip(x + np.random.normal(0, 0.1, x.shape).astype(np.float32), y, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["stream", "picked"])
+@pytest.mark.parametrize("kind", ["stream", slow("picked")])
 def test_evaluating_a_loader_that_picks_its_examples_moves_no_epoch(kind, tmp_path):
     def source():
         if kind == "stream":
@@ -348,11 +350,12 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, tells_of_every_s
 
 def test_a_difference_that_changes_bits_is_named(tmp_path, caplog, monkeypatch):
     train(loader(), feedax.Checkpoints(tmp_path), epochs=1)
-    monkeypatch.setattr("feedax.train.environment.usable_cpus", lambda: 77)
+    cpus = usable_cpus()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(77))
     with caplog.at_level(logging.WARNING, logger="feedax"):
         train(loader(), feedax.Checkpoints(tmp_path))
     assert [line.partition(", and ")[2] for line in caplog.messages] == [
-        f"usable CPUs was {feedax.machine.usable_cpus()} and is 77"
+        f"usable CPUs was {cpus} and is 77"
     ]
 
 

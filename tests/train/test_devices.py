@@ -23,7 +23,7 @@ from feedax.errors import BatchError
 
 # No number of devices divides 27, and the last of 12 batches has 3 examples.
 JOBS = {
-    "resident": (Job(steps=50, batch=27), [3, 8]),
+    "resident": (Job(steps=50, batch=27), [8]),
     "streamed": (Job(steps=50, batch=27, plan="streamed", augments=True), [8]),
     "batch norm": (
         Job("norm", epochs=1, batch=27, plan="streamed", augments=True, x64=True),
@@ -41,7 +41,7 @@ SLOW_JOBS = {
     ),
     "streamed, even": (Job(steps=50, plan="streamed", augments=True), [2, 3, 8]),
     "resident, even": (Job(steps=50), [2, 3, 8]),
-    "resident, uneven": (Job(steps=50, batch=27), [2]),
+    "resident, uneven": (Job(steps=50, batch=27), [2, 3]),
     "resident, float64": (Job(epochs=1, batch=27, x64=True), [2, 3, 8]),
     "vectorised, float64": (Job(epochs=1, plan="vectorised", x64=True), [2, 3, 8]),
     "streamed, float64": (
@@ -101,9 +101,8 @@ def assert_like_one_device(results: dict, name: str, job: Job, devices: int) -> 
     assert_close(found(results, name, devices), on_one_device(job), 1e-9 if job.x64 else 1e-5)
 
 
-@pytest.mark.parametrize("devices", [3, 8])
-def test_fifty_steps_on_several_devices_are_those_of_one(eight, devices):
-    assert_like_one_device(eight, "resident", JOBS["resident"][0], devices)
+def test_fifty_steps_on_several_devices_are_those_of_one(eight):
+    assert_like_one_device(eight, "resident", JOBS["resident"][0], 8)
 
 
 @pytest.mark.parametrize(("name", "devices"), [("streamed", 8), ("batch norm", 3)])

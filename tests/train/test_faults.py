@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import run_command, timeless
+from helpers import run_command, slow, timeless
 
 from feedax.cli import main
 from feedax.report.run_folder import RunFolder
@@ -110,7 +110,9 @@ def places(content):
     }
 
 
-@pytest.mark.parametrize("place", ["header length", "size", "digest", "about", "last number"])
+@pytest.mark.parametrize(
+    "place", [slow("header length"), slow("size"), "digest", slow("about"), "last number"]
+)
 def test_one_flipped_bit_is_named_and_the_run_goes_on_from_before(runs, resume, place):
     path = Path(NEWEST)
     content = path.read_bytes()
@@ -140,7 +142,7 @@ def test_one_flipped_bit_anywhere_is_found(runs, tmp_path):
         assert checkpoints.newest().path == tmp_path / NAMES[1], place
 
 
-@pytest.mark.parametrize("left", [0, 7, 100, 0.5, -1])
+@pytest.mark.parametrize("left", [0, slow(7), slow(100), 0.5, slow(-1)])
 def test_a_checkpoint_that_ends_too_early_is_found(runs, resume, left):
     size = os.path.getsize(NEWEST)
     left = int(size * left) if isinstance(left, float) else left % size

@@ -1,6 +1,7 @@
 """`fit`, `sweep` of one network, and a group with a place for it: one engine, which agrees."""
 
 import logging
+import os
 import threading
 import time
 
@@ -157,7 +158,7 @@ def test_warnings_agree(tmp_path, monkeypatch, caplog):
         folder = tmp_path / way.__name__
         way(folder, callbacks=[stop_after(4)])
         with monkeypatch.context() as patch:
-            patch.setattr("feedax.train.environment.usable_cpus", lambda: 77)
+            patch.setattr(os, "sched_getaffinity", lambda pid: range(77))
             patch.setattr("feedax.train.steps.Steps.form", "step by step")
             caplog.clear()
             with caplog.at_level(logging.INFO, logger="feedax"):

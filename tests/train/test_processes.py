@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import free_port
+from helpers import free_port, slow
 
 from feedax.errors import ProcessError
 from feedax.train import processes
@@ -194,10 +194,10 @@ FAILURES = {
 
 @pytest.mark.parametrize(
     ("bad", "how", "other"),
-    [(1, "fails", "collective")]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
+    [
+        slow(*case)
         for case in [
+            (1, "fails", "collective"),
             (0, "fails", "python"),
             (1, "exits", "computing"),
             (0, "breaks", "collective"),
@@ -248,10 +248,10 @@ def test_a_process_that_is_killed_ends_the_other(dead: int, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("stopped", "other", "heartbeat"),
-    [(0, "sleeps", 6)]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
+    [
+        slow(*case)
         for case in [
+            (0, "sleeps", 6),
             (1, "collective", 6),
             (0, "collective", processes.HEARTBEAT_SECONDS),
             (1, "collective", processes.HEARTBEAT_SECONDS),

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from helpers import bits, problem, timeless
+from helpers import bits, problem, slow, timeless
 from sweep_jobs import (
     JOBS,
     STEPS,
@@ -343,7 +343,7 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
     )
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, StopTraining])
+@pytest.mark.parametrize("error", [slow(KeyboardInterrupt), ZeroDivisionError, StopTraining])
 def test_a_callback_may_raise_at_the_end_of_a_group(error, tmp_path):
     """What all networks of the group have learned is kept."""
 

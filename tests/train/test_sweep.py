@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from helpers import bits, problem, timeless
+from helpers import bits, problem, slow, timeless
 from sweep_jobs import (
     SIZE,
     STEPS,
@@ -121,7 +121,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["batch norm", "convolution", pytest.param("batched", marks=pytest.mark.slow)]
+    "kind", ["batch norm", slow("convolution"), pytest.param("batched", marks=pytest.mark.slow)]
 )
 def test_so_are_models_of_all_kinds(kind):
     options = {
@@ -243,7 +243,9 @@ def test_another_iterable_is_the_same_for_all():
 # --- What is asked for ---
 
 
-@pytest.mark.parametrize("seeds", [3, np.int64(3), range(3), np.arange(3), iter([0, 1, 2])])
+@pytest.mark.parametrize(
+    "seeds", [3, slow(np.int64(3)), slow(range(3)), np.arange(3), iter([0, 1, 2])]
+)
 def test_seeds_and_values_are_numbers_of_every_kind(seeds):
     found = feedax.sweep(
         predict, init, [problem()], seeds=seeds, learning_rate=(x / 4 for x in (1, 2)),
@@ -429,7 +431,7 @@ def test_only_networks_that_are_new_are_trained(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("error", [StopTraining, KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("error", [StopTraining, slow(KeyboardInterrupt), ZeroDivisionError])
 def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     def end(event):
         if isinstance(event, NetworkEnded):
@@ -447,7 +449,7 @@ def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     assert len(os.listdir(tmp_path)) == 4, "results alone"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, slow(ZeroDivisionError)])
 def test_or_in_the_middle_of_one(error, tmp_path, tells_of_every_step):
     def end(event):
         if isinstance(event, Stepped) and (event.epoch, event.step) == (1, 2):
