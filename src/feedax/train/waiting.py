@@ -95,7 +95,7 @@ class Waiting:
 
     @staticmethod
     def cpu_delay() -> float | None:
-        """Seconds in which this thread was ready but had no CPU; None where they are not counted."""
+        """Seconds in which this thread was ready but had no CPU; None where nobody counts them."""
         try:
             return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
         except (OSError, ValueError, IndexError):
