@@ -17,6 +17,7 @@ from feedax.errors import NotANumberError, RunFolderError
 from feedax.storage.checkpoint_file import read_checkpoint
 from feedax.train import EpochEnded, Saved, Started, Stepped, Stopped, StopTraining
 from feedax.train.specification import FitSpecification
+from feedax.train.steps import Steps
 from feedax.train.training import Training
 
 SEED = 3
@@ -159,7 +160,7 @@ def test_warnings_agree(tmp_path, monkeypatch, caplog):
         way(folder, callbacks=[stop_after(4)])
         with monkeypatch.context() as patch:
             patch.setattr(os, "sched_getaffinity", lambda pid: range(77))
-            patch.setattr("feedax.train.steps.Steps.form", "step by step")
+            patch.setattr(Steps, "form", "step by step")
             caplog.clear()
             with caplog.at_level(logging.INFO, logger="feedax"):
                 way(folder)
