@@ -12,17 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers import bits, problem, timeless
 
 COUNT, SIZE = 52, 8  # six batches and a short one
 STEPS = 7
-
-
-def problem(seed=0, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, COUNT)
-    x = rng.normal(0, 1, (COUNT, 6))
-    x[np.arange(COUNT), y] += 2
-    return x.astype(dtype), y
 
 
 def is_step(event):
@@ -118,19 +111,6 @@ def conv(params, x):
     return params["v"] @ x[0].mean(0)
 
 
-def bits(tree):
-    import jax
-
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def timeless(history):
-    return [
-        {k: v for k, v in row.items() if not k.endswith(("seconds", "examples_per_second"))}
-        for row in history
-    ]
-
-
 def numbers(network):
     """All that must be the same in two runs."""
     return network.name, bits(network.params), timeless(network.history), str(network.error)
@@ -151,6 +131,20 @@ def train(folder: Any = None, **options):
     return feedax.sweep(
         options.pop("predict", predict), options.pop("init", init), source, **given | options
     )
+
+
+def stopper(after: int):
+    """Stops a sweep after so many steps of all its networks together."""
+    steps = []
+
+    def stop(event):
+        import feedax
+
+        steps.append(is_step(event))
+        if sum(steps) == after:
+            raise feedax.StopTraining
+
+    return stop
 
 
 def killed(folder: str, together: str) -> None:

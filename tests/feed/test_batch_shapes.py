@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow
 from torch.utils.data import Dataset
 
 import feedax
@@ -86,7 +87,7 @@ def by_hand(optimizer, batches):
     return params
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", [slow(False), True])
 def test_fit_trains_on_them_as_a_loop_by_hand_and_evaluates_them(batched):
     """50 examples: the last batch is short, and of its own width."""
 

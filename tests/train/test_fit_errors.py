@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import linear
 
 import feedax
 from feedax.data import ArrayDataset
@@ -20,10 +21,6 @@ from feedax.errors import (
 X = np.ones((6, 8), np.float32)
 Y = np.array([0, 1, 2, 0, 1, 2])
 W = jnp.zeros((3, 8))
-
-
-def linear(w, x):
-    return w @ x
 
 
 def message(kind, batches, predict=linear, params=W, **options):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import old_files
 import pytest
+from helpers import slow
 from safetensors.numpy import load_file
 
 from feedax.cli import main
@@ -23,7 +24,7 @@ def assert_as_whole(name, leaf, is_same_machine):
         np.testing.assert_allclose(leaf, WHOLE[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_a_run_is_resumed(plan, tmp_path):
     whole, _ = old_files.run(tmp_path / "whole", plan)
     is_same = all(np.array_equal(leaf, WHOLE[f"{plan}/{name}"]) for name, leaf in whole.items())

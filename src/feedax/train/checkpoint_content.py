@@ -168,8 +168,8 @@ class EndedNetworkContent:
         for name, value in asked.items():
             if found.get(name) != value:
                 raise CheckpointError(
-                    f"sweep: a sweep goes on with what it began with, and in {path} {name} was "
-                    f"{shown(found.get(name))} but is {shown(value)}; give the same, or "
+                    f"sweep: a resumed sweep must have what it began with, and in {path} {name} "
+                    f"was {shown(found.get(name))} but is {shown(value)}; give the same, or "
                     "another folder"
                 )
         _refuse_broken(found, _ENDED, path)
@@ -258,7 +258,7 @@ def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path)
     """
     broken = broken_rule(found, rules, path)
     if broken is None and (lacking := rules.keys() - found.keys()):
-        broken = f"{path} must say {min(lacking)!r}, and it does not"
+        broken = f"{path} must have {min(lacking)!r}, and it does not"
     if broken is None and rules is _RUN and len(found["history"]) != found["epoch"]:
         count = len(found["history"])
         broken = f"'history' of {path} must have a row for each epoch, and it has {count}"
@@ -266,6 +266,6 @@ def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path)
         lists = [found[name] for name in ("networks", "positions", "best", "histories")]
         ends = [index for index, _ in found["ended"]]
         if len({len(one) for one in lists}) > 1 or not set(ends) <= set(range(len(lists[0]))):
-            broken = f"{path} must say of each network how it stands, and it does not"
+            broken = f"{path} must have an entry for each network, and it does not"
     if broken is not None:
         raise CheckpointError(f"fit: {broken}; use an earlier checkpoint")

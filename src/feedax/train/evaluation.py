@@ -53,8 +53,9 @@ def evaluate(
     Args:
         predict: as in `fit`; if it has a parameter ``train``, it is given False.
         params: the model's parameters.
-        batches: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets). A loader's
-            examples are taken in the dataset's order, so its random order stays as it was.
+        batches: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets) of shapes
+            ``(batch, ...)``. A loader's examples are taken in the dataset's order, so its random
+            order stays as it was.
         loss: a function of one example's prediction and target.
         metrics: functions of one example's prediction and target, by name. If None, the accuracy
             where targets are class labels.

@@ -43,19 +43,21 @@ def fit(
     """Train a model.
 
     Args:
-        predict: a function of (params, x) for one example x. If it has parameters named ``key``
-            or ``train``, it is also given a random key of its own and whether it is trained.
-            With ``state=`` it is a function of (params, state, x) that returns (prediction,
-            state); statistics of the batch are taken over the axis ``"batch"``.
+        predict: a function of (params, x) for one example x of any shape ``(...)``, which returns
+            its prediction, ``(classes,)`` in a classifier. If it has parameters named ``key`` or
+            ``train``, it is also given a random key of its own and whether it is trained. With
+            ``state=`` it is a function of (params, state, x) that returns (prediction, state);
+            statistics of the batch are taken over the axis ``"batch"``.
         params: the model's parameters, any PyTree. Its floating point and complex arrays are
             trained; they are copied, so yours stay as they are. Other numbers that one may take
             for trained ones (Python's, integer arrays) the logger "feedax" names.
-        train: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets), iterated once
-            an epoch. A short batch is filled up with copies that do not count. Text in it stays
-            on the host: in a dict its key is left out, elsewhere None stands in its place. Each
-            shape of an example is compiled for once.
-        loss: a function of one example's prediction and target that returns a scalar. The
-            gradient is that of its mean over a batch.
+        train: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets) of shapes
+            ``(batch, ...)``, PyTrees of them too, iterated once an epoch. A short batch is filled
+            up with copies that do not count. Text in it stays on the host: in a dict its key is
+            left out, elsewhere None stands in its place. Each shape of an example is compiled for
+            once.
+        loss: a function of one example's prediction ``(...)`` and target ``(...)`` that returns a
+            scalar ``()``. The gradient is that of its mean over a batch.
         optimizer: an optax transformation, or a function of hyperparameters that makes one; Adam
             if None.
         learning_rate: the optimizer's updates are multiplied by it. None for 1, as an optimizer
@@ -75,16 +77,16 @@ def fit(
         hyperparams: scalars by name. Each is given to those of predict, loss, augment, the metrics
             and a function `optimizer` that have a parameter of that name. They are arguments of
             the compiled step: `sweep` trains networks with many values by one program.
-        key: the random key of the run, for models and augmentations; ``jax.random.key(0)`` if
-            None.
+        key: the random key of the run, ``()``, for models and augmentations; ``jax.random.key(0)``
+            if None.
         callbacks: functions of one event, see `feedax.train.events`.
         state: the model's state that is not trained (batch statistics), or None.
-        batched: whether predict takes a batch. Such models, and models with a state, get a short
-            last batch as it is, at the price of a second compilation.
+        batched: whether predict takes a batch ``(batch, ...)``. Such models, and models with a
+            state, get a short last batch as it is, at the price of a second compilation.
         best: the column of the rows that chooses what is returned, ``"validation_loss"`` say:
             that of the epoch where it is lowest (its name ends in "loss" or "error") or highest.
         patience: end after so many epochs in a row in which `best` got no better.
-        checkpoints: where and when to save. If the folder holds a checkpoint, the run goes on
+        checkpoints: where and when to save. If the folder holds a checkpoint, the run resumes
             from the newest one that is whole, to the bits of one that never stopped, where the
             other arguments are the same; a larger `epochs` or `steps` extends it.
         devices: how many of this process's devices share each batch; all of an accelerator's
@@ -94,14 +96,28 @@ def fit(
 
     Returns:
         The trained parameters (with ``state=``, the pair of parameters and state), of the last
-        step or of the epoch that `best` chose, and the history: a row an epoch with ``epoch``,
-        ``seconds`` (training only), ``compile_seconds``, ``wait_seconds`` (of them: the next
-        batch was not there), ``load_seconds`` (of loading, in all workers together, where the
-        source tells), ``transfer_seconds``, ``start_seconds`` (of workers),
-        ``examples_per_second``, ``loss`` and ``<metric>`` (means over the epoch's examples as
-        they were trained on, while the parameters moved), and ``<set>_loss``, ``<set>_<metric>``
-        for each evaluation set. With an optimizer that skips steps whose gradient is no number
-        and says so (``optax.apply_if_finite``), ``skipped_steps``, whose examples are in no mean.
+        step or of the epoch that `best` chose, and the history: a row for each epoch.
+
+        ===================== =====================================================================
+        Column                Meaning
+        ===================== =====================================================================
+        epoch                 counted from 0
+        seconds               of training, without evaluation and compilation
+        compile_seconds       of compilation
+        wait_seconds          of `seconds`: the next batch was not there
+        load_seconds          of loading, in all workers together, where the source says so
+        transfer_seconds      of transfer to the device
+        start_seconds         of starting workers
+        skipped_steps         steps that the optimizer skipped, as ``optax.apply_if_finite`` does,
+                              since their gradient was no number; only if it reports them. Their
+                              examples are in no mean
+        examples_per_second   of training
+        loss, <metric>        means over the epoch's examples as they were trained on, while the
+                              parameters moved
+        <set>_loss,           means over each evaluation set, after the epoch
+        <set>_<metric>
+        ===================== =====================================================================
+
         Where waiting takes more than a fifth of an epoch, and more than the machine is busy with
         something else, the logger "feedax" says once what to change.
 

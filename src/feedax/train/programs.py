@@ -209,7 +209,7 @@ class States:
 
 
 def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Checkpoint) -> None:
-    """What never changes in a run, and is another one here, was another one there."""
+    """Refuse a checkpoint with another key or other numbers, which never change in a run."""
     now, then = jax.device_get(
         tuple(
             {
@@ -223,8 +223,8 @@ def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Ch
     for name, value in now.items():
         if not np.array_equal(value, then[name]):
             raise CheckpointError(
-                f"fit: a run goes on with the {name}= that it began with, and in "
-                f"{checkpoint.path} that was {then[name]} but is {value}; give the same, or "
+                f"fit: a resumed run must have the {name}= that it began with, and in "
+                f"{checkpoint.path} it was {then[name]} but is {value}; give the same, or "
                 "another folder"
             )
 

@@ -129,8 +129,8 @@ class FitSpecification:
         if self.is_one_pass and self.steps is not None and done < self.steps:
             LOGGER.warning(
                 f"fit: train must yield a batch for each of the {self.steps} steps, and it ended "
-                f"after {done}, and training with it; give more batches, or a NumpyLoader or a "
-                "list, which is gone through again"
+                f"after {done}, which ended training; give more batches, or a NumpyLoader or a "
+                "list, which can be iterated again"
             )
 
 

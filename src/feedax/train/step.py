@@ -80,11 +80,11 @@ def init_state(
     """The state before the first step. Pure: it can be compiled, and mapped over keys.
 
     Args:
-        params: the trainable parameters.
+        params: the trainable parameters, a PyTree of arrays of any shapes.
         optimizer: any optax transformation, or a function of hyperparameters that makes one.
-        key: the random key of the run.
-        model_state: the model's other state, or None.
-        learning_rate: multiplies the optimizer's updates; 1 for one that has its own.
+        key: the random key of the run, ``()``.
+        model_state: the model's other state, a PyTree of arrays of any shapes, or None.
+        learning_rate: multiplies the optimizer's updates, ``()``; 1 for one that has its own.
         hyperparams: scalars by name, for the functions that have parameters of these names.
         metrics: the names of those that `train_step` is given.
 
@@ -135,7 +135,7 @@ def train_step(
 
     Args:
         state: before the step.
-        batch: the examples.
+        batch: the examples: inputs and targets ``(batch, ...)``, weights ``(batch,)``.
         model: how to call the user's predict function.
         loss: a function of one example's prediction and target, which returns a scalar.
         optimizer: any optax transformation, or a function of hyperparameters that makes one; its

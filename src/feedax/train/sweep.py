@@ -78,7 +78,7 @@ def sweep(
         hyperparams: as in `fit`, with one value each or many.
         together: how many networks to train side by side, rounded up so that every device has as
             many. None for one on a CPU, and as many as fit on accelerators.
-        checkpoints: where and when to save. The same call again goes on, to the same bits; with
+        checkpoints: where and when to save. The same call again resumes, to the same bits; with
             more seeds or values it trains those that are new.
         callbacks: functions of one event: `NetworksStarted`, `Stepped` or `NetworkEnded`. One that
             raises `StopTraining` ends the sweep in good order. Of networks side by side, `Stepped`
@@ -88,8 +88,8 @@ def sweep(
 
     Returns:
         The networks, with their parameters and histories. One that turned not-a-number has an
-        `error`; the others go on. Of networks side by side the ``seconds`` of a row are those of
-        all of them together.
+        `error`; the other ones are trained on. Of networks side by side the ``seconds`` of a row
+        are those of all of them together.
 
     Raises:
         ModelError: the seeds, the values or `together` are none.
@@ -116,6 +116,23 @@ def sweep(
     known = {one.name for one in fields(FitSpecification) if one.init}
     if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
+    members = grid(seeds, learning_rate, hyperparams or {})
+    return sweep_members(
+        members, predict, init, train, together, checkpoints, tuple(callbacks), **options
+    )
+
+
+def sweep_members(
+    members: Sequence[Member],
+    predict: Callable[..., Any],
+    init: Callable[[jax.Array], Any],
+    train: Any,
+    together: int | None,
+    checkpoints: Checkpoints | None,
+    callbacks: Sequence[Callable[[Any], None]],
+    **options: Any,
+) -> Sweep:
+    """As `sweep`, of networks that are listed one by one; each must have a name of its own."""
     if together is not None and (type(together) is not int or together < 1):
         raise ModelError(
             f"sweep: together must be a whole number from 1 on, and it is {together!r}; leave it "
@@ -139,9 +156,8 @@ def sweep(
             **own,
         )
 
-    members = grid(seeds, learning_rate, hyperparams or {})
     train_of = source_by_seed(train, "sweep: train")
-    return Sweeping(members, specification, checkpoints, tuple(callbacks), together).run()
+    return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
 @dataclass(frozen=True)
@@ -299,8 +315,9 @@ class Sweeping:
         kinds = [_kind(one, size) for one in asked]
         if not all(_same(kinds[0], kind) for kind in kinds):
             raise ModelError(
-                "sweep: networks side by side must differ in the numbers that are trained alone, "
-                "and init makes other leaves or shapes of another key; give together=1"
+                "sweep: networks trained side by side may differ only in the values of their "
+                "parameters, and init makes other leaves or shapes from another key; give "
+                "together=1"
             )
         if self._programs is None or not _same(self._kind, kinds[0]):
             self._programs, self._kind = Programs(asked[0], mapped=size > 1), kinds[0]

@@ -26,6 +26,7 @@ from feedax.feed import (
 )
 from feedax.storage.checkpoint_file import decode
 from feedax.storage.leaf_names import named_leaves
+from feedax.train import processes
 from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.environment import environment, tell_of_differences
@@ -38,15 +39,14 @@ from feedax.train.events import (
     Stopped,
     StopTraining,
 )
-from feedax.train.history import Best, EpochClock, Row, epoch_rows
+from feedax.train.history import Best, EpochClock, ReportInterval, Row, epoch_rows
 from feedax.train.model import combine
-from feedax.train.pace import Pace
-from feedax.train.peers import Peers
 from feedax.train.programs import InitialValues, Programs, initial_values
 from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS
 from feedax.train.waiting import Waiting, tell_of_text
+from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -70,7 +70,7 @@ class NetworkRun:
         history: a row for each epoch that has ended.
         position: where its source stands.
         skip: batches to skip when its source is next iterated.
-        state_dict: tells the position of its source, where that can.
+        state_dict: of the source, if it has one.
         has_ended: whether it is trained no longer, though others of its group are.
         error: why it ended before its time, or None.
     """
@@ -88,8 +88,7 @@ class NetworkRun:
 class Training:
     """Trains one network, or a group of them at once by programs mapped over their states.
 
-    A network of a group that turns not-a-number is set apart, and the others are trained on; alone
-    it ends the run.
+    A network whose loss is no longer a number ends the run, or its part in a group.
 
     Args:
         specifications: of the networks. They differ in numbers, examples and checkpoints alone;
@@ -132,8 +131,7 @@ class Training:
         self._seconds = 0.0  # of this epoch so far
         self._found: tuple[Checkpoint, CheckpointContent] | None = None
         self._environment = environment(asked.run_on, asked.model.dtype)
-        self._peers = Peers()
-        self._pace = Pace(self._programs.steps, self._peers)
+        self._report_interval = ReportInterval(self._programs.steps)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._is_asked_to_stop = False
         self._form: str | None = None  # of the steps before the run was resumed
@@ -141,9 +139,9 @@ class Training:
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._peers)
+            stack.enter_context(Watchdog())
             if self._checkpoints is not None:
-                stack.enter_context(self._checkpoints.in_use(writes=self._peers.index == 0))
+                stack.enter_context(self._checkpoints.in_use(writes=processes.index() == 0))
                 self._found = self._newest(self._checkpoints)
             self._share_batches()
             for batches in (*(one.source for one in self._networks), *self._sets.values()):
@@ -171,29 +169,31 @@ class Training:
 
         assert self._values is not None
         most = self._programs.states.most_bytes(self._values)
-        found = checkpoints.newest(most) if self._peers.index == 0 else None
-        if self._peers.count == 1:
+        found = checkpoints.newest(most) if processes.index() == 0 else None
+        if processes.count() == 1:
             return found and read(found)
         mine = found and read(found)
-        path = self._peers.broadcast(None if found is None else str(found.path))
+        path = processes.broadcast(None if found is None else str(found.path))
         if path is None:
             return None
-        content = self._peers.broadcast_bytes(b"" if found is None else found.content)
+        content = processes.broadcast_bytes(b"" if found is None else found.content)
         return mine or read(Checkpoint(Path(path), content, *decode(content, path)))
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its shard of a batch."""
-        peers, network = self._peers, self._networks[0]
+        network = self._networks[0]
         if not self._is_group:
             saved = {} if self._found is None else self._found[1].networks[0].position
             loader = saved.get("loader")
             seed = loader.get("seed") if isinstance(loader, dict) else None
-            if peers.count > 1:  # for loaders without one, process 0's
-                seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
+            if processes.count() > 1:  # for loaders without one, process 0's
+                seed = processes.broadcast(secrets.randbits(31) if seed is None else seed)
             # One process resumes with the seed that several have drawn.
-            if peers.count > 1 or (seed is not None and network.source.lacks_seed):
+            if processes.count() > 1 or (seed is not None and network.source.lacks_seed):
                 sources = {network.source, *self._sets.values()}
-                shards = {one: one.shard(peers.index, peers.count, seed) for one in sources}
+                shards = {
+                    one: one.shard(processes.index(), processes.count(), seed) for one in sources
+                }
                 network.source = shards[network.source]
                 self._sets = {name: shards[one] for name, one in self._sets.items()}
         if self._checkpoints is None:
@@ -202,12 +202,12 @@ class Training:
             one.state_dict = one.source.resumable_state()
         if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
-                "fit: without a seed a loader's randomness does not go on where it was; a run that "
-                "goes on has the same bits with NumpyLoader(seed=...)"
+                "fit: the random order of a loader without a seed is not resumed; a resumed run "
+                "has the same bits with NumpyLoader(seed=...)"
             )
 
     def _resume(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
-        """Stand where the checkpoint was made."""
+        """Resume where the checkpoint was made."""
         if self._is_group and (content.names, content.size) != (self._names, self._size):
             raise CheckpointError(
                 f"sweep: {checkpoint.path} must be of the networks {shown(self._names)}, and it "
@@ -221,8 +221,8 @@ class Training:
         epochs = self._asked.epochs
         if epochs is not None and self._epoch > epochs:
             LOGGER.warning(
-                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked "
-                "for; nothing is trained"
+                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked for; "
+                "nothing is trained"
             )
         for network, saved in zip(self._networks, content.networks, strict=True):
             network.history = saved.history
@@ -265,7 +265,7 @@ class Training:
         with contextlib.closing(self._open_feed()) as feed:
             self._train_steps(feed, waiting, clock)
             rows = self._rows(clock, waiting.columns(feed))
-            self._look_where_it_stands(feed, clock)
+            self._note_positions(feed, clock)
         if self._epoch == 0:
             tell_of_text(feed)
         self._look_for_failures(looks_at_params=True)
@@ -311,12 +311,12 @@ class Training:
             self._step += count
             self._epoch_step += count
             is_save = self._is_save_due()
-            if self._pace.is_due(count, clock) or is_save:
+            if self._report_interval.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                is_save = self._pace.agreed(is_save or self._is_save_late())
+                is_save = self._report_interval.next(is_save or self._is_save_late())
                 if not self._is_group:  # a group's are looked for at the end of an epoch
                     self._look_for_failures(looks_at_params=is_save)
-                self._look_where_it_stands(feed, clock)
+                self._note_positions(feed, clock)
                 if is_save:
                     self._save()
                 clock.reported()
@@ -336,7 +336,7 @@ class Training:
 
     def _most_steps(self) -> int:
         """How many steps may follow before something is to be done after an exact one."""
-        most = [self._pace.most_steps(), self.chunk_steps]
+        most = [self._report_interval.most_steps(), self.chunk_steps]
         if self._checkpoints is not None and (due := self._checkpoints.due_in(self._step)):
             most.append(due)
         if self._asked.steps is not None:
@@ -375,27 +375,26 @@ class Training:
         return state
 
     def _look_at_form(self) -> None:
-        """A loader that is no longer resident, say, may make other bits on an accelerator."""
+        """Warn of another form: on an accelerator it may make other bits."""
         form = self._programs.steps.form
         if self._form not in (None, form):
             LOGGER.warning(
-                "fit: a run that goes on has the bits of one that never stopped only where its "
-                f"steps run in the same form, and it was {printable(str(self._form))} and is "
-                f"{form}"
+                "fit: a resumed run has the bits of an uninterrupted one only if its steps run in "
+                f"the same form, which was {printable(str(self._form))} and is {form}"
             )
         self._form = None
 
-    def _look_where_it_stands(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
+    def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
         positions = feed.positions() if isinstance(feed, StackedFeed) else [feed.position()]
         for network, position in zip(self._networks, positions, strict=True):
             network.position = position
         self._seconds = clock.seconds
 
     def _look_for_failures(self, looks_at_params: bool) -> None:
-        """End networks that have turned not-a-number with what they had before this epoch.
+        """End the networks whose loss is no number, with the parameters from before this epoch.
 
         Raises:
-            NotANumberError: it is one network.
+            NotANumberError: there is but one network.
         """
         assert self._state is not None
         bad_steps = np.atleast_1d(jax.device_get(self._state.bad_step))
@@ -421,7 +420,7 @@ class Training:
         return rows[: len(self._networks)]
 
     def _row_of_all(self, rows: Sequence[Row]) -> Row:
-        """One row to tell of: of a group, with the mean loss of those that are still trained."""
+        """The row for callbacks: of a group, with the mean loss of the networks in training."""
         if not self._is_group:
             return dict(rows[0])
         pairs = zip(rows, self._networks, strict=True)
@@ -484,7 +483,7 @@ class Training:
         return True
 
     def _keep(self, name: str, source: Any, which: Sequence[int]) -> None:
-        """Keep the parameters of some networks; those of the others stay what they were."""
+        """Keep a copy of the parameters of some networks, beside what is kept of the other ones."""
         if not which:
             return
         if not self._is_group:
@@ -516,7 +515,7 @@ class Training:
         )
 
     def _save(self) -> None:
-        """Save where the run stands, unless that is saved already."""
+        """Save the run, unless this step is saved already."""
         checkpoints, here = self._checkpoints, (self._epoch, self._step)
         if checkpoints is None or self._state is None or self._saved == here:
             return
@@ -546,7 +545,7 @@ class Training:
             copies=list(copies),
         )
         self._saved = here
-        if self._peers.index == 0:
+        if processes.index() == 0:
             tree = {"state": self._state, **copies}
             keep_step = -1 if self._is_group else self._networks[0].best.step
             path = checkpoints.save(tree, content.to_json(), keep_step)
@@ -584,12 +583,12 @@ class Training:
                 callback(event)
             except StopTraining:
                 stops = ()
-        if self._peers.count > 1 and isinstance(event, Started | Stepped | EpochEnded):
-            if self._peers.any_process(stops is not None):
+        if processes.count() > 1 and isinstance(event, Started | Stepped | EpochEnded):
+            if processes.any_process(stops is not None):
                 stops = ()
-            if self._peers.reached_preemption():
+            if processes.reached_preemption():
                 stops = (PREEMPTED,)
-        # While a state is saved is no place to stop: the next event is.
+        # Training does not stop while a state is being saved, but at the next event.
         self._is_asked_to_stop = stops is not None
         if stops is not None and not isinstance(event, Saved | Stopped):
             raise StopTraining(*stops)

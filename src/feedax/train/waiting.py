@@ -13,8 +13,6 @@ from feedax.train.steps import Steps
 LOGGER = logging.getLogger("feedax")
 SHARE = 0.2
 """Training is warned if it waits for more than this share of an epoch."""
-LONG_ENOUGH = 1.0
-"""Seconds; a shorter epoch is not worth a warning."""
 
 
 class Waiting:
@@ -39,7 +37,7 @@ class Waiting:
         self.seconds = self.first_seconds = self.lost_seconds = 0.0
         self.source = source
         self._idle_seconds = 0.0  # of the waiting, this thread did not run on a CPU
-        self._delays = _delays()
+        self._delays = self.cpu_delay()
         self._steps = steps
         self._before = source.times()
         self._shortages = 0
@@ -85,7 +83,7 @@ class Waiting:
         }
 
     def _lost(self, feed: Feed | StackedFeed) -> float:
-        delays = _delays()
+        delays = self.cpu_delay()
         if delays is not None and self._delays is not None:
             delays -= self._delays
         drawing = feed.drawing_seconds
@@ -95,17 +93,20 @@ class Waiting:
         delays = self._idle_seconds if delays is None else delays
         return max(0.0, self.seconds - max(0.0, drawing - delays))
 
-
-def _delays() -> float | None:
-    """Seconds in which this thread was ready but had no CPU; None where they are not counted."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return None
+    @staticmethod
+    def cpu_delay() -> float | None:
+        """Seconds in which this thread was ready but had no CPU; None where nobody counts them."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return None
 
 
 class Advice:
     """Warns once in a run, after the first epoch that waits for data too long."""
+
+    long_enough = 1.0
+    """Seconds; a shorter epoch is not worth a warning."""
 
     def __init__(self) -> None:
         self._given = False
@@ -119,7 +120,7 @@ class Advice:
             seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
         lost = waiting.lost_seconds
         free = seconds - lost  # what an idle machine would have taken
-        if self._given or free <= LONG_ENOUGH or waited - lost <= SHARE * free:
+        if self._given or free <= self.long_enough or waited - lost <= SHARE * free:
             return
         self._given = True
         LOGGER.warning(
