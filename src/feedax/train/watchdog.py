@@ -95,7 +95,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._left.wait(LOOK_SECONDS):
-            failures = processes.published(f"{self._key}/failed")
+            try:
+                failures = processes.published(f"{self._key}/failed")
+            except jax.errors.JaxRuntimeError:
+                return  # process 0, which has the store, is gone: JAX is about to end this one
             # The lock: `fit` has a watchdog inside that of the command.
             if failures and not self._left.wait(GRACE_SECONDS) and Watchdog._ending.acquire(False):
                 os.write(2, f"feedax: {failures[0]}\n".encode())
