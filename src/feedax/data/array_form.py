@@ -134,7 +134,7 @@ def array_form(dataset: Any) -> ArrayForm:
     kind = type(dataset)
     make = _FORMS.get(kind)
     name = kind.__module__, kind.__qualname__
-    # Known without an import of its library: whoever has such a dataset has imported it.
+    # Its library is not imported for this: if such a dataset exists, it has been imported.
     if make is None and getattr(sys.modules.get(name[0]), name[1], None) is kind:
         make = _FORMS_BY_NAME.get(name)
     if make is None:
@@ -181,7 +181,7 @@ def register_arrays(
             row; one of those that feedax knows, or None.
 
     Raises:
-        PlanError: `cls` is no class, or one of the others is no function.
+        PlanError: `cls` is no class, or `arrays` or `transform` is no function.
 
     >>> class Points(torch.utils.data.Dataset):
     ...     def __init__(self):
@@ -289,12 +289,13 @@ def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
             raise NoArrayForm(
                 f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
             )
+        # torch has no public way to see that a tensor was changed in place, or is a view.
         version = 0 if leaf.is_inference() else leaf._version
         try:
             array = to_numpy(leaf)
         except NotAnArray as no:
             raise NoArrayForm(f"{name_of(dataset)} holds {no.what}") from no
-        owner = leaf if leaf._base is None else leaf._base  # views are made anew at each look
+        owner = leaf if leaf._base is None else leaf._base  # a view is a new object each time
         looked_at: tuple[Any, ...] = (owner, version, _layout(array))
         kind = TENSOR
     elif type(leaf) in (np.ndarray, np.memmap):

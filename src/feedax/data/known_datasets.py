@@ -212,7 +212,7 @@ def _hugging_face(dataset: Any) -> ArrayForm:
         raise NoArrayForm("a Hugging Face dataset with output_all_columns yields Python objects")
     if not names:
         raise NoArrayForm("a Hugging Face dataset without columns yields no arrays")
-    table, mapped = dataset.data, dataset._indices
+    table, mapped = dataset.data, dataset._indices  # there is no public way to the row mapping
     identity = (table, mapped, repr(names).encode())
     known = _TABLES.get(dataset)
     if known is not None and known.same_dataset(ArrayForm(name="", identity=identity)):

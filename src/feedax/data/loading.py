@@ -118,12 +118,13 @@ class Loading:
         if (kind := type(self.user_dataset).__name__) not in self._kinds:
             raise WorkerError(
                 f"NumpyLoader: a dataset must be unpickled as what it is, and a {self._kinds[0]} "
-                f"is a {kind} in the worker; mend its __reduce__, or use num_workers=0"
+                f"is a {kind} in the worker; fix its __reduce__, or use num_workers=0"
             )
         # The ring is this loader's; one that the dataset iterates keeps its batches for itself.
         worker = sys.modules.get("feedax.data.workers.worker")
         self.ring = worker.ring if worker is not None else None
-        # The info is frozen, and its dataset must be the user's own.
+        # The info is frozen, get_worker_info() the only public way to it, and its dataset must be
+        # the user's own.
         object.__setattr__(torch_worker._worker_info, "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
             self.user_worker_init_fn(worker_id)
@@ -190,7 +191,7 @@ class Indexed(Dataset[Any]):
 
 
 _FIRST = 4
-"""So many examples of each worker's stream are compared with those of the others."""
+"""How many examples of each worker's stream are compared with those of the other workers."""
 
 _STREAM = 2**63
 """Added to a worker's number: where a map-style dataset's seed has an index."""
@@ -254,7 +255,7 @@ def as_many(examples: Any, indices: Sequence[Any]) -> list[Any]:
         found = f"a {kind}" if listed is None else f"{len(listed)} in a {kind}"
         raise ExampleError(
             f"NumpyLoader: __getitems__ must give one example for each of {len(indices)} indices, "
-            f"and it gave {found}; mend it, or leave it out of the dataset's class"
+            f"and it gave {found}; fix it, or leave it out of the dataset's class"
         )
     return listed
 
@@ -279,7 +280,7 @@ class _Stream(Iterator[Any]):
     """One epoch of an iterable dataset in one process, from where it had come to.
 
     With a seed, what is drawn for an example depends on its place in the stream, not on what was
-    drawn before: a resumed stream goes on with the same random numbers.
+    drawn before: a resumed stream draws the same random numbers.
     """
 
     def __init__(
@@ -291,7 +292,7 @@ class _Stream(Iterator[Any]):
         self._count = 0
         self.first: list[bytes] = []
         info = get_worker_info()
-        # Examples of other workers may be alike later on, or where an epoch is gone on with.
+        # Later examples, and those of a resumed epoch, may be alike in several workers.
         self._is_compared = info is not None and info.num_workers > 1 and resume is None
         if loading.seed is not None:
             seed_random(loading.seed, epoch, worker, "stream")
