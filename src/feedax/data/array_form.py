@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from feedax.data.batch_transforms import ARRAY, INT, TENSOR, BatchTransform, Stage, batch_transform
+from feedax.data.batch_transforms import ARRAY, INT, TENSOR, Stage, batch_transform
 from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
 from feedax.errors import PlanError
@@ -55,7 +55,7 @@ class ArrayForm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnsForm(ArrayForm):
+class ArraysForm(ArrayForm):
     """One array for each leaf of an example.
 
     Attributes:
@@ -64,7 +64,7 @@ class ColumnsForm(ArrayForm):
     """
 
     arrays: tuple[np.ndarray, ...]
-    batch_transforms: tuple[BatchTransform, ...]
+    batch_transforms: tuple[Callable[[np.ndarray], np.ndarray], ...]
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -212,7 +212,7 @@ def register_arrays(
         _check_registered(dataset, leaves)
         first = transform(dataset) if transform is not None else None
         nesting = repr(collated(tree, iter(range(len(leaves))))).encode()
-        return columns(
+        return arrays_form(
             dataset,
             leaves,
             [first],
@@ -241,7 +241,7 @@ def _check_registered(dataset: Any, leaves: list[Any]) -> None:
             )
 
 
-def columns(
+def arrays_form(
     dataset: Any,
     leaves: Sequence[Any],
     transforms: Sequence[Any] = (),
@@ -249,7 +249,7 @@ def columns(
     kinds: Sequence[str] = (),
     extra: tuple[Any, ...] = (),
     structure: Callable[[list[np.ndarray]], Any] = list,
-) -> ColumnsForm:
+) -> ArraysForm:
     """The form of a dataset over arrays or tensors `(n, ...)`, one for each leaf of an example.
 
     Args:
@@ -273,7 +273,7 @@ def columns(
         made.append(form)
         identity += [*looked_at, *form.identity]
     names = made[0].names if made else ()
-    return ColumnsForm(
+    return ArraysForm(
         name=name_of(dataset) + (f" with {', '.join(names)}" if names else ""),
         identity=tuple(identity),
         structure=structure,

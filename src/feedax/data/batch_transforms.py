@@ -379,5 +379,5 @@ _FUNCTIONS: dict[int, tuple[tuple[str, ...], Batch | None, str]] = {
     id(torch.tensor): (_INT, None, TENSOR),
     id(torch.as_tensor): (_INT, None, TENSOR),
 }
-"""Functions that people give as a target_transform, by identity: the kinds of values that they take,
-what they do to a batch (None: nothing), and the kind of the results."""
+"""Functions that people give as a target_transform, by identity: the kinds of values that they
+take, what they do to a batch (None: nothing), and the kind of the results."""
