@@ -119,8 +119,8 @@ def test_our_own_may_be_assigned_too_and_what_does_not_go_together_is_refused():
          "order, and both are given; leave one of them out"),
         ({"plan": "fast"}, "NumpyLoader: plan must be 'auto' or one of 'resident', 'vectorised', "
          "'streamed', and it is 'fast'; leave it out for the fastest one"),
-        ({"num_workers": -1}, "NumpyLoader: num_workers must be a number from 0 on, and it is "
-         "-1; leave it out"),
+        ({"num_workers": -1}, "NumpyLoader: num_workers must be a number that is not "
+         "negative, and it is -1; leave it out"),
     ]:  # fmt: skip
         before = dict(vars(loader))
         with pytest.raises(PlanError) as error:
@@ -337,7 +337,7 @@ def test_a_state_that_fails_is_told_and_not_raised(loader, name):
     next(epoch)
     why = (
         f"NumpyLoader: a position has the state of its {name}, and state_dict failed there "
-        "(RuntimeError: not now); mend it, or leave it out"
+        "(RuntimeError: not now); fix it, or leave it out"
     )
     assert loader.state_dict() == {"version": 1, "cannot_tell": why}
     assert len(list(epoch)) == 2
@@ -345,7 +345,7 @@ def test_a_state_that_fails_is_told_and_not_raised(loader, name):
         loader.load_state_dict(loader.state_dict() | {"cannot_tell": why})
     assert str(error.value) == (
         "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
-        f"could not tell its own ({why}); begin the epoch anew"
+        f"could not tell its own ({why}); start the epoch again"
     )
 
 

@@ -367,7 +367,7 @@ def test_a_batch_with_fewer_examples_than_indices_is_an_error(workers):
         next(iter(NumpyLoader(Shorter(), batch_size=3, num_workers=workers)))
     assert str(error.value) == (
         "NumpyLoader: __getitems__ must give one example for each of 3 indices, and it gave 2 in a "
-        "list; mend it, or leave it out of the dataset's class"
+        "list; fix it, or leave it out of the dataset's class"
     )
 
 

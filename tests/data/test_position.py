@@ -488,7 +488,7 @@ def test_out_of_order_batches_have_no_position():
         loader.load_state_dict(saved(loader))
     assert str(error.value) == (
         "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
-        f"could not tell its own ({why}); begin the epoch anew"
+        f"could not tell its own ({why}); start the epoch again"
     )
     assert vars(loader) == before
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from feedax.data.batch_transforms import ARRAY, INT, TENSOR, BatchTransform, Stage, batch_transform
+from feedax.data.batch_transforms import ARRAY, INT, TENSOR, Stage, batch_transform
 from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
 from feedax.errors import PlanError
-from feedax.tree import NotAnArray, map_leaves, named_leaves
+from feedax.tree import NotAnArray, map_leaves, name_of, named_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ArrayForm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnsForm(ArrayForm):
+class ArraysForm(ArrayForm):
     """One array for each leaf of an example.
 
     Attributes:
@@ -64,7 +64,7 @@ class ColumnsForm(ArrayForm):
     """
 
     arrays: tuple[np.ndarray, ...]
-    batch_transforms: tuple[BatchTransform, ...]
+    batch_transforms: tuple[Callable[[np.ndarray], np.ndarray], ...]
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -134,7 +134,7 @@ def array_form(dataset: Any) -> ArrayForm:
     kind = type(dataset)
     make = _FORMS.get(kind)
     name = kind.__module__, kind.__qualname__
-    # Known without an import of its library: whoever has such a dataset has imported it.
+    # Its library is not imported for this: if such a dataset exists, it has been imported.
     if make is None and getattr(sys.modules.get(name[0]), name[1], None) is kind:
         make = _FORMS_BY_NAME.get(name)
     if make is None:
@@ -181,7 +181,7 @@ def register_arrays(
             row; one of those that feedax knows, or None.
 
     Raises:
-        PlanError: `cls` is no class, or one of the others is no function.
+        PlanError: `cls` is no class, or `arrays` or `transform` is no function.
 
     >>> class Points(torch.utils.data.Dataset):
     ...     def __init__(self):
@@ -212,7 +212,7 @@ def register_arrays(
         _check_registered(dataset, leaves)
         first = transform(dataset) if transform is not None else None
         nesting = repr(collated(tree, iter(range(len(leaves))))).encode()
-        return columns(
+        return arrays_form(
             dataset,
             leaves,
             [first],
@@ -241,7 +241,7 @@ def _check_registered(dataset: Any, leaves: list[Any]) -> None:
             )
 
 
-def columns(
+def arrays_form(
     dataset: Any,
     leaves: Sequence[Any],
     transforms: Sequence[Any] = (),
@@ -249,7 +249,7 @@ def columns(
     kinds: Sequence[str] = (),
     extra: tuple[Any, ...] = (),
     structure: Callable[[list[np.ndarray]], Any] = list,
-) -> ColumnsForm:
+) -> ArraysForm:
     """The form of a dataset over arrays or tensors `(n, ...)`, one for each leaf of an example.
 
     Args:
@@ -273,7 +273,7 @@ def columns(
         made.append(form)
         identity += [*looked_at, *form.identity]
     names = made[0].names if made else ()
-    return ColumnsForm(
+    return ArraysForm(
         name=name_of(dataset) + (f" with {', '.join(names)}" if names else ""),
         identity=tuple(identity),
         structure=structure,
@@ -289,12 +289,13 @@ def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
             raise NoArrayForm(
                 f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
             )
+        # torch has no public way to see that a tensor was changed in place, or is a view.
         version = 0 if leaf.is_inference() else leaf._version
         try:
             array = to_numpy(leaf)
         except NotAnArray as no:
             raise NoArrayForm(f"{name_of(dataset)} holds {no.what}") from no
-        owner = leaf if leaf._base is None else leaf._base  # views are made anew at each look
+        owner = leaf if leaf._base is None else leaf._base  # a view is a new object each time
         looked_at: tuple[Any, ...] = (owner, version, _layout(array))
         kind = TENSOR
     elif type(leaf) in (np.ndarray, np.memmap):
@@ -340,10 +341,6 @@ def tree_leaves(tree: Any) -> list[Any]:
 def collated(tree: Any, leaves: Iterator[Any]) -> Any:
     """The tree with new leaves, its tuples as lists: `numpy_collate` makes them so."""
     return map_leaves(tree, lambda *_: next(leaves), tuples_to_lists=True)
-
-
-def name_of(value: Any) -> str:
-    return type(value).__name__
 
 
 def single(leaves: list[np.ndarray]) -> np.ndarray:

@@ -96,8 +96,10 @@ def batch_transform(transform: Any, stage: Stage, what: str = "transform") -> Ba
         _refuse_altered(transform, what)
         identity = (transform, type(transform), *_values(transform, what))
         step, kind = _STEPS[type(transform)](transform, stage, f"the {what} {_name(transform)}")
-    elif (make := _FUNCTIONS.get(id(transform))) is not None:
-        step, kind = make(stage, f"the {what} {_name(transform)}")
+    elif id(transform) in _FUNCTIONS:
+        kinds, step, kind = _FUNCTIONS[id(transform)]
+        if stage.kind not in kinds:
+            raise _cannot(f"the {what} {_name(transform)}", stage)
         identity = (transform,)
     else:
         raise NoArrayForm(f"the {what} {_name(transform)} is known for single examples only")
@@ -357,41 +359,25 @@ _STEPS: dict[type, Callable[[Any, Stage, str], _Step]] = {
 }
 
 
-# Plain functions that people give as a target_transform. They are known by identity.
-def _to_int(stage: Stage, name: str) -> _Step:
-    if stage.kind != INT:
-        raise _cannot(name, stage)
-    return None, INT
+def _cast(*dtypes: Any) -> Batch:
+    def cast(batch: np.ndarray) -> np.ndarray:
+        for dtype in dtypes:
+            batch = batch.astype(dtype)
+        return batch
+
+    return cast
 
 
-def _to_float(stage: Stage, name: str) -> _Step:
-    if stage.kind not in (INT, FLOAT):
-        raise _cannot(name, stage)
-    return lambda batch: batch.astype(np.float64), FLOAT
-
-
-def _to_scalar(dtype: np.dtype) -> Callable[[Stage, str], _Step]:
-    def make(stage: Stage, name: str) -> _Step:
-        if stage.kind != INT:
-            raise _cannot(name, stage)
-        # By way of float64, as a Python number goes.
-        way = np.dtype(np.float64) if dtype.kind == "f" else dtype
-        return lambda batch: batch.astype(way).astype(dtype, copy=False), ARRAY
-
-    return make
-
-
-def _to_scalar_tensor(stage: Stage, name: str) -> _Step:
-    if stage.kind != INT:
-        raise _cannot(name, stage)
-    return None, TENSOR
-
-
-_FUNCTIONS: dict[int, Callable[[Stage, str], _Step]] = {
-    id(int): _to_int,
-    id(float): _to_float,
-    # Wide enough for any label that is an int64, so that none overflows.
-    **{id(scalar): _to_scalar(np.dtype(scalar)) for scalar in (np.int64, np.float32, np.float64)},
-    id(torch.tensor): _to_scalar_tensor,
-    id(torch.as_tensor): _to_scalar_tensor,
+_INT: tuple[str, ...] = (INT,)
+_FUNCTIONS: dict[int, tuple[tuple[str, ...], Batch | None, str]] = {
+    id(int): (_INT, None, INT),
+    id(float): ((INT, FLOAT), _cast(np.float64), FLOAT),
+    # Wide enough for any label that is an int64; a Python number becomes a float by way of float64.
+    id(np.int64): (_INT, _cast(np.int64), ARRAY),
+    id(np.float32): (_INT, _cast(np.float64, np.float32), ARRAY),
+    id(np.float64): (_INT, _cast(np.float64), ARRAY),
+    id(torch.tensor): (_INT, None, TENSOR),
+    id(torch.as_tensor): (_INT, None, TENSOR),
 }
+"""Functions that people give as a target_transform, by identity: the kinds of values that they
+take, what they do to a batch (None: nothing), and the kind of the results."""

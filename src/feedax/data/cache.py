@@ -2,19 +2,18 @@
 
 import itertools
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, MapDataPipe
 
-from feedax.data.array_form import ArrayForm, collated, name_of
+from feedax.data.array_form import ArraysForm, collated
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
 from feedax.data.order import Task
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
-from feedax.tree import named_leaves, same_bits
+from feedax.tree import name_of, named_leaves, same_bits
 
 LOADED_AGAIN = 4
 """How many examples are loaded again in each epoch that comes from memory, and compared."""
@@ -42,7 +41,7 @@ class Cache:
 
     def owns(self, form: Any) -> bool:
         """Whether an array form is one of what is kept here."""
-        return isinstance(form, KeptForm) and form.identity[0] is self
+        return isinstance(form, ArraysForm) and form.identity[0] is self
 
     @property
     def is_complete(self) -> bool:
@@ -88,14 +87,17 @@ class Cache:
                 task.numbers = np.array([index])
                 self.keep(task, self._load(index))
 
-    def form(self) -> "KeptForm":
+    def form(self) -> ArraysForm:
         """The array form of what is kept."""
-        template = self._template
-        return KeptForm(
+        template, views = self._template, [array.view() for array in self._arrays]
+        for view in views:
+            view.flags.writeable = False
+        return ArraysForm(
             name=name_of(self._dataset),
             identity=(self, self._known),
             structure=lambda leaves: collated(template, iter(leaves)),
-            arrays=[_read_only(array) for array in self._arrays],
+            arrays=tuple(views),
+            batch_transforms=tuple(lambda rows: rows for _ in views),
         )
 
     def check(self, epoch: int) -> None:
@@ -142,25 +144,6 @@ class Cache:
                 f"{index} is another one; leave it out, or make the examples equal"
             )
         return [leaves[path] for path in self._paths]
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-@dataclass(frozen=True)
-class KeptForm(ArrayForm):
-    """Examples as they were loaded, one array `(n, ...)` per leaf."""
-
-    arrays: list[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.arrays[0])
-
-    def leaves(self, indices: np.ndarray | slice) -> list[np.ndarray]:
-        return [array[indices] for array in self.arrays]
 
 
 def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:

@@ -21,24 +21,24 @@ from feedax.data.array_form import (
     ConcatForm,
     SubsetForm,
     array_form,
-    columns,
-    name_of,
+    arrays_form,
     register_array_form,
     single,
 )
 from feedax.data.batch_transforms import INT, PICTURE, NoArrayForm
+from feedax.tree import name_of
 
 
 @register_array_form(TensorDataset)
 def _tensors(dataset: TensorDataset) -> ArrayForm:
     if not dataset.tensors:
         raise NoArrayForm("TensorDataset holds no tensor")
-    return columns(dataset, dataset.tensors)
+    return arrays_form(dataset, dataset.tensors)
 
 
 @register_array_form(np.ndarray, np.memmap, torch.Tensor)
 def _bare(dataset: Any) -> ArrayForm:
-    return columns(dataset, [dataset], structure=single)
+    return arrays_form(dataset, [dataset], structure=single)
 
 
 @register_array_form(ArrayDataset)
@@ -46,7 +46,7 @@ def _arrays(dataset: ArrayDataset) -> ArrayForm:
     for array in (dataset.inputs, dataset.targets):
         if not isinstance(array, np.ndarray):
             raise NoArrayForm(f"ArrayDataset holds a {name_of(array)}, not a plain NumPy array")
-    return columns(dataset, [dataset.inputs, dataset.targets], [dataset.transform])
+    return arrays_form(dataset, [dataset.inputs, dataset.targets], [dataset.transform])
 
 
 @register_array_form(Subset)
@@ -120,7 +120,7 @@ def _pictures(
             raise NoArrayForm(f"the labels of {name_of(dataset)} are {dtype}, not integers")
     transforms = [dataset.transform, dataset.target_transform]
     kinds = [PICTURE] + ([label_kind] if label_kind else [])
-    return columns(dataset, [images, labels], transforms, kinds=kinds)
+    return arrays_form(dataset, [images, labels], transforms, kinds=kinds)
 
 
 _INTEGERS = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
@@ -158,14 +158,14 @@ def _channels_come_first(dataset: Any) -> ArrayForm:
 
 @register_array_form(tv.MovingMNIST)
 def _moving_mnist(dataset: tv.MovingMNIST) -> ArrayForm:
-    return columns(dataset, [dataset.data], [dataset.transform], structure=single)
+    return arrays_form(dataset, [dataset.data], [dataset.transform], structure=single)
 
 
 @register_array_form(tv.PhotoTour)
 def _photo_tour(dataset: tv.PhotoTour) -> ArrayForm:
     if not dataset.train:
         raise NoArrayForm("PhotoTour with train=False yields pairs of its pictures")
-    return columns(dataset, [dataset.data], [dataset.transform], structure=single)
+    return arrays_form(dataset, [dataset.data], [dataset.transform], structure=single)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ def _hugging_face(dataset: Any) -> ArrayForm:
         raise NoArrayForm("a Hugging Face dataset with output_all_columns yields Python objects")
     if not names:
         raise NoArrayForm("a Hugging Face dataset without columns yields no arrays")
-    table, mapped = dataset.data, dataset._indices
+    table, mapped = dataset.data, dataset._indices  # there is no public way to the row mapping
     identity = (table, mapped, repr(names).encode())
     known = _TABLES.get(dataset)
     if known is not None and known.same_dataset(ArrayForm(name="", identity=identity)):

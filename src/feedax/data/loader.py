@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import math
 import operator
 import warnings
@@ -58,13 +59,6 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 _REPEATS = "Its workers began with the same examples: these come once for each worker"
 
-_ARGUMENTS = frozenset({
-    "dataset", "batch_size", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
-    "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
-    "prefetch_factor", "persistent_workers", "pin_memory_device", "in_order", "seed", "cache",
-    "plan", "memory_budget",
-})  # fmt: skip
-
 
 class AskedPlan(str):
     """What ``loader.plan`` is: the plan that was asked for. Called, it says which one there is.
@@ -102,7 +96,7 @@ class NumpyLoader(DataLoader[_T_co]):
 
     Args:
         dataset: any PyTorch dataset.
-        collate_fn: makes a batch of a list of examples; `numpy_collate` if None. The tensors of
+        collate_fn: makes a batch from a list of examples; `numpy_collate` if None. The tensors of
             your own function's batches become arrays.
         multiprocessing_context: how workers start. Where None, on Linux, they are forked from a
             server process that has no JAX in it: forking the process that runs JAX can deadlock.
@@ -113,7 +107,7 @@ class NumpyLoader(DataLoader[_T_co]):
             batch. A sampler with a `set_epoch` is told the epoch; one with a generator of its own
             keeps that. None for torch's randomness.
         cache: whether to keep the examples when they are loaded first, and not to load them again
-            but for a few that are compared. You say so that the dataset is deterministic.
+            but for a few that are compared. The dataset must be deterministic.
         plan: ``"resident"``, ``"vectorised"``, ``"streamed"``, or ``"auto"`` for the fastest one
             that gives the same batches.
         memory_budget: the most bytes that a dataset may take on the device to be resident.
@@ -121,9 +115,9 @@ class NumpyLoader(DataLoader[_T_co]):
             worker_init_fn, generator, prefetch_factor, persistent_workers, pin_memory_device,
             in_order: as in torch.
 
-    Every argument is an attribute of its name, so that whoever makes a loader again from its
-    attributes gets an equal one. Those that torch lets one assign may be assigned, and these too:
-    seed, cache, plan and memory_budget. What was assigned holds from the next `iter` on.
+    Every argument is an attribute of the same name, so that a loader that is made again from its
+    attributes is an equal one. Those that torch allows to be assigned may be assigned, and so may
+    seed, cache, plan and memory_budget. What was assigned applies from the next `iter`.
 
     A copy (`copy.copy`, `copy.deepcopy`, `pickle`) stands where the next `iter` of the original
     would begin.
@@ -213,7 +207,7 @@ class NumpyLoader(DataLoader[_T_co]):
         self._look_again()
 
     def _look_again(self) -> None:
-        """Make the plan, and workers that are kept, anew when they are needed next."""
+        """Forget the plan and the workers that are kept; both are made again when needed."""
         vars(self).update(_choice=None, _iterator=None, _sequential=None)
 
     def _refuse_arguments(self) -> None:
@@ -232,7 +226,7 @@ class NumpyLoader(DataLoader[_T_co]):
             if not hasattr(self.seed, "__index__"):
                 raise PlanError(
                     f"NumpyLoader: seed must be a whole number or None, and it is {self.seed!r}; "
-                    "give 0, say"
+                    "give 0, for example"
                 )
             vars(self)["seed"] = operator.index(self.seed)
             if self.generator is not None:
@@ -244,8 +238,8 @@ class NumpyLoader(DataLoader[_T_co]):
             value = getattr(self, name)
             if not isinstance(value, Integral if name == "num_workers" else Real) or value < 0:
                 raise PlanError(
-                    f"NumpyLoader: {name} must be a number from 0 on, and it is {value!r}; leave "
-                    "it out"
+                    f"NumpyLoader: {name} must be a number that is not negative, and it is "
+                    f"{value!r}; leave it out"
                 )
 
     @property
@@ -256,11 +250,6 @@ class NumpyLoader(DataLoader[_T_co]):
     @plan.setter
     def plan(self, asked: str) -> None:
         vars(self)["plan"] = str(asked)
-
-    @property
-    def collates_itself(self) -> bool:
-        """Whether batches are made by `numpy_collate`, and no function of the user's own."""
-        return self.user_collate_fn is None
 
     @property
     def user_collate_fn(self) -> Callable[[Any], Any] | None:
@@ -276,7 +265,7 @@ class NumpyLoader(DataLoader[_T_co]):
         return choice.plan
 
     def _learned(self) -> tuple[str, ...]:
-        """What the batches so far have told."""
+        """What the batches so far have shown."""
         notes = self._log.notes or ()
         notes += (_REPEATS,) if self._log.repeats else ()
         shards = self._log.shard.count
@@ -286,8 +275,8 @@ class NumpyLoader(DataLoader[_T_co]):
 
     @property
     def batches_are_fresh(self) -> bool:
-        """Whether nobody else has the arrays of a batch, so that a device may use their memory."""
-        return self.collates_itself and self.batch_sampler is not None
+        """Whether nothing else holds a batch's arrays, so that a device may use their memory."""
+        return self.user_collate_fn is None and self.batch_sampler is not None
 
     @property
     def device_budget(self) -> float:
@@ -389,9 +378,9 @@ class NumpyLoader(DataLoader[_T_co]):
 
         Iterating it leaves all random states as they are: the global ones of Python, NumPy and
         torch, and those of generators that the loader, its sampler or its dataset has. Samplers
-        and datasets that draw begin with these states and go on apart from them. So an evaluation
-        between two epochs does not change the second one. Of an iterable dataset, and of a loader
-        whose sampler picks examples of its own (weighted, a subset), they are those of its first
+        and datasets that draw do so from copies of these states. So an evaluation between two
+        epochs does not change the second one. For an iterable dataset, and for a loader whose
+        sampler picks examples of its own (weighted, a subset), the examples are those of its first
         epoch: see `takes_each_once`.
         """
         if self._sequential is None and not self.takes_each_once:
@@ -477,10 +466,10 @@ class NumpyLoader(DataLoader[_T_co]):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy has: the arguments, and where the next epoch begins."""
-        anew = dict.fromkeys(("_choice", "_iterator", "_sequential"))
+        """What a copy has: the arguments, and the place where the next epoch begins."""
+        none = dict.fromkeys(("_choice", "_iterator", "_sequential"))
         renewed = {"_log": self._log.renewed(), "_position": self._position.renewed()}
-        return {**vars(self), **anew, **renewed}
+        return {**vars(self), **none, **renewed}
 
     def __iter__(self) -> Any:
         return self._apart(self._begin)
@@ -517,7 +506,7 @@ class NumpyLoader(DataLoader[_T_co]):
     def _get_iterator(self) -> Any:
         """torch's hook: the iterator over the epoch that has begun."""
         gathers = self._chosen().form is not None
-        # Where whole batches are loaded, the log cuts the shard from them.
+        # The log cuts the shard from batches that are loaded whole.
         whole = gathers or self._why_whole() is not None
         order = Order(self, self.seed)
         tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
@@ -566,9 +555,8 @@ class NumpyLoader(DataLoader[_T_co]):
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
         wanted, cache = self._wanted_plan, self._log.cache
-        found = None
-        if wanted != "streamed":
-            found = find_form(self, self.user_collate_fn, cache)
+        streams = wanted == "streamed"
+        found = None if streams else find_form(self, self.user_collate_fn, cache)
         if self._choice is None or not self._choice.is_current(found):
             self._choice = choose_plan(self, found, wanted, self.memory_budget, self.seed, cache)
         return self._choice
@@ -581,6 +569,9 @@ class NumpyLoader(DataLoader[_T_co]):
                 f"this one is {choice.plan}"
             )
         return choice.form
+
+
+_ARGUMENTS = inspect.signature(NumpyLoader.__init__).parameters.keys() - {"self", "shuffle"}
 
 
 def _two_orders() -> PlanError:

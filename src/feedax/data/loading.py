@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,6 @@ from torch.utils.data import (
     Subset,
     get_worker_info,
 )
-from torch.utils.data._utils import worker as torch_worker
 
 from feedax.data.collate import (
     Examples,
@@ -48,43 +48,36 @@ class Loaded(NamedTuple):
     first: tuple[bytes, ...] = ()
 
 
+@dataclass(eq=False)
 class Loading:
     """A dataset and a collate function as torch's fetchers see them.
 
     Args:
-        dataset: the user's.
-        collate_fn: the user's, or None to collate examples with `numpy_collate`.
-        worker_init_fn: the user's.
+        user_dataset: the user's dataset.
+        user_collate_fn: the user's, or None to collate examples with `numpy_collate`.
+        user_worker_init_fn: the user's, if there is one.
         converts: whether examples are not batched but only converted.
         seed: the loader's, or None for torch's own randomness.
         epoch: that of the first `iter()` of an iterable dataset.
         resume: how far an iterable dataset had come, for each worker.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        collate_fn: Callable[[Any], Any] | None,
-        worker_init_fn: Callable[[int], None] | None,
-        converts: bool,
-        seed: int | None,
-        epoch: int,
-        resume: dict[str, Any] | None,
-    ) -> None:
-        self.user_dataset = dataset
-        self._kinds = [kind.__name__ for kind in type(dataset).__mro__]
-        self.user_collate_fn = collate_fn
-        self.user_worker_init_fn = worker_init_fn
-        self.converts = converts
-        self.seed = seed
-        self.epoch = epoch
-        self.resume = resume
+    user_dataset: Dataset[Any]
+    user_collate_fn: Callable[[Any], Any] | None
+    user_worker_init_fn: Callable[[int], None] | None
+    converts: bool
+    seed: int | None
+    epoch: int
+    resume: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self._kinds = [kind.__name__ for kind in type(self.user_dataset).__mro__]
         self.began: float | None = None
         self.stream: _Stream | None = None
         self.ring: Any = None
         self.fns = collate_fns()  # a worker does not see what was added in the trainer
         self.whose = "an example"
-        of_iterable = isinstance(dataset, IterableDataset)
+        of_iterable = isinstance(self.user_dataset, IterableDataset)
         self.dataset: Dataset[Any] = Streamed(self) if of_iterable else Indexed(self)
 
     def begin(self) -> None:
@@ -93,7 +86,7 @@ class Loading:
             self.began = time.perf_counter()
 
     def collate(self, examples: Any) -> Loaded:
-        """Torch's last word on a batch."""
+        """Make a batch of its examples; torch hands over what this returns."""
         batch = self._batch(examples)
         seconds = 0.0 if self.began is None else time.perf_counter() - self.began
         self.began = None
@@ -118,13 +111,13 @@ class Loading:
         if (kind := type(self.user_dataset).__name__) not in self._kinds:
             raise WorkerError(
                 f"NumpyLoader: a dataset must be unpickled as what it is, and a {self._kinds[0]} "
-                f"is a {kind} in the worker; mend its __reduce__, or use num_workers=0"
+                f"is a {kind} in the worker; fix its __reduce__, or use num_workers=0"
             )
         # The ring is this loader's; one that the dataset iterates keeps its batches for itself.
         worker = sys.modules.get("feedax.data.workers.worker")
         self.ring = worker.ring if worker is not None else None
         # The info is frozen, and its dataset must be the user's own.
-        object.__setattr__(torch_worker._worker_info, "dataset", self.user_dataset)
+        object.__setattr__(get_worker_info(), "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
             self.user_worker_init_fn(worker_id)
 
@@ -190,7 +183,7 @@ class Indexed(Dataset[Any]):
 
 
 _FIRST = 4
-"""So many examples of each worker's stream are compared with those of the others."""
+"""How many examples of each worker's stream are compared with those of the other workers."""
 
 _STREAM = 2**63
 """Added to a worker's number: where a map-style dataset's seed has an index."""
@@ -254,7 +247,7 @@ def as_many(examples: Any, indices: Sequence[Any]) -> list[Any]:
         found = f"a {kind}" if listed is None else f"{len(listed)} in a {kind}"
         raise ExampleError(
             f"NumpyLoader: __getitems__ must give one example for each of {len(indices)} indices, "
-            f"and it gave {found}; mend it, or leave it out of the dataset's class"
+            f"and it gave {found}; fix it, or leave it out of the dataset's class"
         )
     return listed
 
@@ -279,7 +272,7 @@ class _Stream(Iterator[Any]):
     """One epoch of an iterable dataset in one process, from where it had come to.
 
     With a seed, what is drawn for an example depends on its place in the stream, not on what was
-    drawn before: a resumed stream goes on with the same random numbers.
+    drawn before: a resumed stream draws the same random numbers.
     """
 
     def __init__(
@@ -291,7 +284,7 @@ class _Stream(Iterator[Any]):
         self._count = 0
         self.first: list[bytes] = []
         info = get_worker_info()
-        # Examples of other workers may be alike later on, or where an epoch is gone on with.
+        # Later examples, and those of a resumed epoch, may be alike in several workers.
         self._is_compared = info is not None and info.num_workers > 1 and resume is None
         if loading.seed is not None:
             seed_random(loading.seed, epoch, worker, "stream")

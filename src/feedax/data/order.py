@@ -427,7 +427,7 @@ def state_of(source: Any) -> Any:
     except Exception as error:
         return NoState(
             f"NumpyLoader: a position has the state of its {type(source).__name__}, and state_dict "
-            f"failed there ({type(error).__name__}: {str(error)[:100]}); mend it, or leave it out"
+            f"failed there ({type(error).__name__}: {str(error)[:100]}); fix it, or leave it out"
         )
 
 

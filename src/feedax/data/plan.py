@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import feedax.data.known_datasets  # noqa: F401  (registers them)
-from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
+from feedax.data.array_form import ArrayForm, NoArrayForm, array_form
 from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
@@ -18,7 +18,7 @@ from feedax.data.randomness import equal_states
 from feedax.data.workers import start_method
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
-from feedax.tree import is_text, named_leaves, same_bits
+from feedax.tree import is_text, name_of, named_leaves, same_bits
 
 PLANS = ("resident", "vectorised", "streamed")
 SAMPLED = 16
@@ -124,9 +124,9 @@ def choose_plan(
             raise NoArrayForm(found)
         form = found
         if cache is not None and cache.owns(form):
-            sampled, (size, dtypes) = "A few of them are loaded again in each epoch", _extent(form)
+            sampled = "A few of them are loaded again in each epoch"
         else:
-            size, dtypes = _prove(loader.dataset, form)
+            _prove(loader.dataset, form)
             sampled = (
                 f"{min(SAMPLED, len(form))} sampled examples came out equal to the dataset's own, "
                 "bit for bit"
@@ -140,8 +140,10 @@ def choose_plan(
         notes = _streamed_notes(loader, seed, cache)
         return Choice(Plan("streamed", str(no), notes), None, found)
 
+    leaves = form.leaves(np.arange(1))
+    size = sum(leaf.nbytes for leaf in leaves) * len(form)
     described = f"all {len(form):,} examples of {form.name} take {_megabytes(size)} as arrays"
-    notes = (sampled, *_narrowing(dtypes))
+    notes = (sampled, *_narrowing(leaf.dtype for leaf in leaves))
     if loader.num_workers > 0:
         notes += (f"Its {loader.num_workers} workers are not started: there is nothing to load",)
     if wanted == "vectorised":
@@ -193,21 +195,15 @@ def _streamed_notes(
     return tuple(notes)
 
 
-def _extent(form: ArrayForm) -> tuple[int, set[np.dtype]]:
-    """The bytes and the dtypes of arrays that need no proof."""
-    leaves = form.leaves(np.arange(1))
-    return sum(leaf.nbytes for leaf in leaves) * len(form), {leaf.dtype for leaf in leaves}
-
-
-def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
-    """Compare the form with the dataset on sampled indices; return its bytes and its dtypes.
+def _prove(dataset: Dataset[Any], form: ArrayForm) -> None:
+    """Compare the form with the dataset on sampled indices.
 
     Raises:
         NoArrayForm: they differ, or loading an example fails or moves a global random state.
     """
     if len(form) == 0:
         raise NoArrayForm("the dataset is empty")
-    # A generator of our own: the proof must not move the user's random states.
+    # With a generator of our own, the proof does not move the user's random states.
     inner = range(1, len(form) - 1)
     some = random.Random(len(form)).sample(inner, min(SAMPLED - 2, len(inner)))
     indices = sorted({0, *some, len(form) - 1})
@@ -225,8 +221,6 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
         raise NoArrayForm(f"the arrays of {name_of(dataset)} are not of one length") from None
     if not same_bits(form.structure(leaves), expected):
         raise NoArrayForm(f"{name_of(dataset)} yields other examples than its arrays hold")
-    size = sum(leaf.nbytes // len(indices) * len(form) for leaf in leaves)
-    return size, {leaf.dtype for leaf in leaves}
 
 
 def _megabytes(size: int) -> str:

@@ -113,7 +113,7 @@ def checked_position(state: Any, seed: int | None) -> dict[str, Any]:
     if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
         raise PositionError(
             "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
-            f"could not tell its own ({state['cannot_tell']}); begin the epoch anew"
+            f"could not tell its own ({state['cannot_tell']}); start the epoch again"
         )
     if not _is_sound(state):
         raise PositionError(

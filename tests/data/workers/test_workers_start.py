@@ -424,7 +424,7 @@ def test_a_dataset_that_becomes_another_thing_is_refused():
         next(iter(NumpyLoader(BecomesAnother(), 2, num_workers=1)))
     assert str(error.value) == (
         "NumpyLoader: a dataset must be unpickled as what it is, and a "
-        "BecomesAnother is a list in the worker; mend its __reduce__, or use "
+        "BecomesAnother is a list in the worker; fix its __reduce__, or use "
         "num_workers=0"
     )
 
