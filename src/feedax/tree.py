@@ -254,18 +254,19 @@ def as_array(value: Any) -> np.ndarray:
         array = np.asarray(value)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise NotAnArray(f"a {_kind(value)} that is no array ({reason})", CONVERT) from error
+        raise NotAnArray(f"a {name_of(value)} that is no array ({reason})", CONVERT) from error
     if array.dtype.hasobject and not isinstance(value, np.ndarray | np.generic):
         of = " of Python objects" if array.ndim else ""
-        raise NotAnArray(f"a {_kind(value)}{of}", CONVERT)
+        raise NotAnArray(f"a {name_of(value)}{of}", CONVERT)
     said = getattr(getattr(value, "dtype", None), "kind", array.dtype.kind)
     if said in tuple("iub") and array.dtype.kind != said:  # pandas' integers, some of them missing
-        raise NotAnArray(f"a {_kind(value)} of {value.dtype} with missing values", CONVERT)
+        raise NotAnArray(f"a {name_of(value)} of {value.dtype} with missing values", CONVERT)
     return array
 
 
 CONVERT = "convert it in the dataset, or give the loader a collate_fn"
 
 
-def _kind(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """The name of a value's type, for messages."""
     return type(value).__name__

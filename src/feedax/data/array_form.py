@@ -17,7 +17,7 @@ from feedax.data.batch_transforms import ARRAY, INT, TENSOR, Stage, batch_transf
 from feedax.data.batch_transforms import NoArrayForm as NoArrayForm
 from feedax.data.collate import to_numpy
 from feedax.errors import PlanError
-from feedax.tree import NotAnArray, map_leaves, named_leaves
+from feedax.tree import NotAnArray, map_leaves, name_of, named_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,10 +341,6 @@ def tree_leaves(tree: Any) -> list[Any]:
 def collated(tree: Any, leaves: Iterator[Any]) -> Any:
     """The tree with new leaves, its tuples as lists: `numpy_collate` makes them so."""
     return map_leaves(tree, lambda *_: next(leaves), tuples_to_lists=True)
-
-
-def name_of(value: Any) -> str:
-    return type(value).__name__
 
 
 def single(leaves: list[np.ndarray]) -> np.ndarray:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, MapDataPipe
 
-from feedax.data.array_form import ArraysForm, collated, name_of
+from feedax.data.array_form import ArraysForm, collated
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
 from feedax.data.order import Task
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
-from feedax.tree import named_leaves, same_bits
+from feedax.tree import name_of, named_leaves, same_bits
 
 LOADED_AGAIN = 4
 """How many examples are loaded again in each epoch that comes from memory, and compared."""

@@ -11,7 +11,15 @@ from PIL import Image
 from torch.utils.data._utils import collate as torch_collate
 
 from feedax.errors import ExampleError
-from feedax.tree import CONVERT, NotAnArray, as_array, map_leaves, record_fields, taken_apart
+from feedax.tree import (
+    CONVERT,
+    NotAnArray,
+    as_array,
+    map_leaves,
+    name_of,
+    record_fields,
+    taken_apart,
+)
 
 _PYTHON_NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
 _NONE = type(None)
@@ -164,9 +172,9 @@ class _Collation:
         if isinstance(first, Mapping):
             self._same("keys", [_keys(value) for value in values], field, ordered=False)
         elif isinstance(first, tuple) and hasattr(first, "_fields"):
-            self._same("field names", [getattr(v, "_fields", _kind(v)) for v in values], field)
+            self._same("field names", [getattr(v, "_fields", name_of(v)) for v in values], field)
         elif record_fields(first) is not None:
-            self._same("a type", [_kind(value) for value in values], field)
+            self._same("a type", [name_of(value) for value in values], field)
         else:
             self._same("a length", [_length(value) for value in values], field)
 
@@ -269,7 +277,7 @@ def to_numpy(value: Any) -> np.ndarray:
             raise _no_array(value, error) from error
     if isinstance(value, _STACKED) or hasattr(type(value), "__array__"):
         return as_array(value)
-    raise NotAnArray(f"a {_kind(value)}", CONVERT)
+    raise NotAnArray(f"a {name_of(value)}", CONVERT)
 
 
 def _no_array(tensor: torch.Tensor, error: Exception) -> NotAnArray:
@@ -283,7 +291,7 @@ def _no_array(tensor: torch.Tensor, error: Exception) -> NotAnArray:
     if tensor.is_meta:
         return NotAnArray("a tensor on the meta device, without values", "load its values")
     reason = str(error).strip().partition("\n")[0].rstrip(".")
-    return NotAnArray(f"a {_kind(tensor)} of {tensor.dtype} that is no array ({reason})", CONVERT)
+    return NotAnArray(f"a {name_of(tensor)} of {tensor.dtype} that is no array ({reason})", CONVERT)
 
 
 def numpy_convert(tree: Any) -> Any:
@@ -348,20 +356,16 @@ def _mode(value: Any, first: Image.Image) -> str:
     return value.mode + named
 
 
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
 def _kind_of_text(value: Any) -> str:
-    return "text" if isinstance(value, str | bytes) else _kind(value)
+    return "text" if isinstance(value, str | bytes) else name_of(value)
 
 
 def _keys(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Mapping) else [f"none ({_kind(value)})"]
+    return list(value) if isinstance(value, Mapping) else [f"none ({name_of(value)})"]
 
 
 def _length(value: Any) -> int | str:
-    return len(value) if isinstance(value, Sequence) else f"none ({_kind(value)})"
+    return len(value) if isinstance(value, Sequence) else f"none ({name_of(value)})"
 
 
 def _spoken(field: str) -> str:

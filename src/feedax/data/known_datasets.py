@@ -22,11 +22,11 @@ from feedax.data.array_form import (
     SubsetForm,
     array_form,
     arrays_form,
-    name_of,
     register_array_form,
     single,
 )
 from feedax.data.batch_transforms import INT, PICTURE, NoArrayForm
+from feedax.tree import name_of
 
 
 @register_array_form(TensorDataset)

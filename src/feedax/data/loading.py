@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,43 +48,36 @@ class Loaded(NamedTuple):
     first: tuple[bytes, ...] = ()
 
 
+@dataclass(eq=False)
 class Loading:
     """A dataset and a collate function as torch's fetchers see them.
 
     Args:
-        dataset: the user's.
-        collate_fn: the user's, or None to collate examples with `numpy_collate`.
-        worker_init_fn: the user's.
+        user_dataset: the user's dataset.
+        user_collate_fn: the user's, or None to collate examples with `numpy_collate`.
+        user_worker_init_fn: the user's, if there is one.
         converts: whether examples are not batched but only converted.
         seed: the loader's, or None for torch's own randomness.
         epoch: that of the first `iter()` of an iterable dataset.
         resume: how far an iterable dataset had come, for each worker.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        collate_fn: Callable[[Any], Any] | None,
-        worker_init_fn: Callable[[int], None] | None,
-        converts: bool,
-        seed: int | None,
-        epoch: int,
-        resume: dict[str, Any] | None,
-    ) -> None:
-        self.user_dataset = dataset
-        self._kinds = [kind.__name__ for kind in type(dataset).__mro__]
-        self.user_collate_fn = collate_fn
-        self.user_worker_init_fn = worker_init_fn
-        self.converts = converts
-        self.seed = seed
-        self.epoch = epoch
-        self.resume = resume
+    user_dataset: Dataset[Any]
+    user_collate_fn: Callable[[Any], Any] | None
+    user_worker_init_fn: Callable[[int], None] | None
+    converts: bool
+    seed: int | None
+    epoch: int
+    resume: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self._kinds = [kind.__name__ for kind in type(self.user_dataset).__mro__]
         self.began: float | None = None
         self.stream: _Stream | None = None
         self.slots: Any = None
         self.fns = collate_fns()  # a worker does not see what was added in the trainer
         self.whose = "an example"
-        of_iterable = isinstance(dataset, IterableDataset)
+        of_iterable = isinstance(self.user_dataset, IterableDataset)
         self.dataset: Dataset[Any] = Streamed(self) if of_iterable else Indexed(self)
 
     def begin(self) -> None:
@@ -92,7 +86,7 @@ class Loading:
             self.began = time.perf_counter()
 
     def collate(self, examples: Any) -> Loaded:
-        """Torch's last word on a batch."""
+        """Make a batch of its examples; torch hands over what this returns."""
         batch = self._batch(examples)
         seconds = 0.0 if self.began is None else time.perf_counter() - self.began
         self.began = None
@@ -122,8 +116,7 @@ class Loading:
         # The slots are this loader's; one that the dataset iterates keeps its batches for itself.
         slots = sys.modules.get("feedax.data.workers.slots")
         self.slots = slots.of_this_worker if slots is not None else None
-        # The info is frozen, get_worker_info() the only public way to it, and its dataset must be
-        # the user's own.
+        # The info is frozen, and its dataset is ours, not the user's as torch's documentation says.
         object.__setattr__(get_worker_info(), "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
             self.user_worker_init_fn(worker_id)

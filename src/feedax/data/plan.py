@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import feedax.data.known_datasets  # noqa: F401  (registers them)
-from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
+from feedax.data.array_form import ArrayForm, NoArrayForm, array_form
 from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
@@ -18,7 +18,7 @@ from feedax.data.randomness import equal_states
 from feedax.data.workers import start_method
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
-from feedax.tree import is_text, named_leaves, same_bits
+from feedax.tree import is_text, name_of, named_leaves, same_bits
 
 PLANS = ("resident", "vectorised", "streamed")
 SAMPLED = 16
