@@ -447,7 +447,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         if self._is_stream:
             return " loading from its stream"
         indices = list(task.indices) if task.is_batch else [task.indices]
-        place = channel.ring.position()
+        place = channel.slots.position()
         if place == ALL:
             return f" loading examples {indices!r}"
         return f" loading example {indices[min(place, len(indices) - 1)]!r}"

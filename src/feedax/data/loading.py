@@ -74,7 +74,7 @@ class Loading:
         self._kinds = [kind.__name__ for kind in type(self.user_dataset).__mro__]
         self.began: float | None = None
         self.stream: _Stream | None = None
-        self.ring: Any = None
+        self.slots: Any = None
         self.fns = collate_fns()  # a worker does not see what was added in the trainer
         self.whose = "an example"
         of_iterable = isinstance(self.user_dataset, IterableDataset)
@@ -100,7 +100,7 @@ class Loading:
             return numpy_convert(self.user_collate_fn(examples))
         if self.converts:
             return convert_example(examples, self.whose)
-        return collate_into(examples, self.ring.empty if self.ring else np.empty, self.fns)
+        return collate_into(examples, self.slots.empty if self.slots else np.empty, self.fns)
 
     def init_worker(self, worker_id: int) -> None:
         """The first thing in a worker: the user's worker_init_fn, with torch's info as documented.
@@ -113,10 +113,10 @@ class Loading:
                 f"NumpyLoader: a dataset must be unpickled as what it is, and a {self._kinds[0]} "
                 f"is a {kind} in the worker; fix its __reduce__, or use num_workers=0"
             )
-        # The ring is this loader's; one that the dataset iterates keeps its batches for itself.
-        worker = sys.modules.get("feedax.data.workers.worker")
-        self.ring = worker.ring if worker is not None else None
-        # The info is frozen, and its dataset must be the user's own.
+        # The slots are this loader's; one that the dataset iterates keeps its batches for itself.
+        slots = sys.modules.get("feedax.data.workers.slots")
+        self.slots = slots.of_this_worker if slots is not None else None
+        # The info is frozen, and its dataset is ours, not the user's as torch's documentation says.
         object.__setattr__(get_worker_info(), "dataset", self.user_dataset)
         if self.user_worker_init_fn is not None:
             self.user_worker_init_fn(worker_id)
@@ -151,8 +151,8 @@ class Indexed(Dataset[Any]):
 
     def _example(self, task: Task, place: int, index: Any) -> Any:
         loading = self._loading
-        if loading.ring is not None:
-            loading.ring.at(place)
+        if loading.slots is not None:
+            loading.slots.at(place)
         if loading.seed is not None:
             seed_random(loading.seed, task.epoch, task.start + place, index)
         try:
@@ -168,8 +168,8 @@ class Indexed(Dataset[Any]):
         """All examples by one call of the dataset's: they share one random state."""
         loading = self._loading
         indices = task.indices
-        if loading.ring is not None:
-            loading.ring.at(ALL)
+        if loading.slots is not None:
+            loading.slots.at(ALL)
         if loading.seed is not None:
             seed_random(loading.seed, task.epoch, task.start, next(iter(indices), 0))
         try:

@@ -46,7 +46,7 @@ def is_right(batch):
 
 
 def rings(loader):
-    return [channel.ring for channel in loader._iterator._context.channels]
+    return [channel.slots for channel in loader._iterator._context.channels]
 
 
 def ring_bytes(loader):
@@ -217,7 +217,7 @@ def test_epochs_of_new_workers_leave_nothing_behind():
     middle = iter(loader)
     next(middle)
     [worker] = middle._workers
-    ring = weakref.ref(middle._context.channels[0].ring)
+    ring = weakref.ref(middle._context.channels[0].slots)
     del middle, loader
     gc.collect()
     assert not worker.is_alive()

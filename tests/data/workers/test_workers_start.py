@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from feedax.data import NumpyLoader
 from feedax.data.workers import server
-from feedax.data.workers.plain import Plain, candidates_in
+from feedax.data.workers.pickling import PlainParts, candidates_in
 from feedax.errors import ExampleError, WorkerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are torch's own there")
@@ -143,7 +143,7 @@ def test_any_change_is_noticed(name):
     make, change = CHANGES[name]
     value = make()
     data = Holder(summed, samples=value, again=[value])
-    plain = Plain(candidates_in([data]))
+    plain = PlainParts(candidates_in([data]))
     assert [id(part) for part in plain.parts] == [id(value)]
     assert plain.is_as_it_was(candidates_in([data]))
     change(value)
@@ -166,13 +166,13 @@ class Mine(str):
     ids=["own class", "array", "object", "function", "few"],
 )  # fmt: skip
 def test_what_is_not_plain_or_not_long_travels_anew_each_time(value):
-    assert Plain(candidates_in(Holder(summed, samples=value))).parts == []
+    assert PlainParts(candidates_in(Holder(summed, samples=value))).parts == []
 
 
 def test_a_list_within_itself_is_not_plain():
     value = pairs()
     value.append(value)
-    assert Plain(candidates_in([value])).parts == []
+    assert PlainParts(candidates_in([value])).parts == []
 
 
 def rows_are_shared(data, index):

@@ -1,9 +1,16 @@
-"""Worker processes: how they start, and how objects and arrays travel between them and the trainer.
+"""How worker processes are started, and how the trainer speaks with them.
 
-The trainer's side is `server` (starts processes, by `forking`) and `channel` (speaks with them); a
-worker's side is `worker`. `travel` and `ring` carry objects and arrays between them, and `plain`
-finds the long lists that travel once for many epochs. Nothing here imports the rest of
-`feedax.data`: what a worker loads, `feedax.data.loading`, is pickled to it.
+    trainer (has JAX)                          server (has imported torch, never JAX)
+    WorkerContext.Process ------ FORK -------> main -> _serve -> fork ----------+
+         |            +                          |                              |
+         |             +--- HOLD, a long list -> _hold (unpickles it) -> fork --+
+         |                                                                      v
+    Channel <==== a socket, slots of shared memory ====> WorkerEnd in run_worker, a worker:
+    Results, Done (torch's queue and event)              torch's own loop over feedax.data.loading
+
+`server` is all that starts a process, on either side; `channel` is both ends of what ties a worker
+to the trainer; `slots` is the shared memory for large arrays, and `pickling` all other objects.
+Nothing here imports the rest of `feedax.data`: what a worker loads is pickled to it.
 """
 
 import sys

@@ -1,4 +1,8 @@
-"""The trainer's end of its workers, in the shape of the queues and the event that torch expects."""
+"""Both ends of what ties a worker to the trainer: one socket, and slots of shared memory.
+
+They have the shape of the queues and of the event that torch expects: in the trainer a `Channel`
+for each worker with `Results` and `Done` over all of them, in a worker a `WorkerEnd`.
+"""
 
 import contextlib
 import os
@@ -6,6 +10,8 @@ import pickle
 import queue
 import socket
 import struct
+import sys
+import threading
 import time
 import weakref
 from multiprocessing import connection
@@ -13,8 +19,8 @@ from typing import Any, NamedTuple
 
 from torch._utils import ExceptionWrapper
 
-from feedax.data.workers.ring import Slot, TrainerRing
-from feedax.data.workers.travel import dumps, in_one_line, loads, refuse, refuse_arrived, unfit
+from feedax.data.workers.pickling import dumps, in_one_line, loads, refuse, refuse_arrived, unfit
+from feedax.data.workers.slots import Slot, TrainerSlots, WorkerSlots
 from feedax.errors import WorkerError
 
 DONE = b"done"
@@ -33,7 +39,7 @@ class Ready(NamedTuple):
     since: float
 
 
-class Sent(NamedTuple):
+class TaskHeader(NamedTuple):
     """What the trainer says before the pickle of a task, or of another word of torch's.
 
     Attributes:
@@ -45,7 +51,7 @@ class Sent(NamedTuple):
     freed: list[Slot]
 
 
-class Unfit(NamedTuple):
+class Unreadable(NamedTuple):
     """A worker could not unpickle what it was sent.
 
     Attributes:
@@ -57,7 +63,7 @@ class Unfit(NamedTuple):
     failure: str
 
 
-class Answer(NamedTuple):
+class BatchHeader(NamedTuple):
     """What a worker says before the pickle of a batch.
 
     Attributes:
@@ -117,7 +123,7 @@ class Channel:
         self.ready: Ready | None = None
         self.is_open = True
         self.has_jax = False
-        self.ring = TrainerRing()
+        self.slots = TrainerSlots()
         self._may_end = False
         ours, theirs = socket.socketpair()
         self._connection = connection.Connection(ours.detach())
@@ -126,7 +132,7 @@ class Channel:
         _channels.add(self)
 
     def worker_fds(self) -> list[int]:
-        return [self._theirs.fileno(), self.ring.fd]
+        return [self._theirs.fileno(), self.slots.fd]
 
     def started(self) -> None:
         """Leave the worker's end to the worker alone."""
@@ -147,7 +153,7 @@ class Channel:
             if number is not None:
                 del self.tasks[number]
             raise refuse(message, _TASK, error) from error
-        self.send(framed(Sent(number, self.ring.freed()), data))
+        self.send(framed(TaskHeader(number, self.slots.freed()), data))
 
     def send(self, data: bytes) -> None:
         if os.getpid() != self._owner:
@@ -173,17 +179,17 @@ class Channel:
             self.ready = header
             return None
         task = self.tasks.pop(header.number, None)
-        if isinstance(header, Unfit):
+        if isinstance(header, Unreadable):
             if header.number is None:
                 raise Refused(header.failure)
             sampled = {_TASK: getattr(task, "indices", task)}
             return header.number, _wrapped(refuse_arrived(sampled, header.failure))
         self.has_jax = header.has_jax
-        buffers = self.ring.views(header.slot, header.places) if header.slot else ()
+        buffers = self.slots.views(header.slot, header.places) if header.slot else ()
         try:
             return header.number, loads(rest, buffers)
         except Exception as error:
-            # Handed on, as an error in the worker would be, or its batch were waited for for ever.
+            # Raised where the batch is wanted, like an error in the worker: nothing waits for it.
             batch = f"a batch of worker {self.worker_id}"
             return header.number, _wrapped(unfit("the trainer", batch, in_one_line(error)))
 
@@ -252,3 +258,78 @@ class Done:
 
     def is_set(self) -> bool:
         return self._is_set
+
+
+class WorkerEnd:
+    """The worker's end of its channel: torch's queues and its event in one.
+
+    A thread takes in what the trainer sends, also while an example is being loaded: the trainer
+    never waits for room in the socket, and its end is noticed at once.
+    """
+
+    def __init__(self, fd: int, slots: WorkerSlots) -> None:
+        self._connection = connection.Connection(fd)
+        self._slots = slots
+        self._arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._is_done = False
+        threading.Thread(target=self._receive_ahead, daemon=True, name="feedax-receive").start()
+
+    def _receive_ahead(self) -> None:
+        while True:
+            try:
+                data = self._connection.recv_bytes()
+            except (EOFError, OSError):
+                os._exit(1)  # the trainer has ended: nobody needs the batches
+            if data == DONE:
+                self._is_done = True
+            else:
+                self._arrived.put(data)
+
+    def get(self, timeout: float | None = None) -> Any:
+        while True:
+            sent, rest = unframed(self._arrived.get(timeout=timeout))
+            self._slots.free(sent.freed)
+            try:
+                return loads(rest)
+            except Exception as error:
+                self.send(Unreadable(sent.number, in_one_line(error)))
+
+    def put(self, message: Any) -> None:
+        """Send `(batch number, batch)`: large arrays in a slot, or all by the socket."""
+        number, batch = message
+        try:
+            answer, pickled = self._packed(number, batch)
+        except Exception as error:
+            self._slots.clear()
+            try:
+                raise refuse(getattr(batch, "batch", batch), "the batch", error) from error
+            except Exception:
+                failure = ExceptionWrapper(where="where a worker pickles a batch")
+            answer, pickled = self._packed(number, failure)
+        self.send(answer, pickled)
+
+    def _packed(self, number: Any, batch: Any) -> tuple[BatchHeader, bytes]:
+        large: list[Any] = []
+        has_jax = "jax" in sys.modules
+        pickled = dumps(batch, large)
+        placed = self._slots.place([buffer.raw() for buffer in large]) if large else None
+        if placed is not None:
+            return BatchHeader(number, *placed, has_jax), pickled
+        self._slots.clear()
+        return BatchHeader(number, None, [], has_jax), dumps(batch) if large else pickled
+
+    def send(self, header: Any, rest: bytes = b"") -> None:
+        message = framed(header, rest)
+        try:
+            self._connection.send_bytes(message)
+        except OSError:
+            os._exit(1)  # see _receive_ahead
+
+    def is_set(self) -> bool:
+        return self._is_done
+
+    def cancel_join_thread(self) -> None:
+        """torch says so to a queue's feeder thread; there is none."""
+
+    def close(self) -> None:
+        """The process ends next."""

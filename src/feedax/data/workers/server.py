@@ -1,11 +1,15 @@
-"""Worker processes for torch's DataLoader, made as it asks for them.
+"""How worker processes are started, for torch's DataLoader as it asks for them.
 
 Workers are forked from a server of our own that has imported what they all need, and never JAX.
-Each is tied to the trainer by one socket and one ring of shared memory, and by nothing that has a
-name: no semaphore, no file. When one side ends, the socket tells the other at once.
+A request comes, with file descriptors, over a socket that has no name and whose other end is the
+trainer's alone: when that closes, the server ends. Each worker is tied to the trainer by one
+socket and by slots of shared memory, and by nothing that has a name: no semaphore, no file. When
+one side ends, the socket tells the other at once.
 """
 
-import contextlib
+import gc
+import importlib
+import mmap
 import os
 import pickle
 import signal
@@ -14,26 +18,35 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
-from multiprocessing import reduction, resource_tracker, spawn, util
+from multiprocessing import connection, forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from multiprocessing.forkserver import read_signed
 from multiprocessing.popen_forkserver import Popen
 from typing import Any
 
-from feedax.data.workers.channel import Channel, Done, Results
-from feedax.data.workers.forking import FORK, HOLD
-from feedax.data.workers.plain import Plain, candidates_in
-from feedax.data.workers.travel import (
-    Cargo,
-    can_travel,
+from feedax.data.workers import pickling, slots
+from feedax.data.workers.channel import Channel, Done, Ready, Results, Unreadable, WorkerEnd
+from feedax.data.workers.pickling import (
+    PlainParts,
+    SharedPickle,
+    can_pickle,
+    candidates_in,
     classes_by_value,
     dumps,
+    in_one_line,
+    loads,
+    receive_classes,
     refuse,
     refuse_arrived,
 )
-from feedax.data.workers.worker import run
 from feedax.errors import WorkerError
+
+FORK, HOLD = b"f", b"h"
+MOST_FDS = 253
+"""The kernel passes no more in one message."""
 
 PRELOADED = ["torch", "torchvision", "feedax.data"]
 
@@ -102,7 +115,7 @@ class _Server(_Forking):
         resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
         if self.pid is not None:
             # Who ignores SIGCHLD, or waits for any child, hears of its end in our place.
-            with contextlib.suppress(ChildProcessError):
+            with suppress(ChildProcessError):
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     return
             self.control.close()
@@ -111,8 +124,9 @@ class _Server(_Forking):
         python_path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         fd = self.theirs.fileno()
-        code = f"from feedax.data.workers.forking import main; main({fd}, {PRELOADED})"
+        code = f"from feedax.data.workers.server import main; main({fd}, {PRELOADED})"
         python: Any = spawn.get_executable()
+        # As multiprocessing starts its own server: only this has -O, -W and -X as they are here.
         arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         try:
             self.pid = util.spawnv_passfds(python, arguments, [fd])
@@ -130,7 +144,7 @@ class _Holder(_Forking):
     Its workers have them without unpickling, and the trainer need not pickle them again.
     """
 
-    def __init__(self, plain: Plain) -> None:
+    def __init__(self, plain: PlainParts) -> None:
         super().__init__()
         self.plain = plain
         memory = os.memfd_create("feedax-plain")
@@ -208,7 +222,7 @@ class WorkerContext:
         self._named = named
         self._results: Results | None = None
         self._done = Done(self.channels)
-        self._cargo: Cargo | None = None
+        self._shared: SharedPickle | None = None
         self._inherited: list[int] = []
 
     def Queue(self) -> Any:
@@ -224,39 +238,39 @@ class WorkerContext:
     def Process(self, target: Any, args: tuple[Any, ...]) -> Any:
         return WorkerProcess(self, target, args)
 
-    def pack(self, popen: Any, call: Any) -> tuple[Cargo, bytes]:
+    def pack(self, popen: Any, call: Any) -> tuple[SharedPickle, bytes]:
         """A worker's call, in two parts: what all workers share, and what is its own.
 
-        The first part is packed for the first worker; the others get the very same handles.
+        The first part is packed for the first worker; the other workers get the very same handles.
         """
-        if self._cargo is None:
+        if self._shared is None:
             try:
-                self._cargo = self._packed()
+                self._shared = self._packed()
             except Exception as error:
-                raise self._cannot_travel(error) from error
-            weakref.finalize(self, os.close, self._cargo.fd)
+                raise self._unpicklable(error) from error
+            weakref.finalize(self, os.close, self._shared.fd)
             self._classes = classes_by_value()
-            self._inherited = [*popen._fds, self._cargo.fd]
+            self._inherited = [*popen._fds, self._shared.fd]
         popen._fds = list(self._inherited)
         # The worker has its own ends of the queues.
         known = [*self._heavy, self.channels[-1], self._results, self._done]
-        return self._cargo._replace(fd=len(self._inherited) - 1), dumps(call, known=known)
+        return self._shared._replace(fd=len(self._inherited) - 1), dumps(call, known=known)
 
-    def _packed(self) -> Cargo:
+    def _packed(self) -> SharedPickle:
         """What all workers share, but for what the process holds that they are forked from."""
         loader, self._loader = self._loader, None
         candidates = candidates_in(self._heavy)
         holder = next((one for one in list(_holders.values()) if one.is_of(candidates)), None)
-        plain = holder.plain if holder else Plain(candidates)
-        cargo = Cargo.pack(self._heavy, plain)
-        holder = (holder or _Holder(plain)) if cargo.held else None
+        plain = holder.plain if holder else PlainParts(candidates)
+        shared = SharedPickle.pack(self._heavy, plain)
+        holder = (holder or _Holder(plain)) if shared.held else None
         _keep(loader, holder)
         self.source = holder or _server
-        return cargo
+        return shared
 
-    def _cannot_travel(self, error: Exception) -> WorkerError:
+    def _unpicklable(self, error: Exception) -> WorkerError:
         for name, value in self._named.items():
-            if not can_travel(value):
+            if not can_pickle(value):
                 return refuse(value, name, error)
         return refuse(self._heavy, "the loader", error)
 
@@ -266,10 +280,10 @@ class WorkerContext:
 
 
 class WorkerProcess(ForkServerProcess):
-    """A process that is forked from our server, its work pickled by `travel`."""
+    """A process that is forked from our server, its work pickled by `dumps`."""
 
     def __init__(self, context: WorkerContext, target: Any, args: tuple[Any, ...]) -> None:
-        super().__init__(target=run)
+        super().__init__(target=run_worker)
         self.launch: Any = (context, (target, args))
 
     @staticmethod
@@ -283,21 +297,21 @@ class WorkerProcess(ForkServerProcess):
 class _Popen(Popen):
     """Starts a process as multiprocessing does, but from our server and without the main script.
 
-    A script's classes travel by value, so a worker has no need to run it again.
+    A script's classes are pickled by value, so a worker has no need to run it again.
     """
 
     def _launch(self: Any, process: Any) -> None:
         context, call = process.launch
         channel = context.channels[-1]
-        preparation = spawn.get_preparation_data(process._name)
+        preparation = spawn.get_preparation_data(process.name)
         preparation.pop("init_main_from_name", None)
         preparation.pop("init_main_from_path", None)
         file = BytesIO()
         set_spawning_popen(self)
         try:
-            cargo, own = context.pack(self, call)
+            shared, own = context.pack(self, call)
             fds = [self.duplicate_for_child(fd) for fd in channel.worker_fds()]
-            process._args = (cargo, own, fds, dict(os.environ))
+            process._args = (shared, own, fds, dict(os.environ))
             reduction.dump(preparation, file)
             reduction.dump(process, file)
         finally:
@@ -313,3 +327,131 @@ class _Popen(Popen):
             raise WorkerError(_NO_SERVER) from error
         channel.started()
         process.launch = None
+
+
+def main(fd: int, preload: Sequence[str]) -> None:
+    """Run the server, with modules imported that all workers need."""
+    for name in preload:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    if sys.stdin is not None:  # the trainer's own
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())
+    with socket.socket(fileno=fd) as control:
+        _serve(control)
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork a process for each request, and tell how each has ended."""
+    told: dict[int, int] = {}
+    wakes, waker = os.pipe()
+    for end in (wakes, waker):
+        os.set_blocking(end, False)
+    handlers = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGCHLD, _wake), (signal.SIGINT, signal.SIG_IGN))
+    }
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    while True:
+        ready = connection.wait([control, wakes])
+        if wakes in ready:
+            os.read(wakes, 1 << 16)
+            _tell_ends(told)
+        if control not in ready:
+            continue
+        kind, fds, flags, _ = socket.recv_fds(control, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        if not kind:
+            return  # the trainer has ended, or needs no more workers
+        if flags & socket.MSG_CTRUNC:  # too many files are open: the trainer sees them closed
+            for end in fds:
+                os.close(end)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                control.close()
+                for end in (wakes, waker, *told.values()):
+                    os.close(end)
+                code = _hold(*fds) if kind == HOLD else _work(*fds)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        if kind == FORK:
+            told[pid] = fds.pop(0)
+            with suppress(BrokenPipeError):
+                forkserver.write_signed(told[pid], pid)
+        for end in fds:
+            os.close(end)
+
+
+def _wake(*_: Any) -> None:
+    """Let the signal be heard: its number is written to the pipe that wakes the server."""
+
+
+def _tell_ends(told: dict[int, int]) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if (end := told.pop(pid, None)) is not None:
+            with suppress(BrokenPipeError):
+                code = os.waitstatus_to_exitcode(status)
+                forkserver.write_signed(end, code)
+            os.close(end)
+
+
+def _work(told: int, call: int, tracker: int, *fds: int) -> int:
+    """Run the process that comes through a pipe.
+
+    multiprocessing's own server sets the same private names (`forkserver._serve_one`): what is
+    unpickled in the process looks there for its file descriptors, and there is no public way.
+    """
+    os.close(told)
+    resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+    forkserver._forkserver._inherited_fds = list(fds)  # type: ignore[attr-defined]
+    return spawn._main(call, os.dup(call))
+
+
+def _hold(control: int, memory: int) -> int:
+    """Unpickle a part of a dataset, and fork workers that have it already."""
+    gc.disable()  # it would look through all of it again and again
+    with mmap.mmap(memory, 0, access=mmap.ACCESS_READ) as pickled:
+        pickling.held[:] = pickle.loads(pickled)
+    os.close(memory)
+    gc.enable()
+    gc.freeze()  # or the first collection in each worker would copy every page of it
+    with socket.socket(fileno=control) as own:
+        _serve(own)
+    return 0
+
+
+def run_worker(
+    shared: SharedPickle, own: bytes, fds: list[int], environment: dict[str, str]
+) -> None:
+    """Do a worker's work: torch's own loop, between our ends of its queues."""
+    os.environ.clear()
+    os.environ.update(environment)
+    # A dataset may bring JAX along, and a worker has no business on the trainer's accelerator.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    inherited: Any = forkserver.get_inherited_fds()
+    socket_fd, slots_fd = (inherited[i] for i in fds)
+    slots.of_this_worker = slots.WorkerSlots(slots_fd)
+    end = WorkerEnd(socket_fd, slots.of_this_worker)
+    try:
+        heavy = shared._replace(fd=inherited[shared.fd]).unpack(pickling.held)
+        target, args = loads(own, known=[*heavy, end, end, end])
+        receive_classes()
+    except Exception as error:
+        end.send(Unreadable(None, in_one_line(error)))
+        return
+    end.send(Ready(time.monotonic()))
+    target(*args)

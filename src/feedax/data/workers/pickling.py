@@ -1,43 +1,183 @@
-"""Python objects on their way between the trainer and its workers, both ways.
+"""How Python objects are pickled for a worker, and batches for the trainer.
 
-Everything travels that cloudpickle or multiprocessing can send: lambdas, closures and the classes
-of a notebook or script by value, locks and shared tensors by their handles. Arrays travel beside
-the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
+Everything can be sent that cloudpickle or multiprocessing can pickle: lambdas, closures and the
+classes of a notebook or script by value, locks and shared tensors by their handles. Arrays lie
+beside the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
+
+Long lists of text and numbers (`PlainParts`) are all of a dataset that takes long to pickle, and
+unpickling them runs no user code. So they are unpickled once, in a server that workers are forked
+from, and here it is seen whether they are still as they were.
 """
 
 import inspect
 import io
 import mmap
 import os
+import pathlib
 import pickle
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType, MethodType, WrapperDescriptorType
+from operator import is_
+from types import FunctionType, MethodType, NoneType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 import torch
 
-from feedax.data.workers.plain import Plain, is_pickled_by_default
 from feedax.errors import WorkerError
+
+LONG = 1000
+"""A container of so many items is looked at as a whole."""
+
+MANY = 100_000
+"""Below so many objects, to pickle them is as fast as to look at them."""
+
+MOST = 100_000_000
+DEEPEST = 16
+
+_UNCHANGING = {
+    *(str, bytes, int, float, complex, bool, NoneType, pathlib.PosixPath, pathlib.PurePosixPath),
+    *(kind for kind in np.sctypeDict.values() if issubclass(kind, np.number | np.bool_ | np.str_)),
+}
+_CONTAINERS: dict[type, bool] = {list: True, dict: True, set: True, tuple: False, frozenset: False}
+"""The types of containers, and whether they can change."""
+
+
+class _Layer(NamedTuple):
+    """Containers of one type, how many items each has, and the items."""
+
+    containers: list[Any]
+    sizes: list[int]
+    items: list[Any]
+
+
+class PlainParts:
+    """The long plain containers among `candidates`.
+
+    Attributes:
+        parts: those of the candidates that are plain all through; none where all are soon pickled.
+    """
+
+    def __init__(self, candidates: list[Any]) -> None:
+        self.candidates = candidates
+        self.parts: list[Any] = []
+        self._layers: list[_Layer] = []
+        count = 0
+        for candidate in candidates:
+            found = _layers(candidate)
+            if found is not None:
+                self.parts.append(candidate)
+                count += found[0]
+                self._layers += found[1]
+        if count < MANY:
+            self.parts, self._layers = [], []
+
+    def is_as_it_was(self, candidates: list[Any]) -> bool:
+        """Whether these are the same containers with the same items, down to the last.
+
+        The very same objects, which are held here: of those that cannot change nothing else has to
+        be looked at, and the items of those that can change come in another layer.
+        """
+        if list(map(id, candidates)) != list(map(id, self.candidates)):
+            return False
+        return all(
+            list(map(len, layer.containers)) == layer.sizes
+            and all(map(is_, _items(layer.containers), layer.items))
+            for layer in self._layers
+        )
+
+    def is_apart_from(self, memo: Callable[[], dict[int, Any]]) -> bool:
+        """Whether none of the containers within the parts is known to a pickler by its id."""
+        parts = set(map(id, self.parts))
+        within = [x.containers for x in self._layers if not parts.issuperset(map(id, x.containers))]
+        return not within or memo().keys().isdisjoint(map(id, chain.from_iterable(within)))
+
+
+def candidates_in(value: Any) -> list[Any]:
+    """The long containers that pickle finds in a value, as attributes and items, in a fixed order.
+
+    Not all of them: what objects with ways of their own to be pickled hold is theirs.
+    """
+    found, todo, seen = list[Any](), [value], set[int]()
+    for one in todo:  # grows meanwhile
+        if id(one) in seen or len(todo) > 100 * LONG:
+            continue
+        seen.add(id(one))
+        kind: Any = type(one)
+        if kind in _CONTAINERS:
+            if len(one) >= LONG:
+                found.append(one)
+            else:
+                todo += _items([one])
+        elif kind is MethodType:
+            todo.append(one.__self__)
+        elif is_pickled_by_default(kind) and kind.__getstate__ is object.__getstate__:
+            todo += getattr(one, "__dict__", {}).values()
+    return found
+
+
+def is_pickled_by_default(kind: Any) -> bool:
+    """Whether a class has no way of its own to be pickled, but for its state."""
+    return all(getattr(kind, x) is getattr(object, x) for x in ("__reduce_ex__", "__reduce__"))
+
+
+def _layers(part: Any) -> tuple[int, list[_Layer]] | None:
+    """How many objects a container holds, and what of them can change; None if it is not plain."""
+    layers, objects, count = [], [part], 0
+    for _ in range(DEEPEST):
+        types = set(map(type, objects))
+        if not types <= _UNCHANGING | _CONTAINERS.keys():
+            return None
+        inner: list[Any] = []
+        for kind in types & _CONTAINERS.keys():
+            one_kind = objects if len(types) == 1 else [x for x in objects if type(x) is kind]
+            sizes = list(map(len, one_kind))
+            if count + sum(sizes) > MOST:
+                return None
+            items = list(_items(one_kind))
+            count += len(items)
+            if _CONTAINERS[kind]:
+                layers.append(_Layer(one_kind, sizes, items))
+            inner = inner + items if inner else items
+        if not inner:
+            return count, layers
+        objects = inner
+    return None
+
+
+def _items(containers: list[Any]) -> Iterator[Any]:
+    """The items of containers of one type, in order; of dicts their keys, then their values."""
+    of_dicts = containers and type(containers[0]) is dict
+    values = map(dict.values, containers) if of_dicts else ()
+    return chain.from_iterable(chain(containers, values))
+
 
 ALIGNMENT = 64
 """Bytes; what XLA wants of memory that it is to use as it lies."""
 
 OUT_OF_BAND = 2**14
-"""Arrays of at least so many bytes travel beside the pickle: below, a copy costs less."""
+"""Arrays of at least so many bytes lie beside the pickle: below, a copy costs less."""
 
 
 _MULTIPROCESSINGS: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-"""How multiprocessing, and torch for it, send locks, connections, tensors."""
+"""How multiprocessing, and torch for it, pickle locks, connections and tensors.
 
+The table itself, as others register with it later; `dispatch_table`, which is public, is a copy
+mixed with copyreg's."""
+
+held: list[Any] = []
+"""In a server that holds the plain parts of a dataset, and in its workers: those parts."""
 
 _CLASS_NAMES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 _CLASSES: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
-"""The classes that cloudpickle has sent or received by value, and the names they go by."""
+"""The classes that cloudpickle has sent or received by value, and the names they go by.
+
+It has no public way to ask for them, and without them a class would not be the same one after its
+way to a worker and back."""
 
 
 class NotApart(Exception):
@@ -55,7 +195,7 @@ def receive_classes() -> None:
 
 
 def classes_by_value() -> list[type]:
-    """The classes that have travelled by value; whoever holds them can be sent their names."""
+    """The classes that were pickled by value; whoever holds them can be sent their names."""
     return list(_CLASSES.values())
 
 
@@ -153,15 +293,15 @@ def dumps(
     *,
     maps_files: bool = False,
     known: Sequence[Any] = (),
-    plain: Plain | None = None,
+    plain: PlainParts | None = None,
 ) -> bytes:
     """Pickle a value.
 
     Args:
-        value: what is to travel.
+        value: the object to pickle.
         large: gets the arrays of `OUT_OF_BAND` bytes or more; if None, the pickle has them all.
-        maps_files: whether a memory map travels by the name of its file, not by its values.
-        known: objects that the other side has already; they travel as their place in this list.
+        maps_files: whether a memory map is pickled as the name of its file, not as its values.
+        known: objects that the reader has already; they are pickled as their place in this list.
         plain: whose parts these are, if they are.
 
     Raises:
@@ -203,7 +343,7 @@ def aligned(position: int) -> int:
     return -(-position // ALIGNMENT) * ALIGNMENT
 
 
-class Cargo(NamedTuple):
+class SharedPickle(NamedTuple):
     """Pickled objects in anonymous memory that every worker maps, each its own copy on write.
 
     Attributes:
@@ -219,7 +359,7 @@ class Cargo(NamedTuple):
     held: bool
 
     @classmethod
-    def pack(cls, value: Any, plain: Plain) -> "Cargo":
+    def pack(cls, value: Any, plain: PlainParts) -> "SharedPickle":
         """Write a value to memory, whole or not at all, without its plain parts if that can be."""
         large: list[pickle.PickleBuffer] = []
         held = bool(plain.parts)
@@ -273,8 +413,8 @@ def _write(fd: int, data: Any, start: int) -> int:
 
 
 def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
-    """The error that names the part of a value which cannot travel."""
-    where, part = _culprit(value, name, can_travel)
+    """The error that names the part of a value that cannot be pickled."""
+    where, part = _culprit(value, name, can_pickle)
     return WorkerError(
         f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
         f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
@@ -285,8 +425,8 @@ def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
 def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
     """The error that names the part, of some values by name, which a worker cannot unpickle."""
     for name, value in named.items():
-        if not can_arrive(value):
-            where, part = _culprit(value, name, can_arrive)
+        if not can_unpickle(value):
+            where, part = _culprit(value, name, can_unpickle)
             return unfit("a worker", f"{where}, a {type(part).__name__},", failure)
     return unfit("a worker", " or ".join(named), failure)
 
@@ -352,7 +492,7 @@ def _state(value: Any) -> dict[str, Any]:
     return {k: v for part in dicts if isinstance(part, dict) for k, v in part.items()}
 
 
-def can_travel(value: Any) -> bool:
+def can_pickle(value: Any) -> bool:
     try:
         dumps(value, [], maps_files=True)
     except Exception:
@@ -360,7 +500,7 @@ def can_travel(value: Any) -> bool:
     return True
 
 
-def can_arrive(value: Any) -> bool:
+def can_unpickle(value: Any) -> bool:
     buffers: list[pickle.PickleBuffer] = []
     try:
         loads(dumps(value, buffers, maps_files=True), buffers)

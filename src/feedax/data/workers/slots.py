@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feedax.data.workers.travel import ALIGNMENT, OUT_OF_BAND, address, aligned
+from feedax.data.workers.pickling import ALIGNMENT, OUT_OF_BAND, address, aligned
 
 SLOTS = 16
 SLOT_BYTES = 2**30
@@ -28,17 +28,17 @@ _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 class Slot(NamedTuple):
-    """A part of a ring: where it starts and how long it is, in bytes."""
+    """A part of that memory: where it starts and how long it is, in bytes."""
 
     start: int
     size: int
 
 
-class WorkerRing:
+class WorkerSlots:
     """A worker's side: it fills slots.
 
     Args:
-        fd: the ring's memory.
+        fd: the memory's memory.
     """
 
     def __init__(self, fd: int) -> None:
@@ -142,7 +142,7 @@ class WorkerRing:
         return slot
 
     def _drop(self, slot: Slot) -> None:
-        """Give a slot's memory back to the system; its place in the ring stays empty."""
+        """Give a slot's memory back to the system; its place in the memory stays empty."""
         del self._memory[slot]
         self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
 
@@ -153,6 +153,10 @@ class WorkerRing:
         memory = self._memory[self._open]
         start = address(buffer) - memory.ctypes.data
         return start if 0 <= start <= self._open.size - buffer.nbytes else None
+
+
+of_this_worker: WorkerSlots | None = None
+"""This process's slots, where it is a worker of our own."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -177,11 +181,11 @@ class _Lease(np.ndarray):
     """The bytes of a slot while the trainer has them; a class, to be told from arrays over it."""
 
 
-class TrainerRing:
+class TrainerSlots:
     """The trainer's side: it reads slots and learns when they are no longer in use."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("feedax-ring")
+        self.fd = os.memfd_create("feedax-slots")
         os.ftruncate(self.fd, _HEADER)
         self._header = mmap.mmap(self.fd, _HEADER)
         self._memory: dict[Slot, Any] = {}
