@@ -19,7 +19,7 @@ import pytest
 import torchvision
 
 from feedax import datasets
-from feedax.datasets import cache
+from feedax.cache_folder import cache_folder
 from feedax.errors import DatasetError
 
 RNG = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def write_qmnist(raw):
 )
 @pytest.mark.parametrize("where", ["root", "cache"])
 def test_the_mnist_family_from_files_that_are_there(tmp_path, text, kind, write, where):
-    folder = tmp_path / "data" if where == "root" else cache.cache_folder()
+    folder = tmp_path / "data" if where == "root" else cache_folder()
     write(folder / kind / "raw")
     for part in ("train", "test"):
         data = datasets.load(text, train=part == "train", root=folder if where == "root" else None)

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from feedax import datasets
-from feedax.datasets import words
-from feedax.errors import DatasetError
+from feedax.errors import DatasetError, reason
 
 
 def message(call, *args, **kwargs):
@@ -180,4 +179,4 @@ def test_a_module_that_cannot_be_imported(module, source, raised):
 
 
 def test_a_reason_without_words():
-    assert words.reason(ValueError()) == "ValueError"
+    assert reason(ValueError()) == "ValueError"

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from feedax.cli.flags import HIDDEN, ModelFlags
 from feedax.errors import CheckpointError, ModelError, shown
 from feedax.report.run_folder import RunFolder
-from feedax.storage.leaf_names import named_leaves
+from feedax.storage.safetensors_file import arrays_by_name
 from feedax.storage.snapshot import Snapshot
 from feedax.train import Checkpoints, init_network_params, relu
 from feedax.train import predict as predict_flat
@@ -221,7 +221,7 @@ def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> 
     Raises:
         CheckpointError: they are not.
     """
-    shapes = named_leaves({"params": _shapes(layers)}, who="feedax")
+    shapes = arrays_by_name({"params": _shapes(layers)}, who="feedax")
     saved = {name.removeprefix("state."): array.shape for name, array in arrays.items()}
     for name, leaf in shapes.items():
         # A first axis is for many networks.

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 
 from feedax.feed import Residents
-from feedax.storage.leaf_names import listed
+from feedax.storage.safetensors_file import listed
 from feedax.train.check import ModelCheck
 from feedax.train.evaluation import Evaluation
 from feedax.train.job import Job

@@ -10,9 +10,8 @@ from jax import Array
 
 from feedax.errors import CheckpointError
 from feedax.feed import Devices, on_device, scalar
-from feedax.storage.leaf_names import named_leaves
+from feedax.storage.safetensors_file import MAX_HEADER, arrays_by_name
 from feedax.storage.snapshot import is_key, nbytes, restore, snapshot
-from feedax.storage.tensors_header import MOST_HEADER
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.compiled import Compiled
 from feedax.train.job import Job
@@ -44,7 +43,7 @@ class States:
         parts = self._everywhere(_parts(job)) if self._mapped else _parts(job)
         state = self._first(parts, dict.fromkeys(metrics, 0))
         if job.checkpoints is not None:
-            named_leaves(state, who="fit")  # what cannot be saved is found out now
+            arrays_by_name(state, who="fit")  # what cannot be saved is found out now
         return self._everywhere(state)
 
     def saved(
@@ -75,7 +74,7 @@ class States:
     def most_bytes(self, job: Job) -> int:
         """Bytes that a checkpoint of a job has at most: its state and three copies."""
         shapes = jax.eval_shape(self._first_state, _parts(job), {})
-        return 4 * nbytes(shapes) + MOST_HEADER
+        return 4 * nbytes(shapes) + MAX_HEADER
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
