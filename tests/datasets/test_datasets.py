@@ -307,10 +307,10 @@ def test_a_rename_refused_because_the_other_process_was_first(own_cache, monkeyp
     replace = os.replace
 
     def refuse(source, target, **folders):
-        raw = own_cache / "MNIST" / "raw"
-        shutil.copyfile(raw / source, raw / target)
+        shutil.copyfile(own_cache / source, own_cache / target)
         raise PermissionError(errno.EACCES, "in use")
 
+    own_cache.mkdir(parents=True)
     monkeypatch.setattr(os, "replace", refuse)
     shipped._provide(own_cache / NAMES[3], shipped._TEST[NAMES[3]], replace=True)
     monkeypatch.setattr(os, "replace", replace)

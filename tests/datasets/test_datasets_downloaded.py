@@ -321,8 +321,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     root = tmp_path / "file" / "data"
     assert message(datasets.cifar10, root=root) == (
-        f"cifar10: the files are kept in {root}, and it cannot be used (Not a directory); free "
-        "enough space there or name another folder with root=DIR (--root DIR)"
+        f"cifar10: the files are kept in {root}, and it cannot be used (Not a directory); name "
+        "another folder with root=DIR (--root DIR)"
     )
 
 
