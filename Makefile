@@ -8,13 +8,17 @@ BIN := .venv/bin
 train: .venv/installed
 	$(BIN)/feedax train
 
-## Run the tests, without those that take minutes.
+# Tests compile thousands of small programs and run each for a moment, so that what LLVM does to
+# make them fast costs more than it saves. test-all compiles as everybody does.
+COMPILE_QUICKLY := --xla_backend_optimization_level=0
+
+## Run the tests but for the slow ones: at most 5 minutes on two quiet cores.
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	XLA_FLAGS="$(COMPILE_QUICKLY) $$XLA_FLAGS" $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 ## Run every test: those too that kill and resume some forty runs.
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m ""
 
 ## Lint, format and type checks.
 check: .venv/installed-test

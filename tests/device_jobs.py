@@ -144,7 +144,7 @@ def _flights() -> Iterator[list[int]]:
     """Count, whenever a program was dispatched, those that are not done."""
     import jax
 
-    from feedax.train.compiled import Compiled
+    from feedax.train.steps import Compiled
 
     counts: list[int] = []
     results: list[Any] = []
@@ -328,6 +328,35 @@ def train_all(wanted: list[tuple[str, Job, int]], out: Path) -> None:
             kept[name, devices] = traceback.format_exc()
         out.with_suffix(".part").write_bytes(pickle.dumps(kept))
     out.with_suffix(".part").rename(out)
+
+
+PROGRAMS = ("_first_state", "_train_chunk", "_train_batch", "_train_row", "_score_block")
+
+
+def compilations(kept: Kept) -> dict[str, int]:
+    """How often the programs of `fit` were compiled; those apart that calls of it share."""
+    assert all(kept.compiled[name] <= 1 for name in ("_epoch_begun", "are_finite", "pick"))
+    return {name: kept.compiled[name] for name in PROGRAMS if kept.compiled[name]}
+
+
+def assert_close(kept: Kept, one: Kept, tolerance: float) -> None:
+    """Parameters, optimizer state, model state and metrics."""
+    import pytest
+
+    assert kept.arrays.keys() == one.arrays.keys()
+    for name, array in one.arrays.items():
+        assert kept.arrays[name].dtype == array.dtype
+        # Sums of metrics are as large as the examples are many.
+        np.testing.assert_allclose(
+            kept.arrays[name], array, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+    assert len(kept.params) == len(one.params)
+    for array, wanted in zip(kept.params, one.params, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance)
+    assert [row.keys() for row in kept.rows] == [row.keys() for row in one.rows]
+    for row, wanted in zip(kept.rows, one.rows, strict=True):
+        for name in ("epoch", "loss", "accuracy", "test_loss", "test_accuracy"):
+            assert row[name] == pytest.approx(wanted[name], rel=tolerance, abs=tolerance), name
 
 
 def main(wanted: str, out: str, count: str, port: str = "", me: str = "") -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from helpers import processes_of_session
 from kill_outcome import Outcome, assert_equal, checkpoint_names, parts, row_count, step_of
 
 from feedax.storage.checkpoint_file import read_checkpoint
@@ -379,16 +380,3 @@ def check_killed(run: Path) -> None:
     """Every checkpoint that a killed trainer has left is whole."""
     for name in checkpoint_names(run):
         read_checkpoint(run / "checkpoints" / name)
-
-
-def processes_of_session(number: int) -> list[int]:
-    """The processes that live of those that a trainer, the leader of its session, has started."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                # After the program's name: state, parent, group, session; see proc_pid_stat(5).
-                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == number and fields[0] != "Z":
-                    found.append(int(name))
-    return found

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import timeless
+
 from feedax.storage.checkpoint_file import read_checkpoint
 
 
@@ -39,11 +41,11 @@ class Outcome:
                 for name, array in arrays.items()
             },
             {
-                name: [without_times(row) for row in value] if name == "history" else value
+                name: [timeless(row) for row in value] if name == "history" else value
                 for name, value in about.items()
                 if name not in ("seconds", "run")
             },
-            [without_times(row) for row in rows],
+            [timeless(row) for row in rows],
             sorted(path.name for path in run.iterdir()),
             seconds,
         )
@@ -58,11 +60,6 @@ def assert_equal(found: Outcome, wanted: Outcome, who: str) -> None:
     assert not others, f"{who}: the bits of {others} differ"
     assert found.params == wanted.params, f"{who}: the bits of params.safetensors differ"
     assert found.files == wanted.files, f"{who}: {found.files} should be {wanted.files}"
-
-
-def without_times(row: dict[str, float]) -> dict[str, float]:
-    times = ("seconds", "examples_per_second")
-    return {name: value for name, value in row.items() if not name.endswith(times)}
 
 
 def checkpoint_names(run: Path) -> list[str]:

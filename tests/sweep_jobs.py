@@ -12,17 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers import bits, problem, timeless
 
 COUNT, SIZE = 52, 8  # six batches and a short one
 STEPS = 7
-
-
-def problem(seed=0, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, COUNT)
-    x = rng.normal(0, 1, (COUNT, 6))
-    x[np.arange(COUNT), y] += 2
-    return x.astype(dtype), y
 
 
 def is_step(event):
@@ -118,19 +111,6 @@ def conv(params, x):
     return params["v"] @ x[0].mean(0)
 
 
-def bits(tree):
-    import jax
-
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def timeless(history):
-    return [
-        {k: v for k, v in row.items() if not k.endswith(("seconds", "examples_per_second"))}
-        for row in history
-    ]
-
-
 def numbers(network):
     """All that must be the same in two runs."""
     return network.name, bits(network.params), timeless(network.history), str(network.error)
@@ -153,14 +133,26 @@ def train(folder: Any = None, **options):
     )
 
 
+def stopper(after: int):
+    """Stops a sweep after so many steps of all its networks together."""
+    steps = []
+
+    def stop(event):
+        import feedax
+
+        steps.append(is_step(event))
+        if sum(steps) == after:
+            raise feedax.StopTraining
+
+    return stop
+
+
 def killed(folder: str, together: str) -> None:
     """Dies in the middle of the second network, or of the second epoch of all of them."""
-    import feedax.train.clock
-    import feedax.train.side_by_side
-    import feedax.train.training
+    import feedax
+    from feedax.train.training import Training
 
-    feedax.train.clock.CHUNK_SECONDS = 0.0
-    feedax.train.training.CHUNK_STEPS = feedax.train.side_by_side.CHUNK_STEPS = 1
+    Training.report_seconds, Training.chunk_steps = 0.0, 1
     ended = []
 
     def kill(event):

@@ -54,6 +54,7 @@ def test_the_loader_pages_example_runs(tmp_path):
     assert last == "10 examples in the last batch"
 
 
+@pytest.mark.slow
 def test_the_models_page_trains_a_model_of_every_library_in_under_fifteen_lines(tmp_path):
     scores = dict(line.split() for line in run(MODELS, tmp_path).splitlines())
     assert set(scores) == {"jax", "equinox", "equinox_state", "haiku", "nnx", "linen"}
@@ -73,12 +74,14 @@ def test_the_training_pages_run_is_resumed_to_the_same_bits(tmp_path):
     assert fast > slow > slowest
 
 
+@pytest.mark.slow
 def test_the_augmentation_pages_network_learns(tmp_path):
     word, accuracy = run(AUGMENTATION, tmp_path).split()
     assert word == "augmented"
     assert float(accuracy) > 0.85
 
 
+@pytest.mark.slow
 def test_the_sweeps_pages_networks_are_those_of_fit(tmp_path):
     *settings, equal, last = run(SWEEPS, tmp_path).splitlines()
     assert len(settings) == 4

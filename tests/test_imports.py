@@ -1,6 +1,7 @@
 """The layout holds: who may import whom, and what an import costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ ORDER = [
     "errors",
     "cache_folder",
     "machine",
+    "presets",
     "files",
     "tree",
     "pictures",
@@ -74,6 +76,7 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
     forbidden = {
         "errors": {"jax", "torch", "torchvision", "numpy"},
         "cache_folder": {"jax", "torch", "torchvision", "numpy"},
+        "presets": {"jax", "torch", "torchvision", "numpy"},
         "machine": {"jax", "torch", "torchvision", "numpy"},
         "files": {"jax", "torch", "torchvision", "numpy"},
         "tree": {"jax", "torch", "torchvision"},
@@ -88,6 +91,115 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
         "predicting": {"jax", "torch", "torchvision"},
     }.get(world(path), set())
     assert not {name.split(".")[0] for name in imported(path)} & forbidden
+
+
+OTHERS_PRIVATE = {
+    "cli/__init__.py": {"os._exit"},
+}
+"""Names of Python's, torch's and JAX's that begin with an underscore, where no public one serves;
+the modules say why."""
+
+
+def private_reads(tree: ast.Module) -> set[str]:
+    """What a module reads of others' private names: not of `self`, and defined nowhere in it."""
+    own = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls")
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+    named_tuple = {"_replace", "_asdict", "_fields", "_make"}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            name, holder = node.attr, ast.unparse(node.value)
+            if not (
+                name.startswith("__") or holder in ("self", "cls") or name in own | named_tuple
+            ):
+                found.add(f"{holder}.{name}")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("feedax"):
+            names = (alias.name for alias in node.names)
+            found |= {
+                f"{node.module}.{name}"
+                for name in names
+                if name.startswith("_") and not name.startswith("__")
+            }
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_module_reads_anothers_private_names(path: Path) -> None:
+    allowed = OTHERS_PRIVATE.get(str(path.relative_to(SOURCE)), set())
+    assert private_reads(ast.parse(path.read_text())) == allowed
+
+
+def imports_at_the_top(path: Path) -> set[str]:
+    """The modules of the package that are loaded with a module."""
+    found = set()
+    pending: list[ast.stmt] = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            pending += [*node.body, *node.orelse]
+        elif isinstance(node, ast.Try):
+            pending += [*node.body, *node.orelse, *(n for h in node.handlers for n in h.body)]
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in NAMES else str(node.module))
+    return found & set(NAMES)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {dotted(path): path for path in modules()}
+
+
+def folder(name: str) -> str:
+    is_folder = NAMES[name].name == "__init__.py"
+    return name if is_folder or name.count(".") == 1 else name.rpartition(".")[0]
+
+
+def assert_no_circle(graph: dict[str, set[str]]) -> None:
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # raises CycleError, which names the circle
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert_no_circle({name: imports_at_the_top(path) for name, path in NAMES.items()})
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in NAMES.items():
+        others = {folder(other) for other in imports_at_the_top(path)} - {folder(name)}
+        graph.setdefault(folder(name), set()).update(others)
+    assert_no_circle(graph)
+
+
+DELAYED: dict[str, set[str]] = {}
+"""Modules that import within functions, and the heavy modules that they put off."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_functions_import_only_what_is_heavy(path: Path) -> None:
+    found = {
+        alias.name if isinstance(node, ast.Import) else str(node.module)
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert found == DELAYED.get(str(path.relative_to(SOURCE)), set())
 
 
 def test_no_module_is_longer_than_600_lines() -> None:
@@ -164,14 +276,15 @@ def test_plan_does_without_jax() -> None:
 
 
 def test_predict_does_without_torch(tmp_path: Path) -> None:
-    from feedax.cli.network import initial_params
+    import jax
+
     from feedax.report.run_folder import RunFolder
 
     layers = (784, 10)
     settings = {"dataset": "mnist", "layers": layers, "image_shape": (28, 28), "class_names": None}
     settings["arguments"] = []
     RunFolder.create(settings, path=tmp_path / "run", name="mnist").save_params(
-        initial_params(layers, 0)
+        feedax.init_mlp(layers, jax.random.key(0))
     )
     image = tmp_path / "image.png"
     Image.linear_gradient("L").resize((28, 28)).save(image)

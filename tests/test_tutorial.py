@@ -111,6 +111,7 @@ def report(executed: Any) -> Any:
     return json.loads(printed(executed).split("REPORT")[1])
 
 
+@pytest.mark.slow
 def test_it_runs_without_a_traceback(executed: Any) -> None:
     outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
     assert not [out for out in outputs if out.output_type == "error"]
@@ -121,6 +122,7 @@ def test_it_runs_without_a_traceback(executed: Any) -> None:
     assert "batched_predict" in text
 
 
+@pytest.mark.slow
 def test_the_table_is_reproduced(report: Any) -> None:
     history = report["history"]
     assert len(history) == 8
@@ -130,17 +132,20 @@ def test_the_table_is_reproduced(report: Any) -> None:
     assert history[7]["test_accuracy"] == pytest.approx(0.967, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_fit_and_the_loop_by_hand_agree(report: Any) -> None:
     for row, (train, test) in zip(report["history"][:2], report["by_hand_history"], strict=True):
         assert row["train_accuracy"] == pytest.approx(train, abs=TOLERANCE)
         assert row["test_accuracy"] == pytest.approx(test, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_loss_is_a_tenth_and_so_is_the_step(report: Any) -> None:
     assert 10 * report["loss"] == pytest.approx(report["cross_entropy"], rel=1e-5)
     assert report["step_difference"] < 1e-7
 
 
+@pytest.mark.slow
 def test_the_short_batch_costs_the_hand_loop_a_compilation_and_fit_none(report: Any) -> None:
     assert report["batch_sizes"] == [128] * 468 + [96]
     assert report["updates_compiled"] == 2
@@ -148,16 +153,19 @@ def test_the_short_batch_costs_the_hand_loop_a_compilation_and_fit_none(report: 
     assert [row["compile_seconds"] > 0 for row in report["history"]] == [True] + [False] * 7
 
 
+@pytest.mark.slow
 def test_the_clock_that_waits_shows_more(report: Any) -> None:
     assert report["seconds_done"] > 2 * report["seconds_asked"]
 
 
+@pytest.mark.slow
 def test_the_order_matters_when_the_file_is_sorted(report: Any) -> None:
     assert report["in_random_order"] == pytest.approx(0.923, abs=0.01)
     assert report["when_sorted"] == pytest.approx(0.1009, abs=TOLERANCE)
     assert report["when_sorted_and_shuffled"] == pytest.approx(0.921, abs=0.01)
 
 
+@pytest.mark.slow
 def test_pixels_and_step_size_are_a_pair(report: Any) -> None:
     assert report["scaled_tiny_step"] < 0.3
     assert report["scaled_suitable_step"] == pytest.approx(0.866, abs=0.02)

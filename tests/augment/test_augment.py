@@ -34,7 +34,7 @@ ZEROS = [
     ((8, 8), jnp.bfloat16),
     ((1, 1), jnp.float32),
     pytest.param((1, 5), jnp.float32, marks=pytest.mark.slow),
-    ((7, 4, 3), jnp.float32),
+    pytest.param((7, 4, 3), jnp.float32, marks=pytest.mark.slow),
     ((3, 4, 9), jnp.uint8),
 ]
 

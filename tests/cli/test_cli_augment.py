@@ -2,7 +2,6 @@
 
 import inspect
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,33 +9,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import run_command, save_digits, timeless
 from safetensors.numpy import load_file
 from scipy import ndimage
-from sklearn.datasets import load_digits
 
-from feedax.cli import main
-from feedax.cli.augment_flags import AugmentFlags
-from feedax.cli.augmentation import IMAGE_HYPERPARAMS, build_augment
 from feedax.cli.examples import Examples
-from feedax.cli.flags import DataFlags, ModelFlags, TrainFlags
-from feedax.cli.recipe import fit_arguments, hyperparams
+from feedax.cli.flags import AugmentFlags, DataFlags, ModelFlags, TrainFlags, recipe_of
+from feedax.cli.network import fit_arguments
 from feedax.data import ArrayDataset
 from feedax.errors import ModelError
 from feedax.report.run_folder import RunFolder
+from feedax.train.recipe import IMAGE_HYPERPARAMS
+from feedax.train.recipe import hyperparams as hyperparams_of_recipe
 
-TIMES = ("seconds", "examples_per_second")
+
+def build_augment(flags, examples):
+    return fit_arguments(flags, examples, [0])["augment"]
+
+
+def hyperparams(flags):
+    return hyperparams_of_recipe(recipe_of(flags))
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """320 real digits of 8 x 8 to train on and 100 to test with, as bytes."""
-    images, labels = load_digits(return_X_y=True)
-    images = np.uint8(images * (255 / 16)).reshape(-1, 8, 8)
-    path = tmp_path_factory.mktemp("digits") / "digits.npz"
-    parts = {"train": slice(0, 320), "test": slice(320, 420)}
-    arrays = {f"x_{name}": images[part] for name, part in parts.items()}
-    np.savez(path, **arrays, **{f"y_{name}": labels[part] for name, part in parts.items()})
-    return path
+    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 320, 100)
 
 
 @pytest.fixture
@@ -46,9 +44,7 @@ def train(digits, tmp_path, monkeypatch, capfd):
 
     def run(words, start=True):
         arguments = ["train", *([f"--dataset=npz:{digits}"] if start else []), *words.split()]
-        code = main(arguments)
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capfd, arguments)
 
     return run
 
@@ -221,7 +217,7 @@ def test_a_share_of_a_run_without_length_is_refused(train, tmp_path, monkeypatch
     done = train("--dataset my_endless:Stream --warmup-share 0.1 --out run", start=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "feedax train: optimizer: --warmup-share is a share of the run, and the stream "
+        "feedax train: optimizer: --warmup-fraction is a fraction of the run, and the stream "
         "my_endless:Stream does not know its length; give --warmup-steps or --steps\n",
     )
 
@@ -241,10 +237,7 @@ RANDOM = (
 
 def rows(run):
     """The rows of a run but for what the clock says."""
-    return [
-        {name: value for name, value in row.items() if not name.endswith(TIMES)}
-        for row in RunFolder.open(run).rows()
-    ]
+    return timeless(RunFolder.open(run).rows())
 
 
 def same_end(run, other):

@@ -15,19 +15,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command
 from PIL import Image
 
-from feedax.cli import main
 from feedax.predicting.image import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
 FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
 EPOCHS = 12
-"""Enough to stop a run of 32 hidden units in the middle."""
+"""Enough to stop a run of slow examples in the middle."""
 LINES = re.compile(
-    r"(Epoch \d+ in \d+\.\d\d sec\nTraining set accuracy [\d.e-]+\nTest set accuracy [\d.e-]+\n)+"
+    r"(Epoch \d+ in \d+\.\d\d sec(, \d+\.\d\d of them waiting for data)?\n"
+    r"Training set accuracy [\d.e-]+\nTest set accuracy [\d.e-]+\n)+"
 )
+
+
+SLEEPY = """
+import time, numpy as np
+class Sleepy:
+    targets = np.arange(30) % 3
+    def __len__(self): return 30
+    def __getitem__(self, i):
+        time.sleep(0.01)
+        return np.full(4, i, np.float32), i % 3
+def make(train): return Sleepy()
+"""
 
 
 def started(*arguments, cwd):
@@ -52,9 +65,7 @@ def feedax(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = main([str(word) for word in arguments])
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capsys, [str(word) for word in arguments])
 
     return run
 
@@ -134,13 +145,14 @@ def test_evaluate_equals_the_last_row(trained, feedax):
 
 def test_a_large_inverted_digit_is_recognised(trained, mnist_test, tmp_path):
     """Real test digits, drawn large and black on white, by a network that really was trained."""
-    from feedax.cli.network import load_params, predict
+    from feedax import mlp
+    from feedax.cli.network import load_params
 
     folder = RunFolder.open(trained[0])
     params = load_params(folder, folder.setting("layers"))
 
     def accuracy(pixels):
-        labels = [int(np.argmax(predict(params, np.float32(image)))) for image in pixels]
+        labels = [int(np.argmax(mlp(params, np.float32(image)))) for image in pixels]
         return np.mean(labels == mnist_test.targets[: len(labels)].numpy())
 
     digits = mnist_test.data[:150].numpy()
@@ -289,7 +301,9 @@ def stopped_run(by, said, rows):
 
 
 def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
-    with started("train", "--hidden", 32, "--epochs", EPOCHS, cwd=tmp_path) as process:
+    flags = ("--dataset", "sleepy:make", "--hidden", 4, "--epochs", EPOCHS)
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    with started("train", *flags, cwd=tmp_path) as process:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         lines = first + process.stdout.read()
@@ -301,7 +315,7 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
 
     rows = RunFolder.open(run).rows()
     os.truncate(run / "metrics.jsonl", 0)
-    done = feedax(*command[1:])
+    done = feedax(*command[1:], "--dataset", "sleepy:make")
     assert done.returncode == 0, done.stderr
     assert LINES.fullmatch(done.stdout)
     again = RunFolder.open(run).rows()
@@ -384,8 +398,19 @@ def test_evaluate_runs_no_code_that_a_run_folder_names(feedax, tmp_path, monkeyp
     assert (done.returncode, Path("ran").exists()) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_the_parameters_of_its_last_epoch(tiny, feedax, tmp_path):
-    arguments = ("train", "--dataset", f"npz:{tiny}", "--epochs", 4000, "--out", "killed")
+    arguments = (
+        "train",
+        "--dataset",
+        f"npz:{tiny}",
+        "--epochs",
+        4000,
+        "--hidden",
+        8,
+        "--out",
+        "killed",
+    )
     with started(*arguments, cwd=tmp_path) as process:
         for _ in range(7):
             process.stdout.readline()
@@ -516,7 +541,7 @@ def test_waiting_for_data_is_shown_and_said_once(feedax, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     epochs = [line for line in done.stdout.splitlines() if line.startswith("Epoch")]
     for epoch, line in enumerate(epochs):
-        shown = rf"Epoch {epoch} in 1\.\d\d sec, 1\.\d\d of them waiting for data"
+        shown = rf"Epoch {epoch} in \d+\.\d\d sec, \d+\.\d\d of them waiting for data"
         assert re.fullmatch(shown, line), line
     (advice,) = [line for line in done.stderr.splitlines() if "wait for data" in line]
     assert advice.startswith("feedax train: fit: training should wait for data less than 20% of ")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers import save_digits
 
 from feedax.cli import compilation_cache
 from feedax.cli.compilation_cache import remove_least_recently_used, remove_torn
@@ -94,11 +95,12 @@ def whole(path: Path) -> bool:
 
 
 def test_a_damaged_entry_is_rewritten_and_then_a_start_compiles_nothing(tmp_path):
+    digits = save_digits(tmp_path / "digits.npz", 300, 100)
+
     def train(name: str, cache: str = "cache") -> tuple[collections.Counter[str], list[str]]:
         """Also what is said on stderr."""
         counts = tmp_path / f"{name}.json"
-        root = Path(os.environ["XDG_CACHE_HOME"]) / "feedax"
-        flags = ["--epochs", "1", "--hidden", "16", "--root", str(root)]
+        flags = ["--epochs", "1", "--hidden", "16", "--dataset", f"npz:{digits}"]
         done = subprocess.run(
             [sys.executable, "-c", COUNTED, "train", *flags, "--out", str(tmp_path / name)],
             env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache), "COUNTS": str(counts)},

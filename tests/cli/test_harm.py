@@ -5,14 +5,14 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import change_config, run_command, slow
 
 from feedax.cli import main
-from feedax.cli.recorded import MANY_PROCESSES
+from feedax.cli.resume import MANY_PROCESSES
 from feedax.errors import CheckpointError
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
@@ -63,9 +63,7 @@ def tree(folder):
 @pytest.fixture
 def command(capfd, made):
     def run(words):
-        code = main(shlex.split(words.replace("{data}", str(made / "tiny.npz"))))
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(words, code, said.out, said.err)
+        return run_command(capfd, shlex.split(words.replace("{data}", str(made / "tiny.npz"))))
 
     return run
 
@@ -77,24 +75,20 @@ GO_ON = {
 """What trains more; each writes every file of its folder."""
 
 
-def change(folder, **entries):
-    path = Path(folder, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-
-
 def config(folder):
     return json.loads(Path(folder, "config.json").read_text())
 
 
 @pytest.mark.parametrize(
-    "name", ["../../mine/x", "/{here}/mine/x", "..", "", "learning_rate/../../x", "a\0b"]
+    "name",
+    ["../../mine/x", slow("/{here}/mine/x"), "..", slow(""), slow("learning_rate/../../x"), "a\0b"],
 )
 def test_the_name_of_a_setting_is_no_path(here, command, name):
     """It would name the networks, the folder of their checkpoints, and what is removed at last."""
     settings = config("swept")["settings"]
     for one in settings:
         one["setting"] = {name.format(here=here): 1, **one["setting"]}
-    change("swept", settings=settings)
+    change_config("swept", settings=settings)
     before, mine = tree(Path()), tree(here / "mine")
     done = command(GO_ON["sweep"])
     assert (done.returncode, done.stdout) == (1, "")
@@ -110,7 +104,7 @@ def test_the_name_of_a_setting_is_no_path(here, command, name):
 def test_the_value_of_a_setting_is_that_of_its_flags(here, command, value):
     settings = config("swept")["settings"]
     settings[1]["setting"]["learning_rate"] = value
-    change("swept", settings=settings)
+    change_config("swept", settings=settings)
     before, mine = tree(Path()), tree(here / "mine")
     done = command(GO_ON["sweep"])
     assert (done.returncode, done.stdout, done.stderr) == (
@@ -125,7 +119,7 @@ def test_the_value_of_a_setting_is_that_of_its_flags(here, command, value):
 
 def test_settings_that_are_one_are_refused(here, command):
     settings = config("swept")["settings"]
-    change("swept", settings=[settings[0], settings[0]])
+    change_config("swept", settings=[settings[0], settings[0]])
     done = command(GO_ON["sweep"])
     assert (done.returncode, done.stderr) == (
         1,
@@ -285,7 +279,7 @@ def refused(here, command, way, words, again, why):
     Path("run/pictures/train").mkdir(parents=True)
     os.symlink(here / "mine", "run/pictures/train/a")
     words = shlex.split(words.format(here=here))
-    change("run", arguments=[*config("run")["arguments"], *words])
+    change_config("run", arguments=[*config("run")["arguments"], *words])
     mine = tree(here / "mine")
     done = command(f"{way} {again}")
     why = why.format(here=here)
@@ -301,7 +295,7 @@ def test_data_inside_of_the_folder_are_named_before_they_are_read(here, command)
     shutil.move("tiny.npz", "run/tiny.npz")
     words = config("run")["arguments"]
     words[words.index("--dataset") + 1] = "npz:run/tiny.npz"
-    change("run", arguments=words)
+    change_config("run", arguments=words)
     done = command("evaluate run")
     assert (done.returncode, done.stderr) == (
         0,

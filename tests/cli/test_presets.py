@@ -1,45 +1,26 @@
 """`feedax train --preset`: what a preset sets, what overrides it, and what is written down."""
 
 import re
-import subprocess
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from helpers import run_command, save_digits
 
-from feedax.cli import main, presets
-from feedax.cli.flag_words import command_line, flag_names, flag_values
-from feedax.cli.flags import HIDDEN, TrainFlags
-from feedax.cli.parse import parse
-from feedax.cli.presets import (
-    MODERN,
-    PRESETS,
-    TUTORIAL,
-    WEIGHT_DECAY,
-    complete,
-    defaults,
-    preset_flags,
-)
-from feedax.cli.recorded import recorded_flags
+from feedax.cli import main
+from feedax.cli.flags import PRESET_FLAGS as PRESETS
+from feedax.cli.flags import WHAT, TrainFlags, complete, defaults, preset_flags, recorded_flags
+from feedax.cli.parse import command_line, flag_names, flag_values, parse
+from feedax.presets import WEIGHT_DECAY
 from feedax.report.run_folder import RunFolder
+
+TUTORIAL, MODERN = PRESETS["tutorial"], PRESETS["modern"]
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """500 real digits of 8 x 8 to train on and 200 to test with, as bytes."""
-    images, labels = load_digits(return_X_y=True)
-    images = np.uint8(images * (255 / 16)).reshape(-1, 8, 8)
-    path = tmp_path_factory.mktemp("digits") / "digits.npz"
-    np.savez(
-        path,
-        x_train=images[:500],
-        y_train=labels[:500],
-        x_test=images[500:700],
-        y_test=labels[500:700],
-    )
-    return path
+    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 500, 200)
 
 
 @pytest.fixture
@@ -48,10 +29,7 @@ def train(digits, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(words):
-        arguments = ["train", "--dataset", f"npz:{digits}", *words.split()]
-        code = main(arguments)
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        return run_command(capfd, ["train", "--dataset", f"npz:{digits}", *words.split()])
 
     return run
 
@@ -88,7 +66,7 @@ def test_a_preset_is_the_tutorial_with_the_flags_that_the_help_says(name, capsys
     flags = parse(TrainFlags, words, "train", "", TUTORIAL)
     assert changed(flags, "training", preset=name) == PRESETS[name]
     shown = help_of("", capsys)
-    assert f"--preset {name}: {presets.WHAT[name]} {' '.join(words)}".strip() in shown
+    assert f"--preset {name}: {WHAT[name]} {' '.join(words)}".strip() in shown
 
 
 def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
@@ -112,12 +90,12 @@ def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
         ("--hidden 7", "model", {"hidden": (7,)}),
         ("--layers 64 10", "model", {"hidden": None, "layers": (64, 10)}),
         ("--initial-params a", "model", {"hidden": None, "initial_params": Path("a")}),
-        ("--warmup-steps 4", "optimizer", {"warmup_share": 0.0, "warmup_steps": 4}),
+        ("--warmup-steps 4", "optimizer", {"warmup_fraction": 0.0, "warmup_steps": 4}),
         ("--rotation 0", "augment", {"rotation": 0.0}),
         ("--weight-decay 0", "optimizer", {"weight_decay": 0.0}),
         ("--loss tutorial", "training", {"loss": "tutorial", "label_smoothing": 0.0}),
         ("--loss cross_entropy", "training", {}),
-        ("--schedule one_cycle", "optimizer", {"schedule": "one_cycle", "warmup_share": 0.0}),
+        ("--schedule one_cycle", "optimizer", {"schedule": "one_cycle", "warmup_fraction": 0.0}),
     ],
 )
 def test_flags_override_the_preset_wherever_it_stands(words, group, values):
@@ -159,7 +137,7 @@ def test_modern_learns_and_its_run_says_what_it_was(train):
     folder = RunFolder.open("run")
     assert folder.rows()[-1]["test_accuracy"] > 0.7
     config = folder.config
-    assert config["layers"] == [64, *HIDDEN, 10]
+    assert config["layers"] == [64, 512, 512, 10]
     flags = recorded_flags(folder)
     assert flags.training.preset == "modern"
     assert (flags.training.epochs, flags.training.steps, flags.data.batch_size) == (None, 60, 100)

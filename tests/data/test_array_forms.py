@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision.datasets as tv
 import torchvision.transforms as v1
+from helpers import assert_same_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, random_split
@@ -22,21 +23,6 @@ from feedax.errors import PlanError
 SCALED = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
-def same(ours, expected):
-    assert type(ours) is type(expected)
-    if isinstance(ours, np.ndarray):
-        assert (ours.dtype, ours.shape) == (expected.dtype, expected.shape)
-        assert ours.tobytes() == expected.tobytes()
-        assert ours.flags.c_contiguous
-    elif isinstance(ours, dict):
-        assert list(ours) == list(expected)
-        same(list(ours.values()), list(expected.values()))
-    else:
-        assert len(ours) == len(expected)
-        for a, b in zip(ours, expected, strict=True):
-            same(a, b)
-
-
 def check(dataset, examples=None):
     """Gathered batches are the dataset's, in any order, with repetitions, and all at once."""
     form = array_form(dataset)
@@ -44,8 +30,8 @@ def check(dataset, examples=None):
     assert len(form) == count
     load = examples or (lambda rows: [dataset[i] for i in rows])
     for rows in ([count - 1, 0, 0, count // 2], [1], range(count)):
-        same(form.take(np.array(rows)), numpy_collate(load(list(rows))))
-    same(form.take(slice(None)), numpy_collate(load(list(range(count)))))
+        assert_same_batch(form.take(np.array(rows)), numpy_collate(load(list(rows))))
+    assert_same_batch(form.take(slice(None)), numpy_collate(load(list(range(count)))))
     assert form.same_dataset(array_form(dataset))
     return form
 
@@ -210,10 +196,10 @@ def test_subsets_and_concats_of_each_other(pieces, draw):
     dataset = nested(pieces)
     form = array_form(dataset)
     rows = draw.draw(st.lists(st.integers(0, len(dataset) - 1), min_size=1, max_size=12))
-    same(form.take(np.array(rows)), numpy_collate([dataset[i] for i in rows]))
+    assert_same_batch(form.take(np.array(rows)), numpy_collate([dataset[i] for i in rows]))
     everything = numpy_collate([dataset[i] for i in range(len(dataset))])
-    same(form.take(slice(None)), everything)
-    same(form.take(slice(1, None, 2)), [leaf[1::2].copy() for leaf in everything])
+    assert_same_batch(form.take(slice(None)), everything)
+    assert_same_batch(form.take(slice(1, None, 2)), [leaf[1::2].copy() for leaf in everything])
 
 
 def test_a_concat_is_resident_and_random_split_too():
@@ -297,8 +283,8 @@ def test_a_class_of_the_users_is_registered_in_one_line(getitem, arrays):
     check(cls())
     loader = NumpyLoader(Subset(cls(), [3, 1, 2]), batch_size=2)
     assert loader.plan().name == "resident"
-    same(next(iter(loader)), numpy_collate([cls()[3], cls()[1]]))
-    same(loader.arrays(), numpy_collate([cls()[i] for i in (3, 1, 2)]))
+    assert_same_batch(next(iter(loader)), numpy_collate([cls()[3], cls()[1]]))
+    assert_same_batch(loader.arrays(), numpy_collate([cls()[i] for i in (3, 1, 2)]))
 
 
 def test_its_transform_and_its_views_are_looked_at():
@@ -411,7 +397,7 @@ def test_hugging_face_in_numpy_format(hf, table, name):
     )
     streamed = NumpyLoader(data, batch_size=4, plan="streamed")
     for ours, expected in zip(loader, streamed, strict=True):
-        same(ours, expected)
+        assert_same_batch(ours, expected)
     check(Subset(data, [2, 0, 1]), Subset(data, [2, 0, 1]).__getitems__)
 
 

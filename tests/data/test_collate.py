@@ -21,7 +21,7 @@ from feedax.errors import ExampleError
 Pair = namedtuple("Pair", ["x", "y"])
 
 
-def same(ours, torchs):
+def assert_like_torch(ours, torchs):
     """Ours is torch's batch, its tensors as arrays, its tuples as lists."""
     if isinstance(torchs, torch.Tensor):
         assert isinstance(ours, np.ndarray)
@@ -32,7 +32,7 @@ def same(ours, torchs):
         assert type(ours) is type(torchs)
         assert list(ours) == list(torchs)
         for key in torchs:
-            same(ours[key], torchs[key])
+            assert_like_torch(ours[key], torchs[key])
     elif isinstance(torchs, tuple | list):
         if isinstance(torchs[0] if torchs else None, str | bytes):  # torch has a tuple of texts
             assert ours == list(torchs)
@@ -40,7 +40,7 @@ def same(ours, torchs):
         assert type(ours) is (type(torchs) if hasattr(torchs, "_fields") else list)
         assert len(ours) == len(torchs)
         for a, b in zip(ours, torchs, strict=True):
-            same(a, b)
+            assert_like_torch(a, b)
     else:
         raise AssertionError(f"torch gave a {type(torchs)}")
 
@@ -86,7 +86,7 @@ def deeper(inner):
 @given(st.recursive(leaves, deeper, max_leaves=6), st.lists(st.integers(0, 99), min_size=1))
 def test_any_structure_becomes_what_torch_makes_of_it(make, seeds):
     examples = [make(seed) for seed in seeds]
-    same(numpy_collate(examples), default_collate(examples))
+    assert_like_torch(numpy_collate(examples), default_collate(examples))
 
 
 class Class(enum.IntEnum):
@@ -232,7 +232,7 @@ def memory(log):
 @given(st.recursive(leaves, deeper, max_leaves=6), st.lists(st.integers(0, 99), min_size=1))
 def test_memory_of_the_callers_does_not_change_a_batch(make, seeds):
     examples = [make(seed) for seed in seeds]
-    same(collate_into(examples, memory([])), default_collate(examples))
+    assert_like_torch(collate_into(examples, memory([])), default_collate(examples))
 
 
 def test_every_stacked_array_lies_in_the_callers_memory():

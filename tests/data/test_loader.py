@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_batch, slow
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -144,7 +145,7 @@ def test_a_fast_plan_starts_no_workers_but_draws_as_torch_does_with_them(
     order, own_generator, persistent, torchs_with_workers, monkeypatch
 ):
     expected = torchs_with_workers(order, own_generator, persistent)
-    monkeypatch.setattr("feedax.data.workers.iterators.WorkersIter", None)
+    monkeypatch.setattr("feedax.data.iterators.WorkersIter", None)
     for through in (iter, NumpyLoader.index_batches):
         told = history(
             NumpyLoader, order, own_generator, through, num_workers=2,
@@ -153,22 +154,10 @@ def test_a_fast_plan_starts_no_workers_but_draws_as_torch_does_with_them(
         assert told == expected
 
 
-@pytest.mark.parametrize("own_generator", [False, True], ids=["global", "generator"])
+@pytest.mark.parametrize("own_generator", [slow(False), True], ids=["global", "generator"])
 def test_streamed_workers_keep_torchs_order(own_generator, torchs_with_workers):
     told = history(NumpyLoader, "shuffle", own_generator, num_workers=2, plan="streamed")
     assert told == torchs_with_workers("shuffle", own_generator, False)
-
-
-def same(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same(x, y)
-    elif isinstance(a, np.ndarray):
-        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-    else:
-        assert a == b
 
 
 DATASETS = {
@@ -194,7 +183,7 @@ def test_every_plan_gives_the_bits_of_numpy_collate(name):
     ]
     assert NumpyLoader(dataset).plan().name == "resident"
     for plan in PLANS:
-        same(list(NumpyLoader(dataset, batch_size=2, plan=plan)), expected)
+        assert_same_batch(list(NumpyLoader(dataset, batch_size=2, plan=plan)), expected)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -239,9 +228,11 @@ def first_two(batch):
 def test_a_collate_fn_of_ones_own_gets_a_list_and_its_tensors_become_arrays():
     [batch] = NumpyLoader(TensorDataset(torch.eye(3)), batch_size=3, collate_fn=first_two)
     assert type(batch["list"]) is tuple
-    same([batch["first"], *batch["list"]], [np.float32([1, 0, 0]), np.array([3]), "text", None])
+    assert_same_batch(
+        [batch["first"], *batch["list"]], [np.float32([1, 0, 0]), np.array([3]), "text", None]
+    )
     [batch] = NumpyLoader(numbered(3), batch_size=3, collate_fn=lambda batch: (type(batch), batch))
-    same(batch, (list, [numbered(3)[i] for i in range(3)]))
+    assert_same_batch(batch, (list, [numbered(3)[i] for i in range(3)]))
 
 
 class Batched(Dataset):
@@ -268,11 +259,11 @@ def test_a_dataset_that_loads_whole_batches():
 def test_without_batches_examples_are_only_converted():
     dataset = TensorDataset(torch.arange(6).reshape(3, 2), torch.arange(3))
     examples = list(NumpyLoader(dataset, batch_size=None))
-    same(examples, [[np.array([2 * i, 2 * i + 1]), np.array(i)] for i in range(3)])
+    assert_same_batch(examples, [[np.array([2 * i, 2 * i + 1]), np.array(i)] for i in range(3)])
     # torch's way to fetch a whole batch with one index.
     batches = BatchSampler(SequentialSampler(dataset), 2, False)
     [first, _] = NumpyLoader(dataset, batch_size=None, sampler=batches)
-    same(first, [np.array([[0, 1], [2, 3]]), np.array([0, 1])])
+    assert_same_batch(first, [np.array([[0, 1], [2, 3]]), np.array([0, 1])])
 
 
 class Countdown(IterableDataset):
@@ -349,7 +340,7 @@ def test_a_copied_or_pickled_loader_gives_the_same_batches(plan, twin):
     torch.manual_seed(5)
     expected = list(loader)
     torch.manual_seed(5)
-    same(list(other), expected)
+    assert_same_batch(list(other), expected)
 
 
 @pytest.mark.parametrize("ask", [NumpyLoader.arrays, NumpyLoader.index_batches])
@@ -367,7 +358,7 @@ def test_a_streamed_loader_has_no_arrays(ask):
 def test_arrays_hold_all_examples_in_the_datasets_order(name):
     dataset = DATASETS[name]()
     arrays = NumpyLoader(dataset, batch_size=2, shuffle=True).arrays()
-    same(arrays, numpy_collate([dataset[i] for i in range(len(dataset))]))
+    assert_same_batch(arrays, numpy_collate([dataset[i] for i in range(len(dataset))]))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import slow
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -73,7 +74,7 @@ def test_what_torch_lets_one_assign_is_honoured():
     assert loader.plan().name == "resident"
 
 
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("persistent", [slow(False), True])
 def test_workers_may_be_assigned_and_are_ours(persistent):
     """A dataset of a local class and its lambda travel to our workers only."""
 

@@ -2,12 +2,14 @@
 
 import random
 import warnings
+from itertools import product
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
+from helpers import slow, slow_but
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -107,8 +109,10 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    slow_but([("forwarded", 1), *((name, 0) for name in WHOLE)], product(WHOLE, [0, 1])),
+)
 def test_the_examples_are_those_of_the_datasets_own_indexing(name, workers):
     dataset = WHOLE[name]()
     loader = NumpyLoader(dataset, batch_size=2, num_workers=workers)
@@ -212,7 +216,7 @@ def score(w, x):
 
 
 @pytest.mark.parametrize("name", VALIDATION)
-@pytest.mark.parametrize("generator", [None, GENERATOR], ids=["global", "generator"])
+@pytest.mark.parametrize("generator", [None, slow(GENERATOR)], ids=["global", "generator"])
 def test_training_is_the_same_with_and_without_evaluation(name, generator):
     def trained(sets):
         torch.manual_seed(0)
@@ -303,8 +307,8 @@ TEXTS = [{"text": f"word {i}", "x": torch.tensor([i])} for i in range(8)]
 
 @pytest.mark.parametrize(
     ("examples", "arguments"),
-    [([*range(8)], {"batch_size": 4}), ([*range(8)], {"batch_size": None}),
-     (TEXTS, {"batch_size": 1, "persistent_workers": True}),
+    [([*range(8)], {"batch_size": 4}), slow([*range(8)], {"batch_size": None}),
+     slow(TEXTS, {"batch_size": 1, "persistent_workers": True}),
      (TEXTS, {"batch_size": 2, "collate_fn": lambda examples: len(examples)})],
     ids=["batches", "no batches", "persistent", "collate_fn"],
 )  # fmt: skip
@@ -327,8 +331,8 @@ def test_a_stream_that_is_not_shared_out_is_told(examples, arguments):
 
 @pytest.mark.parametrize(
     ("dataset", "arguments"),
-    [(Split([*range(8)]), {}), (Split([1.0] * 8), {"batch_size": 2}),
-     (Split([0, 0, 1, 2, 3, 4]), {}), (Whole([*range(8)]), {"worker_init_fn": share_out}),
+    [(Split([*range(8)]), {}), slow(Split([1.0] * 8), {"batch_size": 2}),
+     slow(Split([0, 0, 1, 2, 3, 4]), {}), (Whole([*range(8)]), {"worker_init_fn": share_out}),
      (Split(["header", "header", *"abcdef"]), {"batch_size": None})],
     ids=["split", "constants", "begun alike", "worker_init_fn", "header"],
 )  # fmt: skip

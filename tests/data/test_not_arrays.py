@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from helpers import slow
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
@@ -162,7 +163,7 @@ class Stream(torch.utils.data.IterableDataset):
         return (self.data[i] for i in range(len(self.data)))
 
 
-@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize("size", [1, slow(None)])
 def test_a_worker_says_the_same(size):
     who = "numpy_collate" if size else "NumpyLoader"
     loader = NumpyLoader(Second(np.ones((2, 2)), MASKED), size, num_workers=1)

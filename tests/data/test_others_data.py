@@ -1,7 +1,6 @@
 """Data that others make: Hugging Face, WebDataset, ImageFolder, and torch's other samplers."""
 
 import gc
-import importlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import optax
 import pytest
 import torch
 import webdataset
+from helpers import slow
 from PIL import Image
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 from torchvision.datasets import ImageFolder
@@ -24,16 +24,6 @@ COUNT = 11
 RNG = np.random.default_rng(5)
 POINTS = RNG.normal(size=(COUNT, 2, 3)).astype(np.float32)
 WORDS = [f"word {i}" for i in range(COUNT)]
-
-
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The `datasets` package, which asks no network and uses a cache of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hugging face")))
-        for switch in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-            patch.setenv(switch, "1")
-        yield importlib.import_module("datasets")
 
 
 def table(hugging_face: ModuleType):
@@ -79,8 +69,9 @@ def epochs(cls, dataset, count=2, **arguments):
     return [list(loader) for _ in range(count)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("numpy", 0), ("torch", 0), slow("numpy", 2), ("torch", 2)]
+)
 def test_a_hugging_face_table_gives_torchs_batches(hugging_face, kind, workers):
     data = table(hugging_face).with_format(kind)
     theirs = [as_numpy(epoch) for epoch in epochs(DataLoader, data, shuffle=True)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from helpers import write_idx
 from torch.utils.data import (
     ConcatDataset,
     Dataset,
@@ -20,7 +21,7 @@ from torch.utils.data import (
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader, Plan, numpy_collate
-from feedax.data.workers.iterators import start_method
+from feedax.data.workers import start_method
 from feedax.errors import ExampleError, PlanError
 
 HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
@@ -36,11 +37,6 @@ def arrays(count=20, transform=None):
     rng = np.random.default_rng(count)
     inputs = rng.integers(0, 256, (count, 4, 3), np.uint8)
     return ArrayDataset(inputs, rng.integers(0, 10, count), transform)
-
-
-def write_idx(path, array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.write_bytes(header + array.tobytes())
 
 
 @pytest.fixture
@@ -246,10 +242,10 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
     dataset = make()
     note = HERE
     if "num_workers" in arguments:
-        method = start_method(NumpyLoader(dataset, **arguments))
+        method = start_method(arguments.get("multiprocessing_context"))
         note = f"Examples are loaded by 2 worker processes (started by {method})."
     if case == "iterable":
-        note += " It has no state_dict: to go on from a position it is loaded again."
+        note += " It has no state_dict: to resume from a position, it is loaded again."
     assert str(NumpyLoader(dataset, **arguments).plan()) == f"streamed: {why}. {note}"
     for plan in ("resident", "vectorised"):
         loader = NumpyLoader(dataset, plan=plan, **arguments)
@@ -277,7 +273,7 @@ def test_an_unknown_plan_is_refused():
 
 
 def test_where_torch_chooses_how_workers_start(monkeypatch):
-    monkeypatch.setattr("feedax.data.workers.iterators.HAS_OWN_WORKERS", False)
+    monkeypatch.setattr("feedax.data.workers.HAS_OWN_WORKERS", False)
     loader = NumpyLoader(AnyPython(), num_workers=1)
     assert loader.multiprocessing_context is None
     assert loader.plan().notes == (

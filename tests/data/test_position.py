@@ -1,6 +1,5 @@
 """A loader's position: saved as JSON, and gone on from to the bit."""
 
-import importlib
 import itertools
 import json
 import random
@@ -8,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import bits, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -42,11 +42,6 @@ class Drawn(Dataset):
     def __getitem__(self, index):
         drawn = random.random(), np.random.random(), float(torch.rand(()))
         return np.array([index, *drawn])
-
-
-def bits(batch):
-    leaves = batch if isinstance(batch, list | tuple) else [batch]
-    return [(leaf.dtype.str, leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
 
 
 def indices(batch):
@@ -215,7 +210,7 @@ def test_a_saved_state_and_a_loaded_one_are_nobody_elses():
     assert json.dumps(loader.state_dict()) == expected
 
 
-@pytest.mark.parametrize("dataset", [Drawn, numbered])
+@pytest.mark.parametrize("dataset", [Drawn, slow(numbered)])
 def test_with_a_seed_any_plan_and_any_workers_go_on_from_any_other(dataset):
     slow, fast = [("streamed", 0), ("streamed", 2)], [("vectorised", 0), ("resident", 2)]
     pairs = [*itertools.permutations(slow + fast * (dataset is numbered), 2)]
@@ -345,8 +340,8 @@ def test_a_sampler_without_a_state_is_asked_again(sampler, plan, workers, own):
 
 
 OTHER = (
-    "NumpyLoader: to go on from a saved position the sampler must yield the indices that it "
-    "yielded then, and its first 3 batches are others; give the loader the same dataset and "
+    "NumpyLoader: to resume from a saved position the sampler must yield the indices that it "
+    "yielded then, and its first 3 batches differ; give the loader the same dataset and "
     "arguments, or the sampler a state_dict of its own"
 )
 
@@ -544,8 +539,8 @@ ALONE, KEPT, DROPPED = {"batch_size": None}, {"batch_size": 3}, {"batch_size": 3
 
 @pytest.mark.parametrize(
     ("dataset", "workers", "arguments"),
-    [(Shards, 0, KEPT), (Shards, 2, KEPT), (Longer, 2, DROPPED), (Resumable, 0, ALONE),
-     (Resumable, 0, DROPPED), (Resumable, 2, KEPT), (Resumable, 2, ALONE)],
+    [(Shards, 0, KEPT), slow(Shards, 2, KEPT), (Longer, 2, DROPPED), (Resumable, 0, ALONE),
+     (Resumable, 0, DROPPED), (Resumable, 2, KEPT), slow(Resumable, 2, ALONE)],
 )  # fmt: skip
 def test_a_stream_goes_on_in_each_worker(dataset, workers, arguments):
     def loader():
@@ -567,7 +562,7 @@ def test_a_stream_goes_on_in_each_worker(dataset, workers, arguments):
             assert [bits(batch) for batch in resumed] == following
 
 
-@pytest.mark.parametrize("dataset", [Shards, Resumable])
+@pytest.mark.parametrize("dataset", [slow(Shards), Resumable])
 def test_a_stream_is_saved_and_gone_on_with_again_and_again(dataset):
     def loader():
         return NumpyLoader(dataset(), batch_size=2, num_workers=2, persistent_workers=True, seed=1)
@@ -594,7 +589,7 @@ def test_a_stream_is_not_gone_on_with_by_other_workers():
     with pytest.raises(PositionError) as error:
         iter(resumed)
     assert str(error.value) == (
-        "NumpyLoader: each worker goes on with its own share of an IterableDataset, and the "
+        "NumpyLoader: each worker resumes its own share of an IterableDataset, and the "
         "position was saved with 1 of them but this loader has num_workers=2; make the loader "
         "with the same number"
     )
@@ -629,18 +624,7 @@ def test_a_stream_with_a_state_reads_nothing_again():
     assert data.read == 2
 
 
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory):
-    """The `datasets` package, which asks no network and uses a cache of its own."""
-    pytest.importorskip("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hugging face")))
-        for switch in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-            patch.setenv(switch, "1")
-        yield importlib.import_module("datasets")
-
-
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, True)])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), slow(2, True)])
 def test_a_hugging_face_stream_goes_on(hugging_face, workers, persistent):
     def loader():
         data = hugging_face.Dataset.from_dict({"i": list(range(11))})

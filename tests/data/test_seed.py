@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import bits, draw, slow, slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -26,11 +27,6 @@ from feedax.errors import PlanError
 
 COUNT = 21
 PLANS = ["resident", "vectorised", "streamed"]
-
-
-def draw():
-    """A number from each of the three random states."""
-    return random.random(), np.random.random(), float(torch.rand(()))
 
 
 class Drawn(Dataset):
@@ -61,11 +57,6 @@ class Named(Drawn):
     def __getitem__(self, name):
         assert isinstance(name, str)
         return np.array([*draw()])
-
-
-def bits(batch):
-    leaves = batch if isinstance(batch, list | tuple) else [batch]
-    return [(leaf.dtype.str, leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
 
 
 def told(dataset=None, epochs=2, **arguments):
@@ -139,20 +130,24 @@ def test_the_seed_alone_decides_the_batches(order):
     assert all(a != b for a, b in itertools.combinations(firsts, 2))
 
 
-@pytest.mark.parametrize("order", ["shuffle", "weighted", "lazy", "eager", "batches", "no batches"])
+@pytest.mark.parametrize(
+    "order",
+    slow_but(["shuffle", "batches"], ["weighted", "lazy", "eager", "no batches"]),
+)
 def test_workers_give_the_bytes_of_this_process(order):
     expected = told(**ORDERS[order]())
     persistent = order in ("shuffle", "batches")
     assert told(**ORDERS[order](), num_workers=2, persistent_workers=persistent) == expected
 
 
-@pytest.mark.parametrize("dataset", [DrawnAtOnce, Drawn])
+@pytest.mark.parametrize("dataset", [DrawnAtOnce, slow(Drawn)])
 def test_any_number_of_workers(dataset):
     expected = told(dataset(), shuffle=True)
     assert told(dataset(), shuffle=True, num_workers=1) == expected
     assert told(dataset(), shuffle=True, num_workers=2, prefetch_factor=1) == expected
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned():
     expected = told(shuffle=True)
     ours = told(

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -31,24 +33,7 @@ NAMES = [
 REMEDY = "name another folder with root=DIR (--root DIR)"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "feedax"
-
-
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-    """One unpacked MNIST that tests copy from or read, and never change."""
-    root = tmp_path_factory.mktemp("unpacked")
-    datasets.mnist(root=root)
-    return root
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DatasetError) as caught:
-        call(*args, **kwargs)
-    return str(caught.value)
+message = partial(helpers.message, DatasetError)
 
 
 def files_under(folder):

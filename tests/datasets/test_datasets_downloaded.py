@@ -7,7 +7,6 @@ import http.server
 import pickle
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tarfile
@@ -17,6 +16,7 @@ import threading
 import numpy as np
 import pytest
 import torchvision
+from helpers import write_idx
 
 from feedax import datasets
 from feedax.cache_folder import cache_folder
@@ -29,9 +29,8 @@ LABELS = {"train": np.arange(6, dtype=np.uint8), "test": np.arange(4, dtype=np.u
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch, tmp_path):
-    """Proxies on a port that nobody listens on, and a cache of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def no_network(monkeypatch):
+    """Proxies on a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -50,13 +49,6 @@ def message(call, *args, **kwargs):
 
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def write_idx(path, array):
-    codes = {np.dtype(np.uint8): 8, np.dtype(np.int32): 12}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = struct.pack(f">BBBB{array.ndim}i", 0, 0, codes[array.dtype], array.ndim, *array.shape)
-    path.write_bytes(head + array.astype(array.dtype.newbyteorder(">")).tobytes())
 
 
 def write_mnist_like(raw):

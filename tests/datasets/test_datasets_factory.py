@@ -2,17 +2,15 @@
 
 import itertools
 import sys
+from functools import partial
 
+import helpers
 import pytest
 
 from feedax import datasets
 from feedax.errors import DatasetError, reason
 
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DatasetError) as caught:
-        call(*args, **kwargs)
-    return str(caught.value)
+message = partial(helpers.message, DatasetError)
 
 
 COUNTER = itertools.count()

@@ -3,8 +3,10 @@
 import errno
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torchvision
@@ -18,15 +20,7 @@ RNG = np.random.default_rng(0)
 EXTENSIONS = ".jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DatasetError) as caught:
-        call(*args, **kwargs)
-    return str(caught.value)
+message = partial(helpers.message, DatasetError)
 
 
 # ------------------------------------------------------------------------------ image folders

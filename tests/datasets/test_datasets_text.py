@@ -1,5 +1,8 @@
 """The text form of datasets, and what datasets say of themselves."""
 
+from functools import partial
+
+import helpers
 import numpy as np
 import pytest
 import torchvision
@@ -9,18 +12,7 @@ from feedax import datasets
 from feedax.data.array_dataset import ArrayDataset
 from feedax.errors import DatasetError
 
-
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-    root = tmp_path_factory.mktemp("unpacked")
-    datasets.mnist(root=root)
-    return root
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DatasetError) as caught:
-        call(*args, **kwargs)
-    return str(caught.value)
+message = partial(helpers.message, DatasetError)
 
 
 # ------------------------------------------------------------------------------ the text form

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow
 from torch.utils.data import Dataset
 
 import feedax
 from feedax.errors import ModelError
-from feedax.feed import Devices, device_blocks
+from feedax.feed import Devices, Source, device_blocks
 from feedax.feed.batch import pair
 
 COUNT = 50
@@ -86,7 +87,7 @@ def by_hand(optimizer, batches):
     return params
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", [slow(False), True])
 def test_fit_trains_on_them_as_a_loop_by_hand_and_evaluates_them(batched):
     """50 examples: the last batch is short, and of its own width."""
 
@@ -139,9 +140,11 @@ def test_a_sweep_evaluates_them_and_says_where_networks_cannot_share_steps():
         feedax.sweep(predict, init, loader(shuffle=True), seeds=2, epochs=1, together=2)
 
 
-def blocks(batches, size):
+def blocks(batches, size, **options):
     """How device_blocks cuts them: shapes, and how many examples count."""
-    with_checks = device_blocks(batches, lambda leaves: size, lambda *_: None, Devices(1))
+    with_checks = device_blocks(
+        Source(batches), lambda leaves: size, lambda *_: None, Devices(1), **options
+    )
     return [(block.inputs.shape, block.inputs.dtype, count) for block, count in with_checks]
 
 
@@ -169,10 +172,9 @@ def test_other_dtypes_are_other_shapes_where_the_device_tells_them_apart():
     assert blocks(mixed, 8) == [((8, 2), floats, 8), ((4, 2), ints, 4)]
 
 
-def test_what_waits_takes_bounded_memory(monkeypatch):
+def test_what_waits_takes_bounded_memory():
     """Where there is too much, the fullest of the piles is scored as it is."""
-    monkeypatch.setattr("feedax.feed.streamed.WAITING_BYTES", 3 * 4 * (4 + 4))
-    found = blocks(of_width(*[1] * 3, 2, 3), 64)
+    found = blocks(of_width(*[1] * 3, 2, 3), 64, waiting_bytes=3 * 4 * (4 + 4))
     shapes = [(shape, count) for shape, _, count in found]
     assert shapes == [((16, 1), 12), ((4, 3), 4), ((4, 2), 4)]
 

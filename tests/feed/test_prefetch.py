@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import aligned, transfer_threads
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import feedax
@@ -21,10 +22,6 @@ from feedax.feed import Masked, prefetch_to_device
 
 MODES = ["short", "drop", "pad", "wrap"]
 HOW_TO = [1, 2, 5]
-
-
-def transfer_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("feedax-transfer")]
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +38,6 @@ def wait_for_no_threads():
     while transfer_threads() and time.monotonic() < deadline:
         time.sleep(0.002)
     assert transfer_threads() == []
-
-
-def aligned(shape, value, dtype=np.float32):
-    """An array from an address on that JAX would take as its own memory."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(count + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    array = memory[start : start + count].view(dtype).reshape(shape)
-    array[...] = value
-    return array
 
 
 def counted(count=7, size=4):
@@ -224,8 +211,8 @@ def test_a_source_without_state():
     with pytest.raises(BatchError) as error:
         prefetch_to_device(counted()).state_dict()
     assert str(error.value) == (
-        "prefetch_to_device: only a loader with a state_dict can say where it stands, and these "
-        "batches come from one without; give a NumpyLoader"
+        "prefetch_to_device: state_dict() needs batches of a loader that has a state_dict, and "
+        "these have none; give a NumpyLoader"
     )
 
 

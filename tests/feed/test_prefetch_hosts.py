@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_prefetch import aligned
+from helpers import aligned
 
 HOST = """
 import sys

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import change_config
 
 from feedax import datasets
 from feedax.cli import main
@@ -40,11 +41,6 @@ def params_of(layers):
         (np.ones((n, m), np.float32), np.zeros(n, np.float32))
         for m, n in itertools.pairwise(layers)
     ]
-
-
-def change(folder, **entries):
-    path = folder.path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
 def peak():
@@ -109,7 +105,7 @@ OF, SIZES, WORDS = "'{}' of CONFIG must be {}", "a list of sizes", "a list of wo
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_an_entry_is_named_with_its_value(run, capfd, takes_little, entries, said):
-    change(run, **entries)
+    change_config(run.path, **entries)
     with pytest.raises(RunFolderError) as error:
         RunFolder.open(run.path)
     said = said.replace("CONFIG", str(run.path / "config.json"))

@@ -1,7 +1,9 @@
 """`fit` with checkpoints: a run that goes on has the bits of one that never stopped."""
 
+import functools
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -11,36 +13,19 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+import sweep_jobs
 import torch
+from helpers import bits, problem, slow, slow_but, timeless
+from sweep_jobs import COUNT, SIZE, Noisy
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
+from feedax.machine import usable_cpus
 from feedax.storage.checkpoint_file import read_checkpoint
 
 WHOLE = "must be a whole number from 1 on, and it is"
-COUNT, SIZE = 52, 8  # six batches and a short one
-
-
-def problem(seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, COUNT)
-    x = rng.normal(0, 1, (COUNT, 6)).astype(np.float32)
-    x[np.arange(COUNT), y] += 2
-    return x, y
-
-
-class Noisy(torch.utils.data.Dataset):
-    """Every example is another one each time that it is loaded."""
-
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return self.x[i] + np.random.normal(0, 0.1, 6).astype(np.float32), self.y[i]
+loader = functools.partial(sweep_jobs.loader, seed=3)
 
 
 def with_dropout(params, x, key, train):
@@ -55,12 +40,6 @@ PARAMS = {
     "w": jax.random.normal(jax.random.key(1), (16, 6)) / 3,
     "v": jax.random.normal(jax.random.key(2), (3, 16)) / 3,
 }
-
-
-def loader(plan="resident", **options):
-    x, y = problem()
-    data = Noisy(x, y) if plan == "streamed" else ArrayDataset(x, y)
-    return feedax.NumpyLoader(data, SIZE, shuffle=True, seed=3, plan=plan, **options)
 
 
 def train(source, checkpoints=None, stop_at=None, **options):
@@ -88,23 +67,6 @@ def train(source, checkpoints=None, stop_at=None, **options):
     return params, history, done
 
 
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def timeless(history):
-    return [
-        {k: v for k, v in row.items() if not k.endswith(("seconds", "examples_per_second"))}
-        for row in history
-    ]
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.training.CHUNK_STEPS", 1)
-
-
 SOURCES = {
     "resident": lambda: loader("resident"),
     "vectorised": lambda: loader("vectorised"),
@@ -115,7 +77,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", slow_but(["resident", "streamed"], SOURCES))
 def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(kind, tmp_path, tells_of_every_step):
     make = SOURCES[kind]
     whole, rows, _ = train(make())
@@ -255,12 +217,12 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), learning_rate=0.5)
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{path} that was 1.0 but is 0.5; give the same, or another folder"
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{path} it was 1.0 but is 0.5; give the same, or another folder"
     )
     with pytest.raises(CheckpointError, match="must hold the arrays of the state"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), optimizer=optax.sgd(0.1))
-    with pytest.raises(ModelError, match="goes on with the best= that it began with"):
+    with pytest.raises(ModelError, match="must have the best= that it began with"):
         train(loader(), feedax.Checkpoints(tmp_path, run="a"), best="test_loss")
     with pytest.raises(PositionError, match="belongs to the seed it was saved with, 3"):
         train(
@@ -270,8 +232,8 @@ def test_what_is_another_run_is_refused(tmp_path, caplog):
     with pytest.raises(BatchError) as caught:
         train(SOURCES["a list"](), feedax.Checkpoints(tmp_path, run="a"))
     assert str(caught.value) == (
-        "fit: a run goes on with a loader like the one it was saved with, which could say where it "
-        "stood, and train is a list; give the same loader"
+        "fit: to resume, train must have the load_state_dict of the loader that the checkpoint was "
+        "saved with, and it is a list, which has none; give the same loader"
     )
     with pytest.raises(CheckpointError) as caught:
         train(loader(), feedax.Checkpoints(tmp_path, run="b"))
@@ -292,7 +254,7 @@ def test_another_runs_newest_is_named_and_the_one_before_it_used(tmp_path, caplo
     assert (events[0].step, bits(params)) == (6, bits(whole))
     assert caplog.messages == [
         f"fit: {foreign} must be a checkpoint of this run, and it is of another one; use an "
-        "earlier one, which is done"
+        "earlier one, as fit does now"
     ]
 
 
@@ -302,7 +264,7 @@ class Stream(torch.utils.data.IterableDataset):
         return iter(zip(x + np.random.normal(0, 0.1, x.shape).astype(np.float32), y, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["stream", "picked"])
+@pytest.mark.parametrize("kind", ["stream", slow("picked")])
 def test_evaluating_a_loader_that_picks_its_examples_moves_no_epoch(kind, tmp_path):
     def source():
         if kind == "stream":
@@ -388,11 +350,12 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, tells_of_every_s
 
 def test_a_difference_that_changes_bits_is_named(tmp_path, caplog, monkeypatch):
     train(loader(), feedax.Checkpoints(tmp_path), epochs=1)
-    monkeypatch.setattr("feedax.train.environment.usable_cpus", lambda: 77)
+    cpus = usable_cpus()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(77))
     with caplog.at_level(logging.WARNING, logger="feedax"):
         train(loader(), feedax.Checkpoints(tmp_path))
     assert [line.partition(", and ")[2] for line in caplog.messages] == [
-        f"usable CPUs was {feedax.machine.usable_cpus()} and is 77"
+        f"usable CPUs was {cpus} and is 77"
     ]
 
 
@@ -444,7 +407,7 @@ def test_seconds_between_checkpoints(tmp_path, tells_of_every_step):
 
 def test_a_loader_that_cannot_say_where_it_stands_is_refused_before_training(tmp_path):
     events = []
-    source = feedax.NumpyLoader(Noisy(*problem()), SIZE, num_workers=1, in_order=False)
+    source = feedax.NumpyLoader(Noisy(), SIZE, num_workers=1, in_order=False)
     with pytest.raises(PositionError):
         feedax.fit(
             with_dropout, PARAMS, source,

@@ -15,16 +15,15 @@ from pathlib import Path
 
 import device_jobs
 import jax
-import numpy as np
 import pytest
-from device_jobs import Job, Kept
+from device_jobs import Job, Kept, assert_close, compilations
 from kill_jobs import SIDE, TRAIN
 
 from feedax.errors import BatchError
 
 # No number of devices divides 27, and the last of 12 batches has 3 examples.
 JOBS = {
-    "resident": (Job(steps=50, batch=27), [3, 8]),
+    "resident": (Job(steps=50, batch=27), [8]),
     "streamed": (Job(steps=50, batch=27, plan="streamed", augments=True), [8]),
     "batch norm": (
         Job("norm", epochs=1, batch=27, plan="streamed", augments=True, x64=True),
@@ -42,7 +41,7 @@ SLOW_JOBS = {
     ),
     "streamed, even": (Job(steps=50, plan="streamed", augments=True), [2, 3, 8]),
     "resident, even": (Job(steps=50), [2, 3, 8]),
-    "resident, uneven": (Job(steps=50, batch=27), [2]),
+    "resident, uneven": (Job(steps=50, batch=27), [2, 3]),
     "resident, float64": (Job(epochs=1, batch=27, x64=True), [2, 3, 8]),
     "vectorised, float64": (Job(epochs=1, plan="vectorised", x64=True), [2, 3, 8]),
     "streamed, float64": (
@@ -97,32 +96,13 @@ def found(results: dict, name: str, devices: int) -> Kept:
     return kept
 
 
-def assert_close(kept: Kept, one: Kept, tolerance: float) -> None:
-    """Parameters, optimizer state, model state and metrics."""
-    assert kept.arrays.keys() == one.arrays.keys()
-    for name, array in one.arrays.items():
-        assert kept.arrays[name].dtype == array.dtype
-        # Sums of metrics are as large as the examples are many.
-        np.testing.assert_allclose(
-            kept.arrays[name], array, rtol=tolerance, atol=tolerance, err_msg=name
-        )
-    assert len(kept.params) == len(one.params)
-    for array, wanted in zip(kept.params, one.params, strict=True):
-        np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance)
-    assert [row.keys() for row in kept.rows] == [row.keys() for row in one.rows]
-    for row, wanted in zip(kept.rows, one.rows, strict=True):
-        for name in ("epoch", "loss", "accuracy", "test_loss", "test_accuracy"):
-            assert row[name] == pytest.approx(wanted[name], rel=tolerance, abs=tolerance), name
-
-
 def assert_like_one_device(results: dict, name: str, job: Job, devices: int) -> None:
     # Trajectories in float32 part after some hundred steps: chaos, not error.
     assert_close(found(results, name, devices), on_one_device(job), 1e-9 if job.x64 else 1e-5)
 
 
-@pytest.mark.parametrize("devices", [3, 8])
-def test_fifty_steps_on_several_devices_are_those_of_one(eight, devices):
-    assert_like_one_device(eight, "resident", JOBS["resident"][0], devices)
+def test_fifty_steps_on_several_devices_are_those_of_one(eight):
+    assert_like_one_device(eight, "resident", JOBS["resident"][0], 8)
 
 
 @pytest.mark.parametrize(("name", "devices"), [("streamed", 8), ("batch norm", 3)])
@@ -167,15 +147,6 @@ def test_a_budget_for_one_copy_is_too_small_for_eight_in_one_memory(eight):
         "vectorised: 8 devices of one memory would each hold all examples, 0.6 MB together, over "
         "the budget of 0.1 MB"
     )
-
-
-PROGRAMS = ("_first_state", "_train_chunk", "_train_batch", "_train_row", "_score_block")
-
-
-def compilations(kept: Kept) -> dict[str, int]:
-    """How often the programs of `fit` were compiled; those apart that calls of it share."""
-    assert all(kept.compiled[name] <= 1 for name in ("_epoch_begun", "are_finite", "pick"))
-    return {name: kept.compiled[name] for name in PROGRAMS if kept.compiled[name]}
 
 
 def test_each_program_is_compiled_once_for_all_batches_and_epochs(eight):

@@ -9,11 +9,11 @@ import os
 import re
 import resource
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command, slow, timeless
 
 from feedax.cli import main
 from feedax.report.run_folder import RunFolder
@@ -25,7 +25,7 @@ FLAGS = (
 )
 NAMES = [f"step-{step:09}.safetensors" for step in (3, 6, 8)]
 NEWEST = f"run/checkpoints/{NAMES[-1]}"
-LEFT_OUT = "; use an earlier one, which is done"
+LEFT_OUT = "; use an earlier one, as fit does now"
 CHANGED = "its content is not what was written (SHA-256)"
 
 
@@ -51,19 +51,14 @@ def resume(runs, tmp_path, monkeypatch, capfd):
     capfd.readouterr()
 
     def run():
-        code = main(["train", "--resume", "run", "--dataset", f"npz:{runs / 'tiny.npz'}"])
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess("", code, said.out, said.err)
+        dataset = f"npz:{runs / 'tiny.npz'}"
+        return run_command(capfd, ["train", "--resume", "run", "--dataset", dataset])
 
     return run
 
 
 def rows(run):
-    times = re.compile(r".*seconds$|examples_per_second")
-    return [
-        {name: value for name, value in row.items() if not times.fullmatch(name)}
-        for row in RunFolder.open(run).rows()
-    ]
+    return timeless(RunFolder.open(run).rows())
 
 
 def assert_ends_as_the_whole_run(runs, done):
@@ -115,7 +110,9 @@ def places(content):
     }
 
 
-@pytest.mark.parametrize("place", ["header length", "size", "digest", "about", "last number"])
+@pytest.mark.parametrize(
+    "place", [slow("header length"), slow("size"), "digest", slow("about"), "last number"]
+)
 def test_one_flipped_bit_is_named_and_the_run_goes_on_from_before(runs, resume, place):
     path = Path(NEWEST)
     content = path.read_bytes()
@@ -145,7 +142,7 @@ def test_one_flipped_bit_anywhere_is_found(runs, tmp_path):
         assert checkpoints.newest().path == tmp_path / NAMES[1], place
 
 
-@pytest.mark.parametrize("left", [0, 7, 100, 0.5, -1])
+@pytest.mark.parametrize("left", [0, slow(7), slow(100), 0.5, slow(-1)])
 def test_a_checkpoint_that_ends_too_early_is_found(runs, resume, left):
     size = os.path.getsize(NEWEST)
     left = int(size * left) if isinstance(left, float) else left % size
@@ -196,7 +193,11 @@ def test_a_folder_in_a_checkpoints_place_is_named(runs, resume):
     os.unlink(NEWEST)
     os.mkdir(NEWEST)
     done = resume()
-    assert_said(done, f"fit: {NEWEST} cannot be read (Is a directory) and is left out", goes_on(6))
+    assert_said(
+        done,
+        f"fit: {NEWEST} cannot be read (Is a directory); the one before it is tried",
+        goes_on(6),
+    )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
         f"feedax train: fit: {NEWEST} must be writable, and the system says 'Is a directory'; "
@@ -211,7 +212,9 @@ def test_a_checkpoint_that_may_not_be_read_is_left_out(runs, resume):
     os.chmod(NEWEST, 0)
     done = resume()
     assert_said(
-        done, f"fit: {NEWEST} cannot be read (Permission denied) and is left out", goes_on(6)
+        done,
+        f"fit: {NEWEST} cannot be read (Permission denied); the one before it is tried",
+        goes_on(6),
     )
     assert_ends_as_the_whole_run(runs, done)
 

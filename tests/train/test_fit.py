@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-import threading
 import time
 from types import SimpleNamespace
 
@@ -12,46 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import batches, bits, linear, problem, slow, slow_but, transfer_threads
 from torch.utils.data import Sampler
 
 import feedax
 from feedax.data import ArrayDataset
-from feedax.feed import Devices
-from feedax.train import clock, waiting
+from feedax.feed import Devices, Source
+from feedax.train.training import Training
 from feedax.train.waiting import Advice, Waiting
 
 
-def linear(w, x):
-    return w @ x
-
-
-def digits(count=300, features=8, classes=3, seed=0):
-    """A small problem that can be learned: classes are shifted clouds."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, count)
-    x = rng.normal(0, 1, (count, features)).astype(np.float32)
-    x[np.arange(count), y] += 3
-    return x, y
-
-
-def batches(x, y, size):
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-@pytest.fixture
-def compilations(caplog):
-    """Counts how often JAX itself says that it compiled a function of this name."""
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-
-        def count(name):
-            said = f"Finished XLA compilation of jit({name})"
-            return sum(said in record.getMessage() for record in caplog.records)
-
-        yield count
+def digits(count=300, **options):
+    return problem(count=count, features=8, shift=3, **options)
 
 
 def test_fit_is_gradient_descent_by_hand():
@@ -70,9 +41,9 @@ def test_fit_is_gradient_descent_by_hand():
     assert len(history) == 1
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_one_compilation_for_a_short_last_batch_and_unequal_chunks(plan, compilations, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every piece
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every piece
     x, y = digits(1000)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 16, plan=plan)  # 62 batches of 16, one of 8
     lengths, last = [], 0
@@ -112,7 +83,7 @@ def _seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_evaluation_does_not_move_the_training_order(plan):
     import torch
 
@@ -127,7 +98,7 @@ def test_evaluation_does_not_move_the_training_order(plan):
     assert bits(train(True)) == bits(train(False))
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_evaluation_is_the_same_to_the_bit_for_every_batch_size(plan):
     x, y = digits(2500)
     w = jax.random.normal(jax.random.key(0), (3, 8))
@@ -287,7 +258,7 @@ def test_convolutions_run_step_by_step_on_the_cpu(compilations):
     np.testing.assert_allclose(fitted, streamed, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_a_dataset_that_changes_between_epochs_is_seen(plan):
     """Its labels are swapped in place after the first epoch, and it grows after the second."""
     import torch
@@ -344,8 +315,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_any_optax_transformation(optimizer):
+@pytest.mark.parametrize("name", slow_but(["a line search", "a schedule and clipping"], OPTIMIZERS))
+def test_any_optax_transformation(name):
+    optimizer = OPTIMIZERS[name]
     x, y = digits(64)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 16)
     _, history = feedax.fit(linear, jnp.zeros((3, 8)), loader, optimizer=optimizer, epochs=3)
@@ -522,13 +494,9 @@ class Told:
         return SimpleNamespace(loading=0.25 * len(self.asked), starting=2.0 * bool(self.asked))
 
 
-def transfer_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("feedax")]
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)  # tell of every step
+    monkeypatch.setattr(Training, "report_seconds", 0.0)  # tell of every step
     x, y = digits(60)
     done = 0
 
@@ -551,9 +519,9 @@ def test_batches_are_fetched_ahead_only_where_workers_load(num_workers, monkeypa
     assert all(0 < row["wait_seconds"] < row["seconds"] for row in history)
 
 
-@pytest.mark.parametrize("raised", [feedax.StopTraining, ZeroDivisionError])
+@pytest.mark.parametrize("raised", [feedax.StopTraining, slow(ZeroDivisionError)])
 def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
     x, y = digits(60)
     source = Told(batches(x, y, 10), 2, lambda: 0)
 
@@ -570,7 +538,7 @@ def test_a_run_that_ends_early_lets_its_source_go(raised, monkeypatch):
 
 def test_loading_while_the_device_computes_is_not_waiting(monkeypatch):
     """Steps take longer than batches: of an epoch, only the first one is waited for."""
-    monkeypatch.setattr(clock, "CHUNK_SECONDS", 1000.0)  # no events
+    monkeypatch.setattr(Training, "report_seconds", 1000.0)  # no events
     x, y = digits(8)
 
     def predict(w, x):
@@ -640,7 +608,7 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ],
 )  # fmt: skip
 def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
-    advice, epoch = Advice(), Waiting(source(), None)
+    advice, epoch = Advice(), Waiting(Source(source()), None)
     row = {"epoch": 1, "seconds": 4.0, "start_seconds": start}
     advice.after(row | {"wait_seconds": 0.8}, epoch)  # a fifth, and no more
     advice.after(row | {"seconds": 1.0, "wait_seconds": 0.9}, epoch)
@@ -656,7 +624,7 @@ def test_what_to_change_depends_on_the_source(source, start, remedy, caplog):
 
 
 def test_workers_that_start_once_are_nothing_to_change(caplog):
-    advice, epoch = Advice(), Waiting(loader_of("streamed", 2), None)
+    advice, epoch = Advice(), Waiting(Source(loader_of("streamed", 2)), None)
     epoch.first_seconds = 2.5
     row = {"epoch": 0, "seconds": 4.0, "wait_seconds": 2.8, "start_seconds": 2.5}
     advice.after(row, epoch)
@@ -697,9 +665,9 @@ def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
     seconds, works, busy, is_told, counts_delays, monkeypatch, caplog
 ):
     """Where the machine is busy, it is the indices on their way that take long."""
-    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(Advice, "long_enough", 0.01)
     if not counts_delays:
-        monkeypatch.setattr(waiting, "_delays", lambda: None)
+        monkeypatch.setattr(Waiting, "cpu_delay", lambda self: None)
     x, y = digits(24)
     replicate = Devices.replicate
     monkeypatch.setattr(Devices, "replicate", lambda *a: (time.sleep(busy), replicate(*a))[1])
@@ -713,7 +681,7 @@ def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_sweep_is_told_once(together, monkeypatch, caplog):
-    monkeypatch.setattr(waiting, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(Advice, "long_enough", 0.01)
     x, y = digits(16)
 
     def slow(seed):

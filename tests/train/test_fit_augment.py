@@ -8,16 +8,13 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from sweep_jobs import COUNT, SIZE, STEPS, bits, init, loader, predict, problem, timeless
+from helpers import bits, linear, problem, timeless
+from sweep_jobs import COUNT, SIZE, STEPS, init, loader, predict
 
 import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import AugmentError, CheckpointError, ModelError, OptimizerError
-from feedax.train.job import plan_job
-
-
-def linear(w, x):
-    return w @ x
+from feedax.train.specification import FitSpecification
 
 
 def fit(source, predict=predict, params=None, **options):
@@ -189,8 +186,8 @@ def test_an_alpha_that_is_none_is_refused(mixup):
 
 def test_numbers_of_other_kinds_are_alphas():
     for alpha in (1, 1.0, np.float32(1), np.int64(1)):
-        job = plan_job(predict, init(jax.random.key(0)), [problem()], mixup=alpha)
-        assert (job.mixup, type(job.mixup)) == (1.0, float)
+        asked = FitSpecification(predict, init(jax.random.key(0)), [problem()], mixup=alpha)
+        assert (asked.mixup, type(asked.mixup)) == (1.0, float)
 
 
 def test_words_cannot_be_mixed():
@@ -344,8 +341,8 @@ def test_a_run_goes_on_with_its_own_values_only(tmp_path):
     for hyperparams, said in (
         (
             {"dropout": 0.25},
-            f"fit: a run goes on with the dropout= that it began with, and in {file} that was 0.5 "
-            "but is 0.25; give the same, or another folder",
+            f"fit: a resumed run must have the dropout= that it began with, and in {file} it was "
+            "0.5 but is 0.25; give the same, or another folder",
         ),
         (
             None,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import linear
 
 import feedax
 from feedax.data import ArrayDataset
@@ -20,10 +21,6 @@ from feedax.errors import (
 X = np.ones((6, 8), np.float32)
 Y = np.array([0, 1, 2, 0, 1, 2])
 W = jnp.zeros((3, 8))
-
-
-def linear(w, x):
-    return w @ x
 
 
 def message(kind, batches, predict=linear, params=W, **options):
@@ -173,7 +170,7 @@ def test_text_is_no_number():
     assert message(BatchError, [(np.array(["a", "b"]), Y[:2])]) == said
     with pytest.raises(BatchError) as error:
         feedax.evaluate(linear, W, [(np.array(["a", "b"]), Y[:2])])
-    assert str(error.value) == said
+    assert str(error.value) == said.replace("fit:", "evaluate:")
 
 
 def test_a_model_that_does_not_fit_the_data():

@@ -105,9 +105,9 @@ def test_one_that_ends_early_says_how_many_came(caplog):
     assert trained.tobytes() == expected.tobytes()
     assert len(rows) == 1
     assert said(caplog) == [
-        "fit: train must yield a batch for each of the 30 steps, and it ended after 12, and "
-        "training with it; give more batches, or a NumpyLoader or a list, which is gone through "
-        "again"
+        "fit: train must yield a batch for each of the 30 steps, and it ended after 12, "
+        "which ended training; give more batches, or a NumpyLoader or a list, which can be "
+        "iterated again"
     ]
     caplog.clear()
     fit(generator(count=12), 12)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import slow
 from torch.utils.data import Subset
 
 import feedax
@@ -152,6 +153,7 @@ def test_an_equinox_mlp_learns_as_it_is(train, test):
     assert accuracy(history) > 0.9
 
 
+@pytest.mark.slow
 def test_an_equinox_conv_net_with_batch_norm_and_dropout_learns(train, test):
     model, state = eqx.nn.make_with_state(EquinoxConv)(KEY)
     (fitted, _), history = feedax.fit(
@@ -162,6 +164,7 @@ def test_an_equinox_conv_net_with_batch_norm_and_dropout_learns(train, test):
     assert accuracy(history) > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("others_mix")
 def test_a_haiku_mlp_with_dropout_learns(train, test):
     def forward(x, train):
@@ -177,6 +180,7 @@ def test_a_haiku_mlp_with_dropout_learns(train, test):
     assert accuracy(history) > 0.9
 
 
+@pytest.mark.slow
 def test_a_linen_conv_net_with_batch_norm_and_dropout_learns(train, test, linen_variables):
     module = LinenConv()
     net = feedax.from_linen(module, linen_variables)
@@ -342,7 +346,7 @@ def dropping(kind):
 
 
 @pytest.mark.usefixtures("others_mix")
-@pytest.mark.parametrize("kind", ["nnx", "nnx call", "linen"])
+@pytest.mark.parametrize("kind", ["nnx", slow("nnx call"), "linen"])
 def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
     net = dropping(kind)
     x = jnp.ones((8, 64))
@@ -361,7 +365,7 @@ def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
 
 
 @pytest.mark.usefixtures("others_mix")
-@pytest.mark.parametrize("kind", ["nnx", "nnx call", "linen"])
+@pytest.mark.parametrize("kind", ["nnx", slow("nnx call"), "linen"])
 def test_running_statistics_are_used_in_evaluation_and_moved_in_training_only(kind, rng):
     net = dropping(kind)
     x = jnp.asarray(3 + 2 * rng.normal(size=(256, 64)), jnp.float32)

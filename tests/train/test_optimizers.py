@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from helpers import bits, slow, slow_but
 from optax import contrib
 
 import feedax
@@ -45,10 +46,6 @@ def descend(optimizer, params, gradients, rate):
         updates, state = optimizer.update(grads, state, params)
         params = jax.tree.map(lambda p, u: p + u * rate, params, updates)
     return params
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def near(one, other, rtol=2e-6, atol=1e-6):
@@ -156,7 +153,7 @@ def test_a_schedule_takes_traced_counts_and_goes_on_past_its_end(name):
 # Optimizers
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["sgd", "adamw", "lion"], NAMES))
 def test_each_name_is_that_function_of_optax_to_the_bit(name):
     params, gradients = leaves()
     ours = descend(build_optimizer(name), params, gradients, RATE)
@@ -173,7 +170,7 @@ OF_TORCH = {
 }
 
 
-@pytest.mark.parametrize("clip_norm", [None, 2.0])
+@pytest.mark.parametrize("clip_norm", [slow(None), 2.0])
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_the_optimizers_are_those_of_torch(name, clip_norm):
     params, gradients = leaves()
@@ -233,7 +230,7 @@ def test_a_scheduled_optimizer_is_that_of_optax(name):
     near(descend(ours, params, gradients, RATE), oracle)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step"])
+@pytest.mark.parametrize("schedule", ["cosine", slow("step")])
 def test_networks_of_several_learning_rates_train_side_by_side(schedule):
     params, gradients = leaves()
     gradients = jax.tree.map(lambda *each: jnp.stack(each), *gradients)
@@ -411,6 +408,7 @@ AS_THEY_ARE = {
     "schedule_free": lambda: contrib.schedule_free_sgd(0.1),
     "cocob": contrib.cocob,
 }
+REPRESENTATIVES = ["adafactor", "MultiSteps", "partition", "reduce_on_plateau", "sam", "sophia"]
 ADAPTED = {
     "sam": sam,
     "sam, opaque": opaque_sam,
@@ -458,7 +456,7 @@ def by_hand(optimizer, params, x, y):
     return params
 
 
-@pytest.mark.parametrize("name", [*AS_THEY_ARE, *ADAPTED])
+@pytest.mark.parametrize("name", slow_but(REPRESENTATIVES, [*AS_THEY_ARE, *ADAPTED]))
 def test_fit_trains_as_a_loop_by_hand_with_any_optimizer_of_optax(name):
     optimizer = (AS_THEY_ARE | ADAPTED)[name]()
     params, x, y = problem()

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from helpers import slow, squared
 
 import feedax
 from feedax.data import ArrayDataset
@@ -96,7 +97,7 @@ def test_line_searches_find_a_complex_minimum(optimizer):
     assert rows[0]["loss"] > rows[20]["loss"] > rows[-1]["loss"] - 1e-9
 
 
-@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("together", [slow(1), 2])
 def test_a_sweep_trains_complex_parameters(together):
     found = feedax.sweep(
         constant, lambda key: jax.random.normal(key, (), jnp.complex64), ONES, loss=distance,
@@ -155,10 +156,6 @@ LINE = [(X, 3 * X + 1)]
 
 def line(params, x):
     return params["slope"] * x + params["offset"]
-
-
-def squared(prediction, target):
-    return (prediction - target) ** 2
 
 
 @pytest.mark.parametrize(

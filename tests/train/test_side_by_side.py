@@ -13,17 +13,16 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
+from helpers import bits, problem, slow, timeless
 from sweep_jobs import (
     JOBS,
     STEPS,
-    bits,
     init,
     is_step,
     loader,
     numbers,
     predict,
-    problem,
-    timeless,
+    stopper,
     train,
 )
 
@@ -31,12 +30,6 @@ import feedax
 from feedax.data import ArrayDataset
 from feedax.errors import BatchError, CheckpointError, ModelError
 from feedax.train import NetworkEnded, NetworksStarted, StopTraining
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.side_by_side.CHUNK_STEPS", 1)
 
 
 def assert_close(ours, theirs, tolerance):
@@ -171,8 +164,8 @@ def test_networks_with_other_numbers_of_batches_are_refused():
         with pytest.raises(BatchError) as caught:
             train(together=3, source=one)
         assert str(caught.value) == (
-            "sweep: networks side by side must have as many batches as each other, of the same "
-            "sizes, and their loaders yield other ones; give together=1"
+            "sweep: networks trained side by side must get the same number of batches, of the "
+            "same sizes, and their loaders differ; give together=1"
         )
         assert len(train(together=1, source=one).networks) == 4
 
@@ -188,8 +181,8 @@ def test_networks_that_differ_in_more_than_numbers_are_refused(init):
     with pytest.raises(ModelError) as caught:
         train(together=2, init=init, predict=lambda params, x: params["w"][:, :6] @ x)
     assert str(caught.value) == (
-        "sweep: networks side by side must differ in the numbers that are trained alone, and init "
-        "makes other leaves or shapes of another key; give together=1"
+        "sweep: networks trained side by side may differ only in the values of their parameters, "
+        "and init makes other leaves or shapes from another key; give together=1"
     )
 
 
@@ -227,17 +220,6 @@ def late_failure(**options):
 
 
 # --- Going on ---
-
-
-def stopper(after):
-    steps = []
-
-    def stop(event):
-        steps.append(is_step(event))
-        if sum(steps) == after:
-            raise StopTraining
-
-    return stop
 
 
 @pytest.mark.parametrize(
@@ -355,13 +337,13 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
         train(tmp_path, **options | {"learning_rate": 0.25})
     (group,) = tmp_path.iterdir()
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{group / 'step-000000004.safetensors'} that was [0.5 0.5 0.5] but is [0.25 0.25 0.25]; "
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{group / 'step-000000004.safetensors'} it was [0.5 0.5 0.5] but is [0.25 0.25 0.25]; "
         "give the same, or another folder"
     )
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, StopTraining])
+@pytest.mark.parametrize("error", [slow(KeyboardInterrupt), ZeroDivisionError, StopTraining])
 def test_a_callback_may_raise_at_the_end_of_a_group(error, tmp_path):
     """What all networks of the group have learned is kept."""
 

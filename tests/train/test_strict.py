@@ -1,6 +1,7 @@
 """What JAX's strict settings refuse, feedax does not do."""
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import feedax
 from feedax import augment
@@ -108,8 +110,13 @@ def numbers(found):
     ]
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("run", [everything, bfloat16, swept, scored])
+@pytest.mark.parametrize(
+    ("run", "x64"),
+    slow_but(
+        [(everything, False), (bfloat16, True), (scored, True)],
+        itertools.product([everything, bfloat16, swept, scored], [False, True]),
+    ),
+)
 def test_a_run_under_strict_settings_has_the_bits_of_any_other(run, x64, tmp_path):
     params = init(jax.random.key(1))
     with contextlib.ExitStack() as stack:
@@ -137,6 +144,7 @@ def test_schedules_mix_no_dtypes(name, options):
     assert strict.tolist() == mixed.tolist()
 
 
+@pytest.mark.slow
 def test_several_devices_under_all_settings(tmp_path):
     """In a process of its own, with the settings as a person sets them: in its environment."""
     job = f"""if True:

@@ -15,17 +15,16 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
+from helpers import bits, problem, slow, timeless
 from sweep_jobs import (
     SIZE,
     STEPS,
-    bits,
     init,
     is_step,
     loader,
     numbers,
     predict,
-    problem,
-    timeless,
+    stopper,
     train,
 )
 
@@ -40,14 +39,8 @@ from feedax.errors import (
     RunFolderError,
 )
 from feedax.train import NetworkEnded, NetworksStarted, Stepped, StopTraining
-from feedax.train.job import plan_job
-from feedax.train.room import network_bytes, room
-
-
-@pytest.fixture
-def tells_of_every_step(monkeypatch):
-    monkeypatch.setattr("feedax.train.clock.CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr("feedax.train.training.CHUNK_STEPS", 1)
+from feedax.train.specification import FitSpecification
+from feedax.train.sweep import network_bytes, networks_that_fit
 
 
 def fitted(network, source, predict=predict, init=init, hyperparams=None, **options):
@@ -128,7 +121,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["batch norm", "convolution", pytest.param("batched", marks=pytest.mark.slow)]
+    "kind", ["batch norm", slow("convolution"), pytest.param("batched", marks=pytest.mark.slow)]
 )
 def test_so_are_models_of_all_kinds(kind):
     options = {
@@ -250,7 +243,9 @@ def test_another_iterable_is_the_same_for_all():
 # --- What is asked for ---
 
 
-@pytest.mark.parametrize("seeds", [3, np.int64(3), range(3), np.arange(3), iter([0, 1, 2])])
+@pytest.mark.parametrize(
+    "seeds", [3, slow(np.int64(3)), slow(range(3)), np.arange(3), iter([0, 1, 2])]
+)
 def test_seeds_and_values_are_numbers_of_every_kind(seeds):
     found = feedax.sweep(
         predict, init, [problem()], seeds=seeds, learning_rate=(x / 4 for x in (1, 2)),
@@ -396,18 +391,6 @@ def test_a_network_that_turns_not_a_number_is_told_and_the_others_go_on(saves, t
 # --- Going on ---
 
 
-def stopper(after):
-    """Stops a sweep in the middle of a network, after so many steps in all."""
-    steps = []
-
-    def stop(event):
-        steps.append(is_step(event))
-        if sum(steps) == after:
-            raise StopTraining
-
-    return stop
-
-
 @pytest.mark.parametrize("plan", ["resident", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(plan, tmp_path, tells_of_every_step):
     options = {"source": loader(plan), "best": "test_loss"}
@@ -448,7 +431,7 @@ def test_only_networks_that_are_new_are_trained(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("error", [StopTraining, KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("error", [StopTraining, slow(KeyboardInterrupt), ZeroDivisionError])
 def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     def end(event):
         if isinstance(event, NetworkEnded):
@@ -466,7 +449,7 @@ def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     assert len(os.listdir(tmp_path)) == 4, "results alone"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, slow(ZeroDivisionError)])
 def test_or_in_the_middle_of_one(error, tmp_path, tells_of_every_step):
     def end(event):
         if isinstance(event, Stepped) and (event.epoch, event.step) == (1, 2):
@@ -508,8 +491,8 @@ def test_another_sweep_in_the_folder_is_refused(before, after, said, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         run(**after)
     assert str(caught.value) == (
-        f"sweep: a sweep goes on with what it began with, and in {file} {said}; give the same, or "
-        "another folder"
+        f"sweep: a resumed sweep must have what it began with, and in {file} {said}; give the "
+        "same, or another folder"
     )
     assert file.read_bytes() == content
 
@@ -519,8 +502,8 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
     with pytest.raises(CheckpointError) as caught:
         train(tmp_path, seeds=1, learning_rate=0.25)
     assert str(caught.value) == (
-        "fit: a run goes on with the learning_rate= that it began with, and in "
-        f"{tmp_path / 'seed=0' / 'step-000000004.safetensors'} that was 0.5 but is 0.25; give the "
+        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        f"{tmp_path / 'seed=0' / 'step-000000004.safetensors'} it was 0.5 but is 0.25; give the "
         "same, or another folder"
     )
 
@@ -631,9 +614,9 @@ def test_a_network_has_room_for_what_a_step_works_with():
         return {"w": jax.random.normal(key, (512, 6)), "v": jnp.zeros((3, 512))}
 
     def bytes_of(**options):
-        job = plan_job(predict, wide(jax.random.key(0)), loader(seed=0), **options)
-        assert room([job], 100) == 1
-        return network_bytes(job)
+        asked = FitSpecification(predict, wide(jax.random.key(0)), loader(seed=0), **options)
+        assert networks_that_fit([asked], 100) == 1
+        return network_bytes(asked)
 
     state = 3 * 9 * 512 * 4  # parameters and Adam's two moments
     assert 2 * state < bytes_of() < 6 * state

@@ -2,28 +2,21 @@
 
 import logging
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import bits, problem
 
 import feedax
 from feedax.errors import ModelError
 from feedax.train.optimizers import build_optimizer
 
 
-def problem(count=40, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, count)
-    x = rng.normal(0, 1, (count, 6)).astype(np.float32)
-    x[np.arange(count), y] += 2
-    return x, y
-
-
-def batches(size=8, **options):
-    x, y = problem(**options)
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+def batches(count=40):
+    return helpers.batches(*problem(count=count), 8)
 
 
 def predict(params, x, key, train):
@@ -37,10 +30,6 @@ def predict(params, x, key, train):
 def init(key):
     w, v = jax.random.split(key)
     return {"w": jax.random.normal(w, (16, 6)) / 3, "v": jax.random.normal(v, (3, 16)) / 3}
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def test_train_step_maps_over_seeds_and_learning_rates():
@@ -93,7 +82,7 @@ def test_metrics_are_means_over_the_examples_as_they_were_trained_on():
         return params["v"] @ jax.nn.relu(params["w"] @ x)
 
     params = init(jax.random.key(2))
-    x, y = problem(37)
+    x, y = problem(count=37)
     scores = np.asarray(jax.vmap(plain, (None, 0))(params, x))
     _, (row,) = feedax.fit(
         plain,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from feedax.cache_folder import cache_folder
-from feedax.data.transforms import FlattenAndCast
+from feedax.data.array_dataset import FlattenAndCast
 from feedax.errors import DatasetError, reason
 
 AnyPath = str | os.PathLike[str]

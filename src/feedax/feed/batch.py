@@ -1,7 +1,7 @@
 """Batches: what they are made of, on the host and on the device."""
 
 from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sized
 from functools import cache
 from numbers import Number
 from operator import attrgetter
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: PyTree of arrays `(examples, ...)`.
         targets: PyTree of arrays `(examples, ...)`.
-        weights: float32 `(examples,)`: 1 for an example, 0 for a copy that only fills the batch.
+        weights: float32 `(examples,)`: 1 for an example, 0 for padding.
     """
 
     inputs: PyTree
@@ -34,11 +34,11 @@ class Batch(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """A batch of the full size, and which of its examples count.
+    """A padded batch, and which of its rows are examples.
 
     Attributes:
         batch: PyTree of arrays `(examples, ...)`.
-        mask: bool `(examples,)`: False for a copy that only fills the batch.
+        mask: bool `(examples,)`: False for padding.
     """
 
     batch: PyTree
@@ -46,14 +46,13 @@ class Masked(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some steps over arrays that live on the device.
+    """Several steps over arrays on the device.
 
     Attributes:
         examples: (inputs, targets), PyTrees of arrays `(all examples, ...)`.
         indices: int32 `(rows, batch size)`, a row a step.
-        sizes: int32 `(rows,)`: how many indices of a row are examples; the others repeat
-            one of them.
-        steps: int32 scalar, how many rows count.
+        sizes: int32 `(rows,)`: how many indices of a row are examples; the rest is padding.
+        steps: int32 scalar: how many rows are steps.
     """
 
     examples: tuple[PyTree, PyTree]
@@ -70,58 +69,38 @@ def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     )
 
 
-def refuse_no_batches(source: Any, who: str, again: bool = False) -> None:
-    """Look at a source before any time is spent on it.
-
-    Args:
-        source: a loader or another iterable.
-        who: says what it is, for the message.
-        again: whether it is to be iterated more than once.
-
-    Raises:
-        BatchError: it cannot be iterated (so often).
-    """
-    if not isinstance(source, Iterable):
-        raise BatchError(
-            f"{who} must be a loader or another iterable of NumPy batches, and it is a "
-            f"{type(source).__name__}; give a NumpyLoader or a list"
-        )
-    if again and isinstance(source, Iterator):
-        raise BatchError(
-            f"{who} must be there again in the next epoch, and it is a {type(source).__name__}, "
-            "which ends; give a NumpyLoader or a list"
-        )
-
-
-def filled(inputs: PyTree, targets: PyTree, size: int) -> Batch:
-    """A batch on the host, filled up to `size` examples with copies of its first one.
-
-    Its arrays are the given ones where nothing is to be filled up.
-    """
+def padded_batch(inputs: PyTree, targets: PyTree, size: int) -> Batch:
+    """A batch on the host, padded to `size` examples."""
     count = length((inputs, targets))
-    if count < size:
-        order = filling(count, size)
-        inputs, targets = jax.tree.map(lambda leaf: leaf[order], (inputs, targets))
+    inputs, targets = pad((inputs, targets), count, size)
     return Batch(inputs, targets, (np.arange(size) < count).astype(np.float32))  # type: ignore[arg-type]
 
 
-def filling(count: int, size: int) -> np.ndarray:
-    """The rows of `count` examples, then the first one again and again."""
-    order = np.zeros(size, np.intp)
-    order[:count] = np.arange(count)
-    return order
+def pad(examples: PyTree, count: int, size: int) -> PyTree:
+    """`count` examples, padded to `size` with copies of the first one; the same arrays if full."""
+    if count == size:
+        return examples
+    order = pad_indices(np.arange(count), size)
+    return jax.tree.map(lambda leaf: leaf[order], examples)
 
 
-def rows(examples: tuple[PyTree, PyTree], start: int, stop: int) -> tuple[PyTree, PyTree]:
-    """The examples from start to stop."""
-    return jax.tree.map(lambda array: array[start:stop], examples)
+def pad_indices(indices: np.ndarray, size: int) -> np.ndarray:
+    """The indices of a batch, padded to `size` with the first one.
+
+    All padding of short batches in feedax is this.
+    """
+    if len(indices) == size:
+        return indices
+    full = np.full(size, indices[0])
+    full[: len(indices)] = indices
+    return full
 
 
-def pair(batch: Any) -> tuple[PyTree, PyTree]:
+def pair(batch: Any, who: str = "fit") -> tuple[PyTree, PyTree]:
     """The inputs and the targets of a batch, their leaves as NumPy arrays.
 
-    What JAX takes for no containers becomes some, see `opened`. Text in them stays behind, see
-    `without_text`; so do the copies that fill a `Masked` batch.
+    Containers that JAX does not know are converted, see `opened`. Text is left out, see
+    `without_text`, and so is the padding of a `Masked` batch.
 
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
@@ -129,17 +108,18 @@ def pair(batch: Any) -> tuple[PyTree, PyTree]:
     given = batch
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
-    batch = opened(batch) if record_fields(batch) is None else None  # no order of fields is meant
+    # The order of a record's fields does not say which of them are the inputs.
+    batch = opened(batch, who) if record_fields(batch) is None else None
     if not isinstance(batch, list | tuple) or len(batch) != 2:
-        got = type(given).__name__ + (f" of {len(given)}" if hasattr(given, "__len__") else "")
+        got = type(given).__name__ + (f" of {len(given)}" if isinstance(given, Sized) else "")
         raise BatchError(
-            f"fit: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
+            f"{who}: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
             "dataset yield such pairs, or make them in a collate_fn"
         )
-    # Inputs or targets that are nothing but text are refused, by `number`.
+    # Inputs or targets that are nothing but text are refused, by `numbers`.
     parts = tuple(part if is_text(part) else without_text(part) for part in batch)
-    inputs, targets = numbers(parts, names=("inputs", "targets"))
-    length((inputs, targets))
+    inputs, targets = numbers(parts, who, names=("inputs", "targets"))
+    length((inputs, targets), who)
     return inputs, targets
 
 
@@ -152,7 +132,7 @@ def _unmasked(batch: Masked) -> PyTree:
 
 
 def kind_of(examples: PyTree) -> Any:
-    """What two batches have in common that one compiled program can take, but for their length."""
+    """Its structure, its shapes without the first axis, and its dtypes on the device."""
     leaves, structure = jax.tree.flatten(examples)
     return structure, tuple((a.shape[1:], jax.dtypes.canonicalize_dtype(a.dtype)) for a in leaves)
 
@@ -186,7 +166,7 @@ def opened(batch: PyTree, who: str = "fit") -> PyTree:
     ({'x': array([1., 1.])}, 3)
     """
     try:
-        leaves, structure = jax.tree.flatten(batch, is_leaf=_has_a_factory)
+        leaves, structure = jax.tree.flatten(batch, is_leaf=lambda part: type(part) is defaultdict)
     except (TypeError, ValueError) as error:  # keys that cannot be sorted
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise BatchError(
@@ -198,10 +178,6 @@ def opened(batch: PyTree, who: str = "fit") -> PyTree:
     return jax.tree.unflatten(
         structure, [opened(_open(leaf), who) if _is_closed(leaf) else leaf for leaf in leaves]
     )
-
-
-def _has_a_factory(part: Any) -> bool:
-    return type(part) is defaultdict
 
 
 def _is_closed(leaf: Any) -> bool:
@@ -235,26 +211,26 @@ def _named_tuple(record: Any, names: tuple[str, ...]) -> Any:
 def numbers(
     parts: PyTree, who: str = "fit", names: tuple[str, ...] = (), keep: tuple[type, ...] = ()
 ) -> PyTree:
-    """A tree with its leaves as arrays of numbers that the device can hold; see `_number`.
+    """A tree with its leaves as arrays of numbers that the device can hold.
 
     Args:
-        parts: of which JAX sees the leaves.
+        parts: the tree, as `opened` returns it.
         who: speaks, in an error.
-        names: what the first containers' parts are called there.
-        keep: types of leaves that are arrays already.
+        names: of the tree's parts, for errors.
+        keep: types of leaves that are left as they are.
     """
 
-    def of(path: Any, leaf: Any) -> Any:
+    def number(path: Any, leaf: Any) -> Any:
         return leaf if isinstance(leaf, keep) else _number(leaf, who, path, names)
 
-    return jax.tree_util.tree_map_with_path(of, parts, is_leaf=is_text)
+    return jax.tree_util.tree_map_with_path(number, parts, is_leaf=is_text)
 
 
 def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarray:
     """A leaf as an array of numbers that the device can hold.
 
-    Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. What a
-    float loses so is its last digits; what an integer would lose is its value.
+    Without ``jax_enable_x64`` the device holds int64 as int32 and float64 as float32. A float then
+    loses its last digits, which is accepted; an integer would become another number.
     """
     remedy = "leave that field out of the dataset's examples, or turn it into numbers"
     try:
@@ -295,15 +271,16 @@ def without_text(tree: PyTree) -> PyTree:
     """
     if not any(map(is_text, jax.tree.leaves(tree, is_leaf=is_text))):
         return tree
-    if is_text(tree):
-        return None
-    if type(tree) in (dict, OrderedDict):
-        return type(tree)((k, without_text(v)) for k, v in tree.items() if not is_text(v))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(without_text, tree))
-    if type(tree) in (list, tuple):
-        return type(tree)(map(without_text, tree))
-    return jax.tree.map(lambda leaf: None if is_text(leaf) else leaf, tree, is_leaf=is_text)
+
+    def without(part: Any) -> Any:
+        if type(part) in _DICTS:
+            return type(part)((k, without_text(v)) for k, v in part.items() if not is_text(v))
+        return None if is_text(part) else part
+
+    return jax.tree.map(without, tree, is_leaf=lambda part: type(part) in _DICTS or is_text(part))
+
+
+_DICTS = (dict, OrderedDict)
 
 
 def is_text(leaf: Any) -> bool:

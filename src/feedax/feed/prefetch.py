@@ -1,20 +1,32 @@
-"""`prefetch_to_device`: the next batches are on their way while the device computes."""
+"""`prefetch_to_device`: the next batches are on their way while the device computes.
 
-from collections.abc import Iterable, Iterator
+The `Pipeline` that does this brings the batches of `fit` and `evaluate` to the device, too.
+"""
+
+import contextlib
+import copy
+import operator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from feedax.errors import BatchError
-from feedax.feed.batch import Masked, PyTree, filling, length, numbers, opened, without_text
-from feedax.feed.hosts import UNKNOWN, in_step, refuse_a_part_of_the_hosts
-from feedax.feed.pipeline import Pipeline
-from feedax.feed.place import WHO, Placement
+from feedax.feed.batch import Masked, PyTree, length, numbers, opened, pad, without_text
+from feedax.feed.source import Source, StateDict
+from feedax.feed.transfer import WHO, Transfer
 
 Last = Literal["short", "drop", "pad", "wrap"]
+HAS_ONE, HAS_ENDED, HAS_FAILED = range(3)
+UNKNOWN = -1
+THREAD_NAME = "feedax-transfer"
 
 
 def prefetch_to_device(
@@ -80,39 +92,165 @@ def prefetch_to_device(
             f"{WHO}: size must be a whole number of batches, 1 or more, and it is {size!r}; leave "
             "it out for 2"
         )
-    if not isinstance(batches, Iterable):
-        raise BatchError(
-            f"{WHO}: batches must be a loader or another iterable of NumPy batches, and it is a "
-            f"{type(batches).__name__}; give a NumpyLoader or a list"
-        )
-    foreign = is_foreign(batches)
-    placement = Placement(opened(sharding, WHO), foreign)
-    host_batches = _of_one_size(batches, last)
-    if placement.spans_hosts:
-        refuse_a_part_of_the_hosts(placement)
+    source = Source.of(batches, f"{WHO}: batches")
+    foreign = not source.batches_are_fresh
+    transfer = Transfer(opened(sharding, WHO), foreign)
+    host_batches = _of_one_size(source, last)
+    if transfer.spans_hosts:
+        _refuse_some_hosts(transfer)
         # What is dropped is known only when it comes.
-        count = UNKNOWN if last == "drop" else _count(batches)
-        host_batches = in_step(host_batches, count, full=last in ("pad", "wrap"))
-    put = partial(placement.put, wait=foreign or size > 1)
-    return DevicePrefetcher(host_batches, put, size, foreign, getattr(batches, "state_dict", None))
+        count = None if last == "drop" else source.length
+        host_batches = _in_step(host_batches, count, full=last in ("pad", "wrap"))
+    put = partial(transfer.put, wait=foreign or size > 1)
+    return DevicePrefetcher(host_batches, put, size, foreign, source.state_dict)
+
+
+class _Entry(NamedTuple):
+    """What is handed over next: a batch under way, or the end, or an error."""
+
+    transfer: "Future[tuple[Any, float]] | None"
+    error: Exception | None
+    state: Any
+
+
+class _Failed(NamedTuple):
+    """The source could not say its state, for this reason."""
+
+    error: Exception
+
+
+class Pipeline(Iterator[Any]):
+    """Pulls batches in the consumer's thread, transfers them in another, hands them over in order.
+
+    Only `put` runs in the other thread, so a dataset, a transform or a sampler that is pulled
+    here keeps its random state to itself. Their errors are raised after the batches before
+    them were handed over. The thread ends with the batches, with an error, with `close`, and when
+    nobody holds the pipeline any more.
+
+    Args:
+        batches: iterated from the first ``next`` on. A generator is closed at the end.
+        put: brings a batch to the device and returns what is handed over. It must not hold the
+            pipeline, which would then never be collected.
+        size: how many batches are under way at once, the one that is handed over included. With 1
+            each is pulled when it is asked for, and there is no thread.
+        foreign: whether `batches` may write to a batch's memory once it is asked for the next one.
+        state_dict: the source's; called after every batch that is pulled.
+
+    Attributes:
+        transfer_seconds: time spent on `put` for the batches that were handed over.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        put: Callable[[Any], Any],
+        size: int,
+        foreign: bool,
+        state_dict: StateDict | None = None,
+    ) -> None:
+        self.transfer_seconds = 0.0
+        self._batches: Iterable[Any] | None = batches
+        self._iterator: Iterator[Any] | None = None
+        self._put = put
+        self._size = size
+        self._foreign = foreign
+        self._state_dict = state_dict
+        self._state: Any = None
+        self._has_begun = self._has_ended = False
+        self._ahead: deque[_Entry] = deque()
+        self._thread = ThreadPoolExecutor(1, THREAD_NAME) if size > 1 else None
+
+    def __next__(self) -> Any:
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                self._state = self._asked()
+            while len(self._ahead) < self._size and not self._has_ended:
+                self._pull()
+            if not self._ahead:
+                raise StopIteration
+            transfer, error, state = self._ahead.popleft()
+            if error is not None:
+                raise error
+            self._state = state
+            if transfer is None:
+                raise StopIteration
+            batch, seconds = transfer.result()
+        except BaseException:
+            self.close()
+            raise
+        self.transfer_seconds += seconds
+        return batch
+
+    def close(self) -> None:
+        """Release the batches under way, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._has_ended = True
+        self._ahead.clear()
+        iterator, self._iterator, self._batches = self._iterator, None, None
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+    def state(self) -> Any:
+        """The source's state after the last batch that was handed over."""
+        state = self._state if self._has_begun else self._asked()
+        if isinstance(state, _Failed):
+            raise state.error
+        return state
+
+    def _asked(self) -> Any:
+        if self._state_dict is None:
+            return None
+        try:
+            return copy.deepcopy(self._state_dict())  # the source may change it later
+        except Exception as error:
+            return _Failed(error)  # raised where someone asks
+
+    def _pull(self) -> None:
+        if self._foreign and self._ahead and self._ahead[-1].transfer is not None:
+            wait([self._ahead[-1].transfer])
+        transfer, error = None, None
+        try:
+            if self._iterator is None:
+                assert self._batches is not None
+                self._iterator = iter(self._batches)
+            batch = next(self._iterator)
+        except StopIteration:
+            self._has_ended = True
+        except Exception as raised:
+            self._has_ended, error = True, raised
+        state = None if error else self._asked()
+        if not self._has_ended:
+            transfer = self._submitted(batch)
+        self._ahead.append(_Entry(transfer, error, state))
+
+    def _submitted(self, batch: Any) -> "Future[tuple[Any, float]]":
+        if self._thread is not None:
+            config = jax.config
+            settings = config.jax_enable_x64, config.jax_default_device  # type: ignore[attr-defined]
+            return self._thread.submit(_timed, self._put, batch, *settings)
+        done: Future[tuple[Any, float]] = Future()
+        done.set_result(_timed(self._put, batch))
+        return done
 
 
 class DevicePrefetcher(Pipeline):
     """What `prefetch_to_device` returns."""
 
     def state_dict(self) -> Any:
-        """Where the source stood once the batch last handed over had been made.
+        """The loader's state after the last batch that was handed over.
 
-        Batches that are on their way do not show: a source that goes on from here makes the next
-        batch that this iterator would hand over.
+        Batches on their way do not count: a loader that resumes from this state makes the batch
+        that this iterator would hand over next.
 
         Raises:
             BatchError: the source has no ``state_dict``.
         """
-        if self.ask_state is None:
+        if self._state_dict is None:
             raise BatchError(
-                f"{WHO}: only a loader with a state_dict can say where it stands, and these "
-                "batches come from one without; give a NumpyLoader"
+                f"{WHO}: state_dict() needs batches of a loader that has a state_dict, and these "
+                "have none; give a NumpyLoader"
             )
         return self.state()
 
@@ -125,24 +263,25 @@ class DevicePrefetcher(Pipeline):
         self.close()
 
 
-def is_foreign(batches: Any) -> bool:
-    """Whether somebody may write to the memory of a source's batches after they came."""
-    return not getattr(batches, "batches_are_fresh", False)
+def _timed(
+    put: Callable[[Any], Any], batch: Any, x64: bool | None = None, device: Any = None
+) -> tuple[Any, float]:
+    started = time.perf_counter()
+    with contextlib.ExitStack() as settings:
+        # JAX's settings may be thread-local: this thread takes over the consumer's.
+        if x64 is not None and x64 != jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+            settings.enter_context(jax.enable_x64(x64))
+        if device is not None:
+            settings.enter_context(jax.default_device(device))
+        result = put(batch)
+    return result, time.perf_counter() - started
 
 
-def _count(batches: Any) -> int:
-    try:
-        return len(batches)
-    except TypeError:
-        return UNKNOWN
-
-
-def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
+def _of_one_size(source: Source, last: Last) -> Iterator[Any]:
     """The batches as arrays, the short ones among them treated as `last` says."""
-    given = getattr(batches, "batch_size", None)
-    size = given if isinstance(given, int) else None
+    size = source.batch_size
     first: Any = None
-    for batch in batches:
+    for batch in source:
         arrays = numbers(without_text(opened(batch, WHO)), WHO, keep=(jax.Array,))
         del batch  # a loader may wait for its memory
         if last == "short":
@@ -156,17 +295,89 @@ def _of_one_size(batches: Iterable[Any], last: Last) -> Iterator[Any]:
                 f"examples, and one has {count}; use last='short'"
             )
         if last == "pad":
-            whole = arrays if count == size else _rows(arrays, filling(count, size))
-            yield Masked(whole, np.arange(size) < count)  # type: ignore[arg-type]
+            yield Masked(pad(arrays, count, size), np.arange(size) < count)  # type: ignore[arg-type]
             continue
         if last == "wrap" and first is None:
             first = jax.tree.map(np.array, arrays)
         if count == size:
             yield arrays
         elif last == "wrap":
-            more = _rows(first, np.arange(size - count) % length(first, WHO))
+            order = np.arange(size - count) % length(first, WHO)
+            more = jax.tree.map(operator.itemgetter(order), first)
             yield jax.tree.map(lambda *parts: np.concatenate(parts), arrays, more)
 
 
-def _rows(examples: PyTree, order: np.ndarray) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[order], examples)
+def _refuse_some_hosts(transfer: Transfer) -> None:
+    """Hosts compare their batches, which every host must take part in.
+
+    Raises:
+        BatchError: the sharding has devices of some of several hosts only.
+    """
+    processes, count = sorted(transfer.processes()), jax.process_count()
+    if processes != list(range(count)):
+        raise BatchError(
+            f"{WHO}: a sharding over several hosts must use devices of all {count} of them, and "
+            f"it uses those of {processes}; make its mesh of jax.devices()"
+        )
+
+
+def _in_step(batches: Iterable[Any], count: int | None, full: bool) -> Iterator[Any]:
+    """The batches of this host, each once all hosts have one.
+
+    Without a batch on one host, the other hosts would wait for it forever in the middle of a step.
+
+    Args:
+        batches: this host's.
+        count: how many there are, if that is known.
+        full: whether all have one size. If so, and if every host's count is known, the hosts
+            compare them once; otherwise before every batch.
+
+    Raises:
+        BatchError: on every host, where one has fewer batches, batches of other sizes, or failed.
+    """
+    iterator = iter(batches)
+    compare, step = True, 0
+    while True:
+        status, examples, error, batch = HAS_ONE, 0, None, None
+        try:
+            batch = next(iterator)
+            examples = length(batch, WHO)
+        except StopIteration:
+            status = HAS_ENDED
+        except Exception as raised:
+            status, error = HAS_FAILED, raised
+        if compare:
+            mine = np.array([status, examples, UNKNOWN if count is None else count], np.int32)
+            told = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, 3)
+            if error is None:
+                _refuse(told[:, 0], told[:, 1], told[:, 2], step)
+            compare = not (full and UNKNOWN not in told[:, 2])
+        if error is not None:
+            raise error
+        if status == HAS_ENDED:
+            return
+        yield batch
+        step += 1
+
+
+def _refuse(status: np.ndarray, examples: np.ndarray, counts: np.ndarray, step: int) -> None:
+    if HAS_FAILED in status:
+        raise BatchError(
+            f"{WHO}: every host must yield its batches, and host "
+            f"{int(np.argmax(status == HAS_FAILED))} failed at batch {step}; see the error there"
+        )
+    if UNKNOWN not in counts and len(set(counts)) > 1:
+        raise _unequal("number of batches", [str(count) for count in counts])
+    if len(set(status)) > 1:
+        ended = status == HAS_ENDED
+        raise _unequal("number of batches", [str(step) if e else f"over {step}" for e in ended])
+    if len(set(examples)) > 1:
+        raise _unequal(f"number of examples in batch {step}", [str(count) for count in examples])
+
+
+def _unequal(what: str, found: list[str]) -> BatchError:
+    each = ", ".join(f"host {host} has {number}" for host, number in enumerate(found))
+    return BatchError(
+        f"{WHO}: every host must have the same {what}, and {each}; give every host as many "
+        "examples, and fill up short batches with last='pad' or 'wrap'"
+    )

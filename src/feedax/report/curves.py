@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from feedax.train.events import Row
+    from feedax.train.history import Row
 
 INK = "#333333"
 # Told apart also by those who see no difference between red and green, and in grey print.

@@ -42,7 +42,7 @@ from feedax.storage.plain_json import (
 )
 
 if TYPE_CHECKING:
-    from feedax.train.events import Row
+    from feedax.train.history import Row
 
 FORMAT = 1
 """The version of this layout; a reader refuses a later one."""

@@ -10,9 +10,8 @@ import numpy as np
 
 from feedax.errors import FeedaxError, LabelError, ModelError
 from feedax.feed import kind_of, scalar
-from feedax.train.hyperparams import Hyperparams, taken
 from feedax.train.losses import LABEL_LOSSES, is_right
-from feedax.train.model import Model, each
+from feedax.train.model import Hyperparams, Model, accepted_kwargs, per_example
 
 Scores = dict[str, Callable[..., Any]]
 
@@ -195,13 +194,13 @@ class ModelCheck:
     def _look_at_score(self, kind: str, score: Any, predictions: Any, targets: Any) -> None:
         try:
             shapes = jax.eval_shape(
-                lambda p, t, scalars: each(score, p, t, scalars),
+                lambda p, t, scalars: per_example(score, p, t, scalars),
                 predictions,
                 targets,
                 self._hyperparams,
             )
         except _FAILURES as error:
-            of_batch = partial(score, **taken(score, self._hyperparams))
+            of_batch = partial(score, **accepted_kwargs(score, self._hyperparams))
             works = _works(jax.eval_shape, of_batch, *_batch_of((predictions, targets)))
             remedy = "; it works on a batch: write it for one example, without the batch's axis"
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Checkpoints: when a run is saved, where, and what it goes on from."""
+"""Checkpoints: when a run is saved, where, and what it is resumed from."""
 
 import contextlib
 import logging
@@ -53,7 +53,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """A folder of checkpoints for `fit`, which goes on from the newest one that is whole.
+    """A folder of checkpoints for `fit`, which resumes from the newest one that is whole.
 
     A run is saved at these intervals, at its end, and when a callback stops it.
 
@@ -198,13 +198,13 @@ class Checkpoints:
                         "one; use an earlier one"
                     )
             except OSError as error:
-                say(f"fit: {path} cannot be read ({error.strerror}) and is left out")
+                say(f"fit: {path} cannot be read ({error.strerror}); the one before it is tried")
             except LargerError:
                 raise
             except CheckpointError as error:
                 if path not in others:
                     self._damaged.append(path)
-                say(f"{error}, which is done")
+                say(f"{error}, as fit does now")
             else:
                 return Checkpoint(path, content, arrays, about)
         if others:
@@ -271,7 +271,7 @@ class Checkpoints:
         return self.every_epochs is not None and epochs % self.every_epochs == 0
 
     def save(self, tree: Any, about: dict[str, Any], keep_step: int) -> Path:
-        """Copy a state to the host; another thread writes it while training goes on.
+        """Copy a state to the host; another thread writes it during the next steps.
 
         Args:
             tree: the state.

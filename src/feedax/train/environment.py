@@ -49,11 +49,11 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
 
 
 def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warn that a run that goes on may not have the bits of one that never stopped."""
+    """Warn that a resumed run may not have the bits of an uninterrupted one."""
     if changed := differences(before, now):
         LOGGER.warning(
-            "fit: a run that goes on has the bits of one that never stopped only where nothing "
-            f"else has changed, and {'; '.join(changed)}"
+            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
+            f"changed, and {'; '.join(changed)}"
         )
 
 

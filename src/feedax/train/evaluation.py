@@ -14,23 +14,21 @@ from jax.experimental.multihost_utils import process_allgather
 
 from feedax.errors import BatchError
 from feedax.feed import (
-    ArrayLoader,
     Batch,
     Devices,
     Residents,
+    Source,
     device_blocks,
     on_device,
+    pad_indices,
     pick,
-    refuse_no_batches,
     scalar,
 )
 from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
-from feedax.train.compiled import Compiled
-from feedax.train.hyperparams import Hyperparams
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Model, compute_dtype, each, partition
-from feedax.train.steps import IN_FLIGHT
+from feedax.train.model import Hyperparams, Model, compute_dtype, partition, per_example
+from feedax.train.steps import IN_FLIGHT, Compiled
 
 BLOCK_EXAMPLES = 1024
 BLOCK_BYTES = 2**26
@@ -55,8 +53,9 @@ def evaluate(
     Args:
         predict: as in `fit`; if it has a parameter ``train``, it is given False.
         params: the model's parameters.
-        batches: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets). A loader's
-            examples are taken in the dataset's order, so its random order stays as it was.
+        batches: a `NumpyLoader`, or any iterable of NumPy batches (inputs, targets) of shapes
+            ``(batch, ...)``. A loader's examples are taken in the dataset's order, so its random
+            order stays as it was.
         loss: a function of one example's prediction and target.
         metrics: functions of one example's prediction and target, by name. If None, the accuracy
             where targets are class labels.
@@ -76,13 +75,13 @@ def evaluate(
     >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
     0.6666666666666666
     """
-    refuse_no_batches(batches, "evaluate: batches")
+    source = Source.of(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static, compute_dtype(precision))
     scalars = dict(hyperparams or {})
     check = ModelCheck(model, trained, state, loss, metrics, scalars, modes=(False,))
-    return Evaluation(model, check, Residents(Devices(1, everywhere=False))).of(
-        trained, state, scalars, batches, "batches"
+    return Evaluation(model, check, Residents(Devices(1, everywhere=False), "evaluate")).of(
+        trained, state, scalars, source, "batches"
     )
 
 
@@ -109,9 +108,9 @@ class Evaluation:
         self._check = check
         self._residents = residents
         self._share = process, residents.devices.processes
-        # Every process scores examples of its own, on its own devices.
+        # Every process scores its own examples on its own devices.
         self._devices = Devices(residents.devices.count, everywhere=False)
-        # Of no method, or examples would stay on the device until cycles are collected.
+        # No bound method: a cycle would keep examples on the device until it is collected.
         score = partial(_score_block, model=model, check=check, devices=self._devices)
         if mapped:
             score = partial(_score_networks, model=model, check=check)
@@ -123,28 +122,28 @@ class Evaluation:
     def compile_seconds(self) -> float:
         return self._score.seconds + self._pick.seconds
 
-    def prepare(self, batches: Any) -> None:
-        """Look at a set that is to live on the device before any time is spent on training."""
-        if self._residents.live_here(batches):
-            self._residents.examples(batches, self._check)
+    def prepare(self, source: Source) -> None:
+        """Put a resident set on the devices, and check it, before training starts."""
+        if self._residents.live_here(source):
+            self._residents.examples(source, self._check)
 
     def of(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> dict[str, float]:
         """The mean of each score over all examples."""
-        found = self._values(params, state, hyperparams, batches, name)
-        return {score: _mean(each_value) for score, each_value in found.items()}
+        return self.of_each(params, state, hyperparams, source, name)[0]
 
     def of_each(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> list[dict[str, float]]:
-        """The same of each of many networks."""
-        found = self._values(params, state, hyperparams, batches, name)
-        count = len(found["loss"])
-        return [{score: _mean(of[i]) for score, of in found.items()} for i in range(count)]
+        """The mean of each score over all examples, of each network."""
+        values = self._values(params, state, hyperparams, source, name)
+        rows = {score: np.atleast_2d(of) for score, of in values.items()}
+        count = len(rows["loss"])
+        return [{score: _mean(of[i]) for score, of in rows.items()} for i in range(count)]
 
     def _values(
-        self, params: Any, state: Any, hyperparams: Hyperparams, batches: Any, name: str
+        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> dict[str, np.ndarray]:
         """Each score of every example: `(examples,)`, or `(networks, examples)`."""
         values: dict[str, list[np.ndarray]] = {}
@@ -158,9 +157,9 @@ class Evaluation:
                 host = np.asarray(jax.device_get(each_value))
                 values.setdefault(score, []).append(host[..., :count])
 
-        # Batches that draw random numbers must not change what is trained on next.
-        restored = random_states_restored(generators_in(batches))
-        with restored, contextlib.closing(self._blocks(batches)) as blocks:
+        # Random numbers drawn for these batches must not change what is trained on next.
+        restored = random_states_restored(generators_in(source.given))
+        with restored, contextlib.closing(self._blocks(source)) as blocks:
             for block, count in blocks:
                 under_way.append((self._score(block, *parts), count))
                 if len(under_way) > IN_FLIGHT:
@@ -179,23 +178,24 @@ class Evaluation:
     def _names(self) -> list[str]:
         return list(self._check.scores) if self._check.has_scores else ["loss"]
 
-    def _blocks(self, batches: Any) -> Any:
-        source = batches.sequential() if isinstance(batches, ArrayLoader) else batches
+    def _blocks(self, source: Source) -> Any:
+        in_order = source.sequential()
         if not self._model.of_one_example:
-            return device_blocks(source, None, self._check, self._devices, self._share)
-        # A sampler that picks examples decides which ones count.
-        if self._residents.live_here(batches) and batches.takes_each_once:
-            return self._resident_blocks(batches)
-        # Blocks of one size whatever the batch size: the same products, so the same bits.
-        return device_blocks(source, block_size, self._check, self._devices, self._share)
+            return device_blocks(in_order, None, self._check, self._devices, self._share)
+        # A sampler that picks examples decides which of them count.
+        if self._residents.live_here(source) and source.takes_each_once:
+            return self._resident_blocks(source)
+        # Blocks of one size for any batch size: the same products, so the same bits.
+        return device_blocks(in_order, block_size, self._check, self._devices, self._share)
 
-    def _resident_blocks(self, loader: ArrayLoader) -> Iterator[tuple[Batch, int]]:
-        examples = self._residents.devices.local(self._residents.examples(loader, self._check))
+    def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
+        examples = self._residents.devices.local(self._residents.examples(source, self._check))
         leaves = jax.tree.leaves(examples)
         count, size = len(leaves[0]), block_size(leaves)
         part, parts = self._share
         for start in range(part * size, count, parts * size):
-            rows = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
+            rows = np.arange(start, min(start + size, count), dtype=np.int32)
+            rows = pad_indices(rows, size)
             indices = self._devices.replicate((rows, np.int32(size)))
             yield self._pick(examples, *indices), min(size, count - start)
 
@@ -214,7 +214,7 @@ def _score_block(
     key = jax.random.key(0)
     predictions, _ = model.predictions(params, state, batch.inputs, key, False, hyperparams)
     return {
-        name: each(score, predictions, batch.targets, hyperparams)
+        name: per_example(score, predictions, batch.targets, hyperparams)
         for name, score in check.scores.items()
     }
 
@@ -241,7 +241,7 @@ def block_size(leaves: list[Any]) -> int:
 
 
 def _together(parts: list[np.ndarray], processes: int) -> np.ndarray:
-    """The values of all processes; each has found those of its own examples."""
+    """The values of all processes' examples."""
     values = np.concatenate(parts, axis=-1, dtype=np.float64) if parts else np.zeros(0)
     if processes == 1:
         return values
@@ -254,7 +254,7 @@ def _together(parts: list[np.ndarray], processes: int) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean, its sum exact: it does not depend on how the values were cut into parts."""
+    """The mean, with an exact sum: it does not depend on how the examples were batched."""
     if not np.isfinite(values).all():
         return float(np.mean(values))
     return math.fsum(values) / len(values)

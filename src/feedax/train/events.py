@@ -25,13 +25,10 @@ was given `Checkpoints`, and returns what it has.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from feedax.train.networks import Network
-
-Row = dict[str, float]
-"""One epoch of the history: plain names and plain numbers."""
+from feedax.train.history import Row
+from feedax.train.networks import Network
 
 
 class StopTraining(Exception):
@@ -40,14 +37,14 @@ class StopTraining(Exception):
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins, or goes on.
+    """Training begins, or is resumed.
 
     Attributes:
         epochs: how many epochs were asked for, or None where only steps were.
         steps: steps an epoch has, or None where the batches have no length.
         how: in words, how the batches reach the device and how the steps run.
-        history: the rows of the epochs that were trained before, where a run goes on.
-        checkpoint: what the run goes on from, or None at its first step.
+        history: the rows of the epochs that were trained before, if the run is resumed.
+        checkpoint: what the run is resumed from, or None at its first step.
         step: steps done before, in all.
     """
 
@@ -129,7 +126,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class NetworksStarted:
-    """A sweep begins with some of its networks, or goes on with them.
+    """Some networks of a sweep begin, or are resumed.
 
     Attributes:
         names: of the networks that are trained now, side by side if they are many.
@@ -154,7 +151,7 @@ class NetworkEnded:
         network: what came out.
     """
 
-    network: "Network"
+    network: Network
 
 
 Event = Started | Stepped | EpochEnded | Saved | Stopped | NetworksStarted | NetworkEnded

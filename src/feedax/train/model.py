@@ -1,8 +1,9 @@
 """How a user's functions of one example meet a batch: by ``vmap``, here and nowhere else."""
 
 import inspect
+import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +16,12 @@ from jax.typing import DTypeLike
 
 from feedax.errors import ModelError
 from feedax.storage.snapshot import is_key
-from feedax.train.hyperparams import Hyperparams, taken
 
 PyTree = Any
+Hyperparams = Mapping[str, Any]
+
+_RESERVED = ("key", "train", "learning_rate")
+"""Names that have another meaning."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class Model:
         if self.augment is None:
             return inputs
         keys = jax.random.split(key, len(jax.tree.leaves(inputs)[0]))
-        return jax.vmap(partial(self.augment, **taken(self.augment, hyperparams)))(keys, inputs)
+        return jax.vmap(partial(self.augment, **accepted_kwargs(self.augment, hyperparams)))(
+            keys, inputs
+        )
 
     def predictions(
         self,
@@ -69,7 +75,7 @@ class Model:
         params, inputs = self._cast((params, inputs))
         params = combine(params, self.static)
         names = inspect.signature(self.predict).parameters
-        flags = taken(self.predict, hyperparams)
+        flags = accepted_kwargs(self.predict, hyperparams)
         if "train" in names:
             flags["train"] = train
 
@@ -98,7 +104,7 @@ class Model:
         return _as_dtype(predictions, jnp.float32), state
 
 
-def each(
+def per_example(
     score: Callable[..., Any], predictions: PyTree, targets: PyTree, hyperparams: Hyperparams
 ) -> Array:
     """Score every example of a batch: `(examples,)`.
@@ -106,7 +112,7 @@ def each(
     Raises:
         ModelError: the score is complex.
     """
-    scores = jax.vmap(partial(score, **taken(score, hyperparams)))(predictions, targets)
+    scores = jax.vmap(partial(score, **accepted_kwargs(score, hyperparams)))(predictions, targets)
     if jnp.iscomplexobj(scores):
         raise ModelError(
             "fit: a loss or a metric must return a real number, and "
@@ -195,3 +201,62 @@ def compute_dtype(precision: str | None) -> Any:
             f"fit: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it out"
         )
     return jnp.bfloat16 if precision == "bfloat16" else None
+
+
+def accepted_kwargs(function: Callable[..., Any], hyperparams: Hyperparams) -> dict[str, Any]:
+    """The hyperparameters that a function has parameters of these names for.
+
+    >>> accepted_kwargs(lambda params, x, dropout: x, {"dropout": 0.5, "weight_decay": 0.1})
+    {'dropout': 0.5}
+    """
+    try:
+        names = inspect.signature(function).parameters if hyperparams else {}
+    except ValueError:  # some built-in functions do not say
+        names = {}
+    return {name: value for name, value in hyperparams.items() if name in names}
+
+
+def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any) -> None:
+    """Refuse hyperparameters that are no numbers, or that none of the functions takes.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for name, value in hyperparams.items():
+        if name in _RESERVED:
+            raise ModelError(
+                "fit: a hyperparameter must not be named "
+                f"{', '.join(_RESERVED[:-1])} or {_RESERVED[-1]}, and one is {name!r}; rename it, "
+                "or give learning_rate= itself"
+            )
+        try:
+            is_number = not isinstance(value, bool | str | bytes)
+            number = float(jax.device_get(value)) if is_number else math.nan
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ModelError(
+                f"fit: a hyperparameter must be a finite number, and {name!r} is {value!r}; give "
+                "a number"
+            )
+        if not any(callable(one) and accepted_kwargs(one, {name: value}) for one in functions):
+            raise ModelError(
+                "fit: a hyperparameter must be a parameter of predict, loss, augment, a metric or "
+                f"a function that makes the optimizer, and {name!r} is one of none; add it there, "
+                "or leave it out"
+            )
+
+
+def refuse_mixup(mixup: Any) -> None:
+    """Refuse an alpha that is none.
+
+    Raises:
+        ModelError: it is not a finite number from 0 on.
+    """
+    is_number = isinstance(mixup, numbers.Real) and not isinstance(mixup, bool)
+    if is_number and 0 <= mixup < math.inf:
+        return
+    raise ModelError(
+        f"fit: mixup must be a finite number from 0 on, and it is {mixup!r}; give 0.2, say, or "
+        "leave it out"
+    )

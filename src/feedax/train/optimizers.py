@@ -1,4 +1,4 @@
-"""Optimizers and learning rate schedules by name.
+"""Optimizers and learning rate schedules by name, and which steps an optimizer skips.
 
 The learning rate is a scalar in the training state, so that it can differ between networks that
 are trained side by side. What is built here is the rest: an optax transformation of learning rate
@@ -14,30 +14,24 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from feedax.errors import OptimizerError
+from feedax.errors import ModelError, OptimizerError
+from feedax.presets import WEIGHT_DECAY, OptimizerName, ScheduleName
+from feedax.train.model import Hyperparams, PyTree, accepted_kwargs
 
-OptimizerName = Literal[
-    "sgd",
-    "momentum",
-    "nesterov",
-    "rmsprop",
-    "adagrad",
-    "adam",
-    "adamw",
-    "nadam",
-    "radam",
-    "adabelief",
-    "lion",
-]
-ScheduleName = Literal["constant", "cosine", "one_cycle", "step"]
 Schedule = Callable[[ArrayLike], Array]
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+"""An optax transformation, or a function of hyperparameters, by name, that makes one."""
+
+_SKIPPING = optax.ApplyIfFiniteState, optax.MultiStepsState, optax.ZeroNansState
+"""States of transformations that may skip a step whose gradient is no number."""
 
 _TRANSFORMATIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": optax.identity,
@@ -52,8 +46,6 @@ _TRANSFORMATIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
     "adabelief": optax.scale_by_belief,
     "lion": optax.scale_by_lion,
 }
-_WEIGHT_DECAY = {"adamw": 1e-4}
-"""Those that decay the weights unless told otherwise."""
 
 # Those of torch.optim.lr_scheduler.OneCycleLR.
 _RISING = 0.3
@@ -115,7 +107,7 @@ def build_optimizer(
         decay_rate=decay_rate,
     )
     if weight_decay is None:
-        weight_decay = _WEIGHT_DECAY.get(name, 0.0)
+        weight_decay = WEIGHT_DECAY.get(name, 0.0)
     # One that is traced, in a step that is compiled for every value, has been looked at before.
     decays = isinstance(weight_decay, Array) or _number("optimizer: weight_decay", weight_decay)
     parts = [_TRANSFORMATIONS[name]()]
@@ -276,3 +268,81 @@ def _number(what: str, value: float, zero: str | None = None) -> float:
         f"{what} must be a finite number {'>= 0' if zero is None else '> 0'}, and it is "
         f"{value!r}; {zero or 'give 0 for none'}"
     )
+
+
+def make_optimizer(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
+    """The transformation itself; a function makes another one for other hyperparameters.
+
+    Raises:
+        ModelError: there is none.
+    """
+    made: Any = optimizer
+    if callable(optimizer):
+        try:
+            made = optimizer(**accepted_kwargs(optimizer, hyperparams))
+        except TypeError as error:
+            raise ModelError(
+                "fit: a function optimizer must make an optax transformation of hyperparameters "
+                f"alone, and it fails: {error}; give hyperparams= too, or the transformation itself"
+            ) from error
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise ModelError(
+            "fit: optimizer must be an optax transformation, or a function that makes one, and it "
+            f"{'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
+            "optax.sgd(0.1), say"
+        )
+    return made
+
+
+def reports_skips(opt_state: PyTree) -> bool:
+    """Whether an optimizer's state says which steps it skipped.
+
+    That of ``optax.apply_if_finite`` does, of ``optax.zero_nans`` and of ``optax.MultiSteps`` with
+    a ``should_skip_update_fn``, wherever they are in it.
+
+    >>> reports_skips(optax.chain(optax.zero_nans(), optax.sgd(0.1)).init(jnp.zeros(2)))
+    True
+    >>> reports_skips(optax.MultiSteps(optax.sgd(0.1), 4).init(jnp.zeros(2)))
+    False
+    """
+    return bool(_skipping_states(opt_state))
+
+
+def reports_a_skip(before: PyTree, after: PyTree, loss: Array) -> Array:
+    """Whether an optimizer says of a step that it skipped it; bool scalar.
+
+    Args:
+        before: its state before the step.
+        after: and afterwards.
+        loss: of the step, a scalar.
+    """
+    skips = jnp.array(False)
+    for old, new in zip(_skipping_states(before), _skipping_states(after), strict=True):
+        if isinstance(new, optax.ApplyIfFiniteState):
+            skips |= ~new.last_finite
+        elif isinstance(new, optax.MultiStepsState):
+            # Every other step is counted, among those to add up or among those that are done.
+            stays = new.mini_step == old.mini_step
+            skips |= stays & (new.gradient_step == old.gradient_step)
+        else:  # some zeros among numbers are no skipped step
+            found = jnp.stack([jnp.any(leaf) for leaf in jax.tree.leaves(new.found_nan)])
+            skips |= found.any() & ~jnp.isfinite(loss)
+    return skips
+
+
+def are_finite(tree: PyTree) -> Array:
+    """Whether there is a number everywhere; bool scalar."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)
+
+
+def _skipping_states(tree: PyTree) -> list[Any]:
+    """The states of such transformations in an optimizer's, those within others too."""
+    found: list[Any] = []
+    for node in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, _SKIPPING)):
+        if not isinstance(node, _SKIPPING):
+            continue
+        if not isinstance(node, optax.MultiStepsState) or jax.tree.leaves(node.skip_state):
+            found.append(node)
+        found += _skipping_states(tuple(node))
+    return found

@@ -1,11 +1,14 @@
-"""Several processes that train one model: how they find each other through `jax.distributed`.
+"""Several processes that train one model: how they join through `jax.distributed`, and agree.
 
-What JAX does not make public and feedax needs (the store of keys that all processes share, the
-address of process 0, a way to end without the others) is used in this module only.
+JAX's private names are used in this module only, where JAX has no public ones: for its key-value
+store, and for the number of processes before a device is started.
 """
 
-import ctypes
+import errno
 import importlib.util
+import ipaddress
+import itertools
+import json
 import logging
 import os
 import socket
@@ -14,18 +17,23 @@ import threading
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed
+from jax._src.clusters import K8sCluster
+from jax.experimental import multihost_utils
 
 from feedax.errors import ProcessError
 
 LOGGER = logging.getLogger("feedax")
 JOIN_SECONDS = 300
-"""How long the processes wait for the last of them."""
-HEARTBEAT_SECONDS = 25
-"""After this, JAX ends every process, with many lines: only if `Peers` did not do it before."""
+"""How long the processes wait for the last one to join."""
+HEARTBEAT_SECONDS = 20
+"""After so long without a sign of life from one process, JAX ends all of them."""
 SHUTDOWN_SECONDS = 20
-"""How long a process that is done waits for the others to end."""
-BY_HAND = "give all three of --coordinator, --processes and --process"
+"""How long a process that ends waits for the other processes to end; then JAX ends all of them."""
+HEAD_BYTES, PIECE_BYTES = 1 << 10, 1 << 22
+"""What `broadcast_bytes` sends at once: a short head with the size, then the rest in pieces."""
+BY_HAND = "give all three of coordinator, processes and process"
 
 
 def join(
@@ -33,40 +41,46 @@ def join(
     processes: int | None = None,
     process: int | None = None,
     timeout: int = JOIN_SECONDS,
+    heartbeat: int = HEARTBEAT_SECONDS,
 ) -> int:
     """Join the processes that train together, before JAX computes anything.
 
-    Without arguments they are found as JAX finds them, under SLURM, Open MPI or Kubernetes; a
-    process that runs there alone, or elsewhere, stays alone.
+    Without arguments JAX finds the other processes, under SLURM, Open MPI or Kubernetes; a process
+    that runs there alone, or elsewhere, stays alone.
 
     Args:
-        coordinator: `host:port` of process 0, the same on all; the port is a free one.
-        processes: how many they are.
+        coordinator: `host:port` of process 0, the same in all processes; the port must be free.
+        processes: how many processes there are.
         process: which one this is, from 0.
-        timeout: seconds to wait for the last of them; then the process ends with a sentence.
+        timeout: seconds to wait for the last process; then this one ends with a message.
+        heartbeat: seconds without a sign of life from one process after which JAX ends all.
 
     Returns:
-        How many they are.
+        How many processes there are.
 
     Raises:
-        ProcessError: the arguments or the environment don't fit, or JAX computes already.
+        ProcessError: the arguments or the environment do not fit, or JAX has computed something.
 
     >>> join()
     1
     """
     if jax.distributed.is_initialized():
         return count()
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    bind_address = None
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
     if by_hand := any(value is not None for value in given.values()):
         _check(given)
+        if process == 0:
+            bind_address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+            bind_address = bind_address or _bind_address(str(coordinator))
         if processes == 1:
             return 1
     elif not found():
         return 1
-    # Where the platform is no CPU, nobody reads it.
+    # Only a CPU's client reads it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX aborts with many lines when somebody does not come, so the sentence comes before that.
-    late = threading.Timer(timeout, _end_as_nobody_came, [timeout])
+    # JAX would abort with a stack trace that does not say what to do, so this ends first.
+    late = threading.Timer(timeout, _end_without_the_other_processes, [timeout])
     late.daemon = True
     late.start()
     try:
@@ -75,8 +89,9 @@ def join(
             processes,
             process,
             cluster_detection_method="deactivate" if by_hand else None,
+            coordinator_bind_address=bind_address,
             initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except Exception as error:
@@ -87,70 +102,85 @@ def join(
 
 
 def _check(given: dict[str, Any]) -> None:
-    """The three flags, together."""
+    """Refuse arguments that do not fit together."""
     if missing := [flag for flag, value in given.items() if value is None]:
         raise ProcessError(f"processes: {BY_HAND}, or none; missing: {', '.join(missing)}")
     coordinator, processes, process = given.values()
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ProcessError(
-            f"processes: --coordinator must be host:port of process 0, not {coordinator!r}; "
+            f"processes: coordinator must be host:port of process 0, not {coordinator!r}; "
             "choose a free port there, for example node1:29500"
         )
     if processes < 1:
-        raise ProcessError(f"processes: --processes must be 1 or more, not {processes}")
+        raise ProcessError(f"processes: processes must be 1 or more, not {processes}")
     if not 0 <= process < processes:
         raise ProcessError(
-            f"processes: --process must be from 0 to {processes - 1} with --processes {processes}, "
-            f"not {process}"
+            f"processes: process must be from 0 to {processes - 1} with {processes} processes, not "
+            f"{process}"
         )
-    if process == 0:
-        _check_port(coordinator, int(port))
 
 
-def _check_port(coordinator: str, port: int) -> None:
-    """Where the port is taken, JAX ends in a segmentation fault."""
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
+def _bind_address(coordinator: str) -> str:
+    """Where process 0 listens: at the coordinator's address alone, if it is one of this host.
+
+    A name, or an address behind a router, may mean another address here than on the other hosts:
+    then everywhere. If the port is taken, JAX ends in a segmentation fault, so this tries it first.
+    """
+    host, _, port = coordinator.rpartition(":")
+    everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
     try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
-    except OSError as error:
-        raise ProcessError(
-            f"processes: process 0 must be able to listen at --coordinator {coordinator}, and the "
-            f"system says {os.strerror(error.errno or 0)!r}; choose another port"
-        ) from error
+        name = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        addresses = [str(ipaddress.ip_address(name)), everywhere]
+    except ValueError:
+        addresses = [everywhere]
+    for address in addresses:
+        six = ":" in address
+        family = socket.AF_INET6 if six else socket.AF_INET
+        try:
+            with socket.create_server(
+                (address, int(port)), family=family, dualstack_ipv6=address == "::"
+            ):
+                return f"[{address}]:{port}" if six else f"{address}:{port}"
+        except OSError as error:
+            if address == addresses[-1] or error.errno != errno.EADDRNOTAVAIL:
+                raise ProcessError(
+                    f"processes: process 0 cannot listen at the coordinator's {coordinator} "
+                    f"({os.strerror(error.errno or 0)}); choose another port"
+                ) from error
+    raise AssertionError
 
 
-def _end_as_nobody_came(timeout: float) -> None:
-    sentence = (
-        f"processes: all must come within {timeout:g} s, and at least one has not; see what it "
-        "says, and whether it can reach process 0 at the coordinator's address"
+def _end_without_the_other_processes(timeout: float) -> None:
+    message = (
+        f"processes: at least one process has not joined within {timeout:g} s; see its output, and "
+        "whether it can reach process 0 at the coordinator's address"
     )
-    os.write(2, f"feedax: {sentence}\n".encode())
-    os._exit(1)
+    os.write(2, f"feedax: {message}\n".encode())
+    os._exit(1)  # the main thread waits inside JAX
 
 
 def _not_joined(error: Exception) -> ProcessError:
     text = " ".join(str(error).split())
     if "must be called before" in text:
         return ProcessError(
-            "processes: they must join before JAX computes anything, and it has; "
-            "call feedax.train.processes.join first"
+            "processes: JAX has computed something already; "
+            "call feedax.train.processes.join earlier"
         )
-    return ProcessError(f"processes: they could not join ({text[:300]}); {BY_HAND}")
+    return ProcessError(f"processes: this process could not join ({text[:300]}); {BY_HAND}")
 
 
 def found() -> bool:
     """Whether this process is one of several that a scheduler has started.
 
     Raises:
-        ProcessError: it is, and JAX cannot find the others.
+        ProcessError: it is, but JAX cannot find the other processes.
     """
     env = os.environ
     if _number("OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in env:
             raise ProcessError(
-                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} of them, and JAX "
+                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes, but JAX "
                 f"finds process 0 under Open MPI 4 only; {BY_HAND}"
             )
         return True
@@ -171,12 +201,10 @@ def _kubernetes_pods() -> int:
     """How many pods the indexed job of this one runs at once; only Kubernetes itself knows."""
     if not importlib.util.find_spec("kubernetes"):
         LOGGER.warning(
-            "processes: this pod of an indexed job trains alone, as JAX finds the others with the "
-            "package kubernetes only; pip install kubernetes if they train one model"
+            "processes: this pod of an indexed job trains alone, because JAX needs the package "
+            "kubernetes to find the other pods; pip install kubernetes to train one model with them"
         )
         return 1
-    from jax._src.clusters import K8sCluster
-
     try:
         return int(K8sCluster.get_process_count()) if K8sCluster.is_env_present() else 1
     except Exception as error:
@@ -211,36 +239,61 @@ def index() -> int:
     return int(distributed.global_state.process_id)
 
 
-def coordinator_host() -> str:
-    """The host of process 0, as every process reaches it."""
-    address = distributed.global_state.coordinator_address
-    assert address is not None
-    return address.rpartition(":")[0].strip("[]")
+def broadcast(value: Any) -> Any:
+    """Process 0's value, to all; a few numbers or words, such as JSON has.
+
+    >>> broadcast({"chunk": 8})
+    {'chunk': 8}
+    """
+    return value if count() == 1 else json.loads(broadcast_bytes(json.dumps(value).encode()))
 
 
-def publish(key: str, value: str) -> None:
-    """Tell every process a short text."""
-    _client().key_value_set(f"feedax/{key}", value)
+def broadcast_bytes(content: bytes) -> bytes:
+    """Process 0's bytes, to all; hundreds of megabytes too."""
+    if count() == 1:
+        return content
+    head = _broadcast(len(content).to_bytes(8, "big") + content[:HEAD_BYTES], 8 + HEAD_BYTES)
+    size = int.from_bytes(head[:8], "big")
+    rest = [
+        _broadcast(content[start : start + PIECE_BYTES], PIECE_BYTES)
+        for start in range(HEAD_BYTES, size, PIECE_BYTES)
+    ]
+    return b"".join([head[8:], *rest])[:size]
 
 
-def published(key: str, timeout: float) -> str:
-    """The text that a process has told, or will within `timeout` seconds."""
-    return str(_client().blocking_key_value_get(f"feedax/{key}", int(timeout * 1000)))
+def _broadcast(content: bytes, size: int) -> bytes:
+    array = np.frombuffer(content.ljust(size, b"\0"), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(array))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in any process; all must ask, and get the same answer."""
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
+
+
+def reached_preemption() -> bool:
+    """Whether one of several processes got SIGTERM, and all stop here: JAX's preemption sync.
+
+    All must ask equally often; the answer is True at the same call on all of them. Python must not
+    have a handler of its own for SIGTERM.
+    """
+    return count() > 1 and bool(multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS)))
+
+
+_SYNC_POINTS = itertools.count(1)
+
+
+def publish(key: str, text: str) -> None:
+    """Write a short text into JAX's key-value store, once; every process can read it."""
+    _client().key_value_set(f"feedax/{key}", text)
+
+
+def published(folder: str) -> list[str]:
+    """The texts under the keys that begin with `folder/`, without waiting."""
+    return [text for _, text in _client().key_value_dir_get(f"feedax/{folder}/")]
 
 
 def _client() -> Any:
     client = distributed.global_state.client
     assert client is not None
     return client
-
-
-def abandon() -> None:
-    """Let this process end by itself: JAX would wait for the others, which can't come.
-
-    JAX's client and service say goodbye when they are deleted, so they never are.
-    """
-    state = distributed.global_state
-    for name in ("preemption_sync_manager", "client", "service"):
-        if (thing := getattr(state, name, None)) is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-            setattr(state, name, None)

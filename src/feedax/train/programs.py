@@ -1,43 +1,49 @@
-"""What is compiled for a job; jobs that differ in numbers alone can share it."""
+"""What is compiled for a run: its steps, its evaluation, and the programs around them."""
 
 import logging
-import operator
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
-from feedax.feed import Residents
-from feedax.storage.safetensors_file import listed
+from feedax.errors import CheckpointError
+from feedax.feed import Devices, Residents, on_device, scalar
+from feedax.storage.safetensors_file import MAX_HEADER, listed
+from feedax.storage.snapshot import is_key, nbytes, restore, snapshot
 from feedax.train.check import ModelCheck
+from feedax.train.checkpoints import Checkpoint
 from feedax.train.evaluation import Evaluation
-from feedax.train.job import Job
 from feedax.train.model import untrained
-from feedax.train.states import States
-from feedax.train.step import Score
-from feedax.train.steps import Steps
+from feedax.train.optimizers import Optimizer, are_finite
+from feedax.train.specification import FitSpecification
+from feedax.train.step import Score, TrainState, init_state
+from feedax.train.steps import Compiled, Steps
 from feedax.train.waiting import Advice
 
 LOGGER = logging.getLogger("feedax")
 
 
 class Programs:
-    """The compiled programs of a job, and the examples on the device that they read.
+    """The compiled programs of a run, and the examples on the device that they read.
 
-    They are those of every job with the same functions, shapes, metrics and devices: parameters,
+    They are those of every run with the same functions, shapes, metrics and devices: parameters,
     keys, learning rates, hyperparameters and the order of the examples may be others.
 
     Args:
-        job: the first of them.
-        mapped: whether it is that of many networks side by side: its parameters, model state, key,
-            learning rate and hyperparameters are stacked.
+        specification: of the first of them.
+        mapped: whether they train a group of networks at once: a state has a first axis for them.
 
     Attributes:
         metrics: by name; filled when the first examples have been seen.
         advice: given once to all that share the programs.
     """
 
-    def __init__(self, job: Job, mapped: bool = False) -> None:
-        model, devices = job.model, job.devices
+    def __init__(self, specification: FitSpecification, mapped: bool = False) -> None:
+        asked = specification
+        model, devices, optimizer = asked.model, asked.run_on, asked.optimizer
         if model.dtype is not None:
             slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
             LOGGER.info(
@@ -50,17 +56,188 @@ class Programs:
                 f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
                 "what is to be trained, jnp.array(0.0) of 0.0 say"
             )
-        params, state, scalars = job.params, job.model_state, job.hyperparams
-        if mapped:  # of one network, its shapes are enough
-            first = partial(jax.tree.map, operator.itemgetter(0))
-            params, state = jax.eval_shape(first, (params, state))
-            scalars = first(scalars)
-        modes = (True, False) if job.sets else (True,)
-        self.check = ModelCheck(model, params, state, job.loss, job.metrics, scalars, modes)
+        self.check = ModelCheck(
+            model,
+            asked.trained,
+            asked.state,
+            asked.loss,
+            asked.metrics,
+            asked.hyperparams,
+            modes=(True, False) if asked.evaluate else (True,),
+        )
         self.residents = Residents(devices)
         self.advice = Advice()
         self.metrics: dict[str, Score] = {}
-        self.steps = Steps(model, job.loss, job.optimizer, self.metrics, devices, job.mixup, mapped)
-        self.states = States(job.optimizer, devices, mapped)
+        self.steps = Steps(model, asked.loss, optimizer, self.metrics, devices, asked.mixup, mapped)
+        self.states = States(optimizer, devices, mapped)
         process = jax.process_index()
         self.evaluation = Evaluation(model, self.check, self.residents, process, mapped)
+
+
+class InitialValues(NamedTuple):
+    """What the first state of a run is made of, on the device."""
+
+    params: Any
+    model_state: Any
+    key: Array
+    learning_rate: Array
+    hyperparams: dict[str, Array]
+
+
+def initial_values(specifications: Sequence[FitSpecification], size: int) -> InitialValues:
+    """Those of one network, or of a group of `size` networks, stacked.
+
+    Args:
+        specifications: of the networks; of a larger group, the last one is repeated.
+        size: 1 for one network, whose values have no axis of their own.
+    """
+    every = [*specifications, *[specifications[-1]] * (size - len(specifications))]
+
+    def stacked(values: list[Any], stack: Callable[..., Any]) -> Any:
+        if size == 1:
+            return values[0]
+        return jax.tree.map(lambda *leaves: stack(leaves), *values)
+
+    params, state = stacked(
+        [(one.trained, one.state) for one in every], lambda leaves: jnp.stack(on_device(leaves))
+    )
+    rate, hyperparams = stacked([(one.learning_rate, one.hyperparams) for one in every], np.array)
+    return InitialValues(
+        on_device(params),
+        on_device(state),
+        stacked([one.key for one in every], jnp.stack),
+        scalar(rate),
+        {name: scalar(value) for name, value in hyperparams.items()},
+    )
+
+
+class States:
+    """Makes the states of a run, and looks at them; each in one program.
+
+    Args:
+        optimizer: as in `train_step`.
+        devices: what the run runs on.
+        mapped: whether a state is that of many networks, as in `Steps`.
+    """
+
+    def __init__(self, optimizer: Optimizer, devices: Devices, mapped: bool = False) -> None:
+        everywhere = devices.shared if mapped else devices.replicated
+        self._optimizer = optimizer
+        self._devices = devices
+        self._mapped = mapped
+        self._first = Compiled(self._first_state, out=everywhere if mapped else None)
+        self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
+        self._copy = Compiled(_copied, out=everywhere)
+        self._are_finite = Compiled(jax.vmap(are_finite) if mapped else are_finite, out=everywhere)
+
+    def first(self, values: InitialValues, metrics: Iterable[str]) -> TrainState:
+        """The state before the first step, with these metrics."""
+        values = self.place(values) if self._mapped else values
+        state: TrainState = self.place(self._first(values, dict.fromkeys(metrics, 0)))
+        return state
+
+    def restored(
+        self,
+        values: InitialValues,
+        checkpoint: Checkpoint,
+        metrics: Iterable[str],
+        copies: Iterable[str],
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """A checkpoint's state, and the copies of parameters and model states beside it.
+
+        Args:
+            values: of the run.
+            checkpoint: of it.
+            metrics: their names.
+            copies: their names, ``"best"`` say.
+
+        Raises:
+            CheckpointError: it is another run's.
+        """
+        shapes = jax.eval_shape(self._first_state, values, dict.fromkeys(metrics, 0))
+        like = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
+        arrays = checkpoint.arrays
+        if shapes.skipped is not None:  # earlier versions did not count them
+            none = np.zeros(shapes.skipped.shape, np.int32)
+            arrays = {**snapshot({"state": {"skipped": none}}), **arrays}
+        restored = restore(arrays, like, source=checkpoint.path)
+        _refuse_another_run(values, restored["state"], checkpoint)
+        state = self.place(restored.pop("state"))
+        return state, {name: self.place(copy) for name, copy in restored.items()}
+
+    def most_bytes(self, values: InitialValues) -> int:
+        """Bytes that a checkpoint of a run has at most: its state and three copies."""
+        shapes = jax.eval_shape(self._first_state, values, {})
+        return 4 * nbytes(shapes) + MAX_HEADER
+
+    def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
+        """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
+        begun: tuple[TrainState, Any] = self._begin_epoch(state)
+        return begun
+
+    def copy(self, state: TrainState) -> Any:
+        """The parameters and the model's state; the next step takes over what the state holds."""
+        return self._copy((state.params, state.model_state))
+
+    def are_finite(self, params: Any) -> np.ndarray:
+        """Whether there is a number everywhere; bool, of each of many networks."""
+        return np.asarray(jax.device_get(self._are_finite(params)))
+
+    def place(self, tree: Any) -> Any:
+        """A tree of one network on every device, or of many shared among the devices."""
+        if self._devices.mesh is None:
+            return tree
+        if self._mapped:
+            return jax.device_put(tree, self._devices.shared)
+        return self._devices.replicate(tree)
+
+    def _first_state(self, values: InitialValues, metrics: dict[str, Any]) -> TrainState:
+        def first(values: InitialValues) -> TrainState:
+            return init_state(
+                values.params,
+                self._optimizer,
+                values.key,
+                values.model_state,
+                learning_rate=values.learning_rate,
+                hyperparams=values.hyperparams,
+                metrics=metrics,
+            )
+
+        # Steps take over their state's memory, and none of the user's.
+        return _copied(jax.vmap(first)(values) if self._mapped else first(values))
+
+
+def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint with another key or other numbers, which never change in a run."""
+    now, then = jax.device_get(
+        tuple(
+            {
+                "key": jax.random.key_data(_as_key(one.key)),
+                "learning_rate": one.learning_rate,
+                **one.hyperparams,
+            }
+            for one in (values, saved)
+        )
+    )
+    for name, value in now.items():
+        if not np.array_equal(value, then[name]):
+            raise CheckpointError(
+                f"fit: a resumed run must have the {name}= that it began with, and in "
+                f"{checkpoint.path} it was {then[name]} but is {value}; give the same, or "
+                "another folder"
+            )
+
+
+def _as_key(key: Array) -> Array:
+    """A typed key, also of an old one that is an array of numbers."""
+    return key if is_key(key) else jax.random.wrap_key_data(key)
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _epoch_begun(state: TrainState) -> tuple[TrainState, Any]:
+    metrics, skipped = jax.tree.map(jnp.zeros_like, (state.metrics, state.skipped))
+    begun = state._replace(metrics=metrics, skipped=skipped)
+    return begun, _copied((state.params, state.model_state))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,18 @@ import optax
 from jax import Array
 
 from feedax.augment import mixup as mix
-from feedax.errors import ModelError
 from feedax.feed import Batch
-from feedax.train.hyperparams import Hyperparams, taken
-from feedax.train.model import Model, PyTree, each
-from feedax.train.skips import are_finite, says_skipped, tells_of_skips
+from feedax.train.model import Hyperparams, Model, PyTree, per_example
+from feedax.train.optimizers import (
+    Optimizer,
+    are_finite,
+    make_optimizer,
+    reports_a_skip,
+    reports_skips,
+)
 
 Score = Callable[..., Any]
 """A loss or a metric: a function of one example's prediction and target."""
-
-Optimizer: TypeAlias = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
-"""An optax transformation, or a function of hyperparameters, by name, that makes one."""
 
 
 class Metric(NamedTuple):
@@ -79,11 +80,11 @@ def init_state(
     """The state before the first step. Pure: it can be compiled, and mapped over keys.
 
     Args:
-        params: the trainable parameters.
+        params: the trainable parameters, a PyTree of arrays of any shapes.
         optimizer: any optax transformation, or a function of hyperparameters that makes one.
-        key: the random key of the run.
-        model_state: the model's other state, or None.
-        learning_rate: multiplies the optimizer's updates; 1 for one that has its own.
+        key: the random key of the run, ``()``.
+        model_state: the model's other state, a PyTree of arrays of any shapes, or None.
+        learning_rate: multiplies the optimizer's updates, ``()``; 1 for one that has its own.
         hyperparams: scalars by name, for the functions that have parameters of these names.
         metrics: the names of those that `train_step` is given.
 
@@ -92,7 +93,7 @@ def init_state(
     (0, 0.0)
     """
     scalars = {name: jnp.asarray(value, float) for name, value in (hyperparams or {}).items()}
-    opt_state = built(optimizer, scalars).init(params)
+    opt_state = make_optimizer(optimizer, scalars).init(params)
     return TrainState(
         params=params,
         model_state=model_state,
@@ -103,7 +104,7 @@ def init_state(
         step=jnp.array(0, jnp.int32),
         metrics={name: zero_metric() for name in ("loss", *metrics)},
         bad_step=jnp.array(-1, jnp.int32),
-        skipped=jnp.array(0, jnp.int32) if tells_of_skips(opt_state) else None,
+        skipped=jnp.array(0, jnp.int32) if reports_skips(opt_state) else None,
     )
 
 
@@ -130,11 +131,11 @@ def train_step(
     (``jax.vmap``): seeds, learning rates, whatever a state holds.
 
     A step that the optimizer skips leaves the model's state and the metrics as they were, and is
-    no bad step, see `feedax.train.skips`.
+    no bad step, see `feedax.train.optimizers.reports_skips`.
 
     Args:
         state: before the step.
-        batch: the examples.
+        batch: the examples: inputs and targets ``(batch, ...)``, weights ``(batch,)``.
         model: how to call the user's predict function.
         loss: a function of one example's prediction and target, which returns a scalar.
         optimizer: any optax transformation, or a function of hyperparameters that makes one; its
@@ -161,7 +162,7 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     inputs, hyperparams = batch.inputs, state.hyperparams
-    optimizer = built(optimizer, hyperparams)
+    optimizer = make_optimizer(optimizer, hyperparams)
     if model.augment is not None or mixup:
         key, augment_key, mixup_key = jax.random.split(key, 3)
         inputs = model.augmented(inputs, augment_key, hyperparams)
@@ -171,11 +172,11 @@ def train_step(
         inputs = mixed.inputs
 
     def scores_of(score: Score, predictions: PyTree) -> Array:
-        own = _summable(each(score, predictions, batch.targets, hyperparams))
+        own = _summable(per_example(score, predictions, batch.targets, hyperparams))
         if mixed is None:
             return own
         targets = jax.tree.map(lambda leaf: leaf[mixed.partners], batch.targets)
-        partners = _summable(each(score, predictions, targets, hyperparams))
+        partners = _summable(per_example(score, predictions, targets, hyperparams))
         shares = mixed.shares.astype(own.dtype)
         return shares * own + (1 - shares) * partners
 
@@ -213,7 +214,7 @@ def train_step(
     bad = (state.bad_step < 0) & ~jnp.isfinite(mean)
     skipped = state.skipped
     if skipped is not None:
-        skips = says_skipped(state.opt_state, opt_state, mean) & are_finite(params)
+        skips = reports_a_skip(state.opt_state, opt_state, mean) & are_finite(params)
         bad &= ~skips
         skipped = skipped + skips.astype(jnp.int32)
         # What such a step saw may be no number.
@@ -234,30 +235,6 @@ def train_step(
         bad_step=jnp.where(bad, state.step, state.bad_step),
         skipped=skipped,
     )
-
-
-def built(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
-    """The transformation itself; a function makes another one for other hyperparameters.
-
-    Raises:
-        ModelError: there is none.
-    """
-    made: Any = optimizer
-    if callable(optimizer):
-        try:
-            made = optimizer(**taken(optimizer, hyperparams))
-        except TypeError as error:
-            raise ModelError(
-                "fit: a function optimizer must make an optax transformation of hyperparameters "
-                f"alone, and it fails: {error}; give hyperparams= too, or the transformation itself"
-            ) from error
-    if not (hasattr(made, "init") and hasattr(made, "update")):
-        raise ModelError(
-            "fit: optimizer must be an optax transformation, or a function that makes one, and it "
-            f"{'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
-            "optax.sgd(0.1), say"
-        )
-    return made
 
 
 def _summable(scores: Array) -> Array:

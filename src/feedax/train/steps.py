@@ -1,18 +1,19 @@
-"""Runs `train_step` over the pieces of work that a feed hands out."""
+"""Compiled functions, and `train_step` over the pieces of work that a feed hands out."""
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array, lax
 
 from feedax.feed import CHUNK_STEPS, Batch, Chunk, Devices, pick
-from feedax.train.compiled import Compiled
 from feedax.train.model import Model
-from feedax.train.step import Optimizer, Score, TrainState, train_step
+from feedax.train.optimizers import Optimizer
+from feedax.train.step import Score, TrainState, train_step
 
 CHUNK_SECONDS = 0.2
 """How long a chunk should take: how often callbacks hear of steps, and Ctrl-C is heard."""
@@ -23,6 +24,40 @@ MOST_IN_FLIGHT = 32
 """The same for one device, where waiting batches take little memory."""
 BYTES_IN_FLIGHT = 2**26
 """How much memory they may take."""
+
+
+class Compiled:
+    """``jax.jit``, with the seconds spent on compiling counted apart from those of running.
+
+    Args:
+        function: a pure function. Its first argument decides with its shapes, dtypes and
+            shardings whether a compiled form can be used again; the others must always have the
+            same ones.
+        donate: the positions of arguments whose memory the result may take.
+        out: the sharding of all results, or None to leave it to JAX.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], donate: tuple[int, ...] = (), out: Any = None
+    ) -> None:
+        self.seconds = 0.0
+        self._function = function
+        where = {} if out is None else {"out_shardings": out}
+        self._jitted = jax.jit(function, donate_argnums=donate, **where)
+        self._forms: dict[Any, Any] = {}
+
+    def __call__(self, first: Any, *others: Any) -> Any:
+        # Somebody looks for an error, line by line.
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return self._function(first, *others)
+        leaves, structure = jax.tree.flatten(first)
+        kinds = tuple((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
+        key = (structure, kinds)
+        if key not in self._forms:
+            started = time.perf_counter()
+            self._forms[key] = self._jitted.lower(first, *others).compile()
+            self.seconds += time.perf_counter() - started
+        return self._forms[key](first, *others)
 
 
 class Steps:

@@ -1,21 +1,48 @@
 """`sweep`: many networks, by one compiled program."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from feedax.errors import ModelError, ProcessError
-from feedax.feed import refuse_no_batches
-from feedax.train.checkpoints import Checkpoints
-from feedax.train.events import NetworkEnded, NetworksStarted, Stepped
-from feedax.train.job import Job, plan_job, random_key
-from feedax.train.members import Member, members
-from feedax.train.networks import Sweep, file_name
-from feedax.train.sweeping import Sweeping
+from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, ProcessError
+from feedax.feed import Batch, Source, on_device, source_by_seed
+from feedax.storage.checkpoint_file import LargerError
+from feedax.storage.snapshot import restore, snapshot
+from feedax.train.checkpoint_content import CheckpointContent, EndedNetworkContent
+from feedax.train.checkpoints import Checkpoints, most_bytes
+from feedax.train.evaluation import block_size
+from feedax.train.events import (
+    EpochEnded,
+    Event,
+    NetworkEnded,
+    NetworksStarted,
+    Stepped,
+    Stopped,
+    StopTraining,
+)
+from feedax.train.model import combine, partition
+from feedax.train.networks import Member, Network, Sweep, file_name, grid
+from feedax.train.programs import Programs
+from feedax.train.specification import FitSpecification, random_key
+from feedax.train.step import init_state, train_step
+from feedax.train.training import Trained, Training
 
+LOGGER = logging.getLogger("feedax")
 Scalars = float | Iterable[float]
+
+MEMORY_SHARE = 0.8
+"""Of the memory that is free; the rest is for what nobody counts."""
+COPIES = 6
+"""Of a network's parameters besides its state: as they were given, and stacked; from the epoch's
+start, of its end, at their best, and of those that have ended."""
 
 
 def sweep(
@@ -51,7 +78,7 @@ def sweep(
         hyperparams: as in `fit`, with one value each or many.
         together: how many networks to train side by side, rounded up so that every device has as
             many. None for one on a CPU, and as many as fit on accelerators.
-        checkpoints: where and when to save. The same call again goes on, to the same bits; with
+        checkpoints: where and when to save. The same call again resumes, to the same bits; with
             more seeds or values it trains those that are new.
         callbacks: functions of one event: `NetworksStarted`, `Stepped` or `NetworkEnded`. One that
             raises `StopTraining` ends the sweep in good order. Of networks side by side, `Stepped`
@@ -61,8 +88,8 @@ def sweep(
 
     Returns:
         The networks, with their parameters and histories. One that turned not-a-number has an
-        `error`; the others go on. Of networks side by side the ``seconds`` of a row are those of
-        all of them together.
+        `error`; the other ones are trained on. Of networks side by side the ``seconds`` of a row
+        are those of all of them together.
 
     Raises:
         ModelError: the seeds, the values or `together` are none.
@@ -86,8 +113,26 @@ def sweep(
             f"sweep: {min(refused)} must not be given, since every network has one of its own; "
             "give seeds and init"
         )
-    if unknown := options.keys() - inspect.signature(plan_job).parameters.keys():
+    known = {one.name for one in fields(FitSpecification) if one.init}
+    if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
+    members = grid(seeds, learning_rate, hyperparams or {})
+    return sweep_members(
+        members, predict, init, train, together, checkpoints, tuple(callbacks), **options
+    )
+
+
+def sweep_members(
+    members: Sequence[Member],
+    predict: Callable[..., Any],
+    init: Callable[[jax.Array], Any],
+    train: Any,
+    together: int | None,
+    checkpoints: Checkpoints | None,
+    callbacks: Sequence[Callable[[Any], None]],
+    **options: Any,
+) -> Sweep:
+    """As `sweep`, of networks that are listed one by one; each must have a name of its own."""
     if together is not None and (type(together) is not int or together < 1):
         raise ModelError(
             f"sweep: together must be a whole number from 1 on, and it is {together!r}; leave it "
@@ -99,25 +144,390 @@ def sweep(
             "give each of them seeds of its own, without jax.distributed"
         )
 
-    def job_of(member: Member) -> Job:
-        return plan_job(
-            predict,
-            init(random_key(member.seed)),
-            _of_seed(train, member.seed),
-            learning_rate=member.learning_rate,
+    def specification(member: Member, **own: Any) -> FitSpecification:
+        return FitSpecification(
+            predict=predict,
+            params=init(random_key(member.seed)),
+            train=train_of(member.seed),
+            learning_rate=member.learning_rate,  # type: ignore[arg-type]
             hyperparams=member.hyperparams,
             key=random_key(member.seed),
-            checkpoints=checkpoints and checkpoints.within(file_name(member.name)),
             **options,
+            **own,
         )
 
-    every = members(seeds, learning_rate, hyperparams or {})
-    if not callable(train):
-        refuse_no_batches(train, "sweep: train")
-    return Sweeping(every, job_of, checkpoints, tuple(callbacks), together).run()
+    train_of = source_by_seed(train, "sweep: train")
+    return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
-def _of_seed(train: Any, seed: int) -> Any:
-    if hasattr(train, "with_seed"):
-        return train.with_seed(seed)
-    return train(seed) if callable(train) else train
+@dataclass(frozen=True)
+class _Group:
+    """Networks that are trained at once, alone where the size is 1.
+
+    Attributes:
+        members: its networks.
+        size: how many its programs are for.
+    """
+
+    members: Sequence[Member]
+    size: int
+
+    @property
+    def names(self) -> list[str]:
+        return [member.name for member in self.members]
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its checkpoints."""
+        if self.size == 1:
+            return file_name(self.members[0].name)
+        digest = hashlib.sha256(repr([self.names, self.size]).encode()).hexdigest()
+        return f"together-{digest[:12]}"
+
+
+class Sweeping:
+    """Trains the networks of a sweep that are not trained yet.
+
+    Args:
+        members: all its networks.
+        specification: what `fit` would be asked for, of each, and of some more arguments.
+        checkpoints: where networks are saved, or None.
+        callbacks: as in `sweep`.
+        together: how many are trained side by side; None to find out.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        specification: Callable[..., FitSpecification],
+        checkpoints: Checkpoints | None,
+        callbacks: Sequence[Callable[[Any], None]],
+        together: int | None,
+    ) -> None:
+        self._members = members
+        self._specification = specification
+        self._checkpoints = checkpoints
+        self._callbacks = callbacks
+        self._together = together
+        self._programs: Programs | None = None
+        self._kind: Any = None
+        self._ended: dict[str, Network] = {}
+        self._is_stopped = False
+
+    def run(self) -> Sweep:
+        """Train them; those there are, where a callback stops the sweep."""
+        with contextlib.ExitStack() as stack:
+            if self._checkpoints is not None:
+                stack.enter_context(self._checkpoints.in_use())
+            rest = [member for member in self._members if not self._was_trained(member)]
+            with contextlib.suppress(StopTraining):
+                if rest:
+                    for group in self._groups(rest):
+                        self._train(group)
+        networks = [self._ended[one.name] for one in self._members if one.name in self._ended]
+        return Sweep(networks, len(networks) == len(self._members))
+
+    @cached_property
+    def _most_bytes(self) -> int:
+        """Bytes that a checkpoint of one network has at most."""
+        asked = self._specification(self._members[0])
+        return most_bytes((asked.trained, asked.state))
+
+    def _groups(self, rest: Sequence[Member]) -> list[_Group]:
+        """The networks that are left, in groups; first those that an earlier call has begun."""
+        some, most = [self._specification(member) for member in rest[:2]], len(self._members)
+        _refuse_what_comes_once(some, len(rest))
+        size = min(self._together or networks_that_fit(some, most), most)
+        devices = some[0].run_on.count
+        if size > 1:  # every device has as many
+            size = -(-size // devices) * devices
+        groups = self._begun(rest, size, devices)
+        if groups and self._together is None:
+            size = groups[0].size
+        begun = {name for group in groups for name in group.names}
+        new = [member for member in rest if member.name not in begun]
+        return groups + [
+            _Group(new[start : start + size], size) for start in range(0, len(new), size)
+        ]
+
+    def _begun(self, rest: Sequence[Member], size: int, devices: int) -> list[_Group]:
+        """Groups side by side that an earlier call has not brought to their end.
+
+        They are resumed as they are, to the same bits, though other networks are to be trained
+        too.
+        """
+        groups: list[_Group] = []
+        if self._checkpoints is None:
+            return groups
+        most = len(self._members) * self._most_bytes
+        members = {member.name: member for member in self._members}
+        left = {member.name for member in rest}
+        for folder in self._checkpoints.names():
+            if not folder.startswith("together-"):
+                continue
+            found = self._checkpoints.within(folder).newest(most)
+            if found is None:
+                continue
+            content = CheckpointContent.from_json(found.about, found.path, is_group=True)
+            names, begun = set(content.names or ()), content.size
+            fits = begun == size or (self._together is None and begun % devices == 0)
+            fits = fits and len(names) <= begun <= -(-len(members) // devices) * devices
+            if fits and left & names and members.keys() >= names:
+                groups.append(_Group([members[name] for name in content.names or ()], begun))
+                left -= names
+        return groups
+
+    def _train(self, group: _Group) -> None:
+        """Train a group to its end, and keep what was trained; then its checkpoints are removed."""
+        checkpoints = self._checkpoints and self._checkpoints.within(group.folder)
+        own = {"checkpoints": checkpoints, "callbacks": (self._relay,)}
+        asked = [self._specification(member, **own) for member in group.members]
+        count, length = len(self._members), asked[0].train.length
+        self._tell(NetworksStarted(group.names, len(self._ended), count, asked[0].epochs, length))
+        programs = self._programs_of(asked, group.size)
+        programs.residents.forget_others(
+            [*(one.train for one in asked), *asked[0].evaluate.values()]
+        )
+        names = group.names if group.size > 1 else None
+        try:
+            trained = Training(asked, programs, names, group.size).run()
+        except NotANumberError as error:  # of one network; those of a group are set apart
+            trained = [Trained(error.params, error.history, error)]
+        if self._is_stopped:
+            raise StopTraining
+        new = []
+        for member, one, of in zip(group.members, asked, trained, strict=True):
+            if member.name not in self._ended:
+                network = _network(member, one, of)
+                self._write(network, one)
+                self._ended[member.name] = network
+                new.append(NetworkEnded(network))
+        if checkpoints is not None:
+            checkpoints.remove()
+        self._tell(*new)
+
+    def _programs_of(self, asked: Sequence[FitSpecification], size: int) -> Programs:
+        """Those of the group before, if it differs in numbers alone.
+
+        Raises:
+            ModelError: the networks themselves differ in more.
+        """
+        kinds = [_kind(one, size) for one in asked]
+        if not all(_same(kinds[0], kind) for kind in kinds):
+            raise ModelError(
+                "sweep: networks trained side by side may differ only in the values of their "
+                "parameters, and init makes other leaves or shapes from another key; give "
+                "together=1"
+            )
+        if self._programs is None or not _same(self._kind, kinds[0]):
+            self._programs, self._kind = Programs(asked[0], mapped=size > 1), kinds[0]
+        return self._programs
+
+    def _write(self, network: Network, asked: FitSpecification) -> None:
+        if self._checkpoints is None:
+            return
+        params, state = network.params if asked.model.stateful else (network.params, None)
+        arrays = snapshot({"params": partition(params)[0], "state": state})
+        error = network.error
+        content = EndedNetworkContent(
+            self._numbers_of(asked),
+            network.history,
+            None if error is None else (str(error), error.epoch, error.step),
+        )
+        name = f"{file_name(network.name)}.safetensors"
+        self._checkpoints.write(name, arrays, content.to_json())
+
+    def _was_trained(self, member: Member) -> bool:
+        """Whether a network is there from an earlier call; then it is among those that ended.
+
+        Raises:
+            CheckpointError: it is of another sweep.
+        """
+        if self._checkpoints is None:
+            return False
+        name = f"{file_name(member.name)}.safetensors"
+        try:
+            found = self._checkpoints.read(name, self._most_bytes)
+        except LargerError:
+            raise
+        except CheckpointError as error:
+            LOGGER.warning(f"{error}; it is trained again")
+            return False
+        if found is None:
+            return False
+        (arrays, about), path = found, self._checkpoints.folder / name
+        asked = self._specification(member)
+        content = EndedNetworkContent.from_json(about, path, self._numbers_of(asked))
+        like = on_device({"params": asked.trained, "state": asked.state})
+        tree = restore(arrays, like, source=path)
+        params = combine(tree["params"], asked.model.static)
+        whole = (params, tree["state"]) if asked.model.stateful else params
+        failure = None
+        if content.error is not None:
+            failure = NotANumberError(content.error[0])
+            failure.epoch, failure.step = content.error[1:]
+            failure.params, failure.history = whole, content.history
+        self._ended[member.name] = _network(member, asked, Trained(whole, content.history, failure))
+        return True
+
+    def _numbers_of(self, asked: FitSpecification) -> dict[str, Any]:
+        """What a network that was trained must have been asked for."""
+        assert self._checkpoints is not None
+        return {
+            "run": self._checkpoints.run,
+            "epochs": asked.epochs,
+            "steps": asked.steps,
+            "learning_rate": float(asked.learning_rate),
+            "hyperparams": {name: float(value) for name, value in asked.hyperparams.items()},
+            "mixup": asked.mixup,
+            "best": asked.best,
+            "patience": asked.patience,
+        }
+
+    def _relay(self, event: Event) -> None:
+        if isinstance(event, Stopped):
+            self._is_stopped = True
+        if isinstance(event, Stepped):
+            self._tell(event)
+        if isinstance(event, EpochEnded) and not event.is_last:
+            row = event.row
+            rate = row["examples_per_second"]
+            self._tell(Stepped(event.epoch + 1, 0, row["loss"], rate, event.params))
+
+    def _tell(self, *events: NetworksStarted | Stepped | NetworkEnded) -> None:
+        stops = False
+        for event in events:
+            for callback in self._callbacks:
+                try:
+                    callback(event)
+                except StopTraining:
+                    stops = True
+        if stops:
+            raise StopTraining
+
+
+def _network(member: Member, asked: FitSpecification, trained: Trained) -> Network:
+    return Network(member.seed, member.setting, *trained, asked.best)
+
+
+def _refuse_what_comes_once(asked: Sequence[FitSpecification], count: int) -> None:
+    """Refuse an iterator that several networks would share: each would get the other's rest."""
+    first, last = [{"train": one.train, **one.evaluate} for one in (asked[0], asked[-1])]
+    for name, source in first.items():
+        if len(asked) > 1 and source == last[name] and source.comes_once:
+            what = name if name == "train" else f"evaluate[{name!r}]"
+            raise BatchError(
+                f"sweep: {what} must be there for each of {count} networks, and it is a "
+                f"{source.type_name}, which comes once; give a NumpyLoader or a list"
+                + (", or a function of a seed that makes one" if name == "train" else "")
+            )
+
+
+def _kind(asked: FitSpecification, size: int) -> tuple[Any, list[Any]]:
+    """What decides whether the programs of another network are those of this one."""
+    trained = asked.trained, asked.state, asked.hyperparams
+    shapes = [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(trained)]
+    structure = jax.tree.structure((*trained, asked.model.static))
+    return (structure, shapes, size), jax.tree.leaves(asked.model.static)
+
+
+def _same(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> bool:
+    return one[0] == other[0] and all(
+        a is b or np.array_equal(a, b) for a, b in zip(one[1], other[1], strict=True)
+    )
+
+
+def networks_that_fit(asked: Sequence[FitSpecification], most: int) -> int:
+    """How many networks are to be trained side by side.
+
+    On a CPU one: there, mapping a step gains nothing. On accelerators as many as have room.
+
+    Args:
+        asked: of one of them, or of two, which tell whether all learn from the same examples.
+        most: how many there are.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    first = asked[0]
+    devices = jax.local_devices()[: first.run_on.count]
+    free, each = min(map(_free, devices)), network_bytes(first)
+    free -= _examples_bytes(first.evaluate.values())
+    plans = {id(plan) for one in asked if (plan := one.train.plan()) is not None}
+    if len(plans) > 1:  # every device has those of all its networks, and of all others
+        each += len(devices) * _examples_bytes([first.train])
+    else:
+        free -= _examples_bytes([first.train])
+    return max(1, min(most, len(devices) * int(MEMORY_SHARE * free / each)))
+
+
+def network_bytes(asked: FitSpecification) -> int:
+    """What one network takes: its state, copies of its parameters, and what a step or an
+    evaluation works with.
+
+    XLA says so of the compiled programs; where a loader has no arrays, its batches are not counted.
+    """
+    state = jax.eval_shape(partial(_first_state, asked))
+    taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
+    if not asked.train.has_arrays:
+        return taken
+    arrays = tuple(asked.train.arrays())
+    size = asked.train.batch_size or 1
+    batch = _batch(arrays, size)
+    step = partial(
+        train_step, model=asked.model, loss=asked.loss, optimizer=asked.optimizer, mixup=asked.mixup
+    )
+    works_with = _temporary(step, state, batch)
+    if asked.evaluate:
+
+        def scored(state: Any, inputs: Any) -> Any:
+            of, scalars = (state.params, state.model_state), state.hyperparams
+            return asked.model.predictions(*of, inputs, state.key, False, scalars)[0]
+
+        count = block_size(jax.tree.leaves(arrays)) if asked.model.of_one_example else size
+        works_with = max(works_with, _temporary(scored, state, _batch(arrays, count).inputs))
+    return taken + works_with + _bytes(batch)
+
+
+def _batch(arrays: tuple[Any, ...], size: int) -> Batch:
+    """The shapes of a batch of so many examples."""
+    inputs, targets = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (size, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
+        ),
+        arrays,
+    )
+    return Batch(inputs, targets, jax.ShapeDtypeStruct((size,), jnp.float32))  # type: ignore[arg-type]
+
+
+def _temporary(function: Callable[..., Any], *shapes: Any) -> int:
+    """Bytes that a compiled function takes for itself."""
+    found: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    return int(found.temp_size_in_bytes)
+
+
+def _first_state(asked: FitSpecification) -> Any:
+    return init_state(
+        on_device(asked.trained),
+        asked.optimizer,
+        asked.key,
+        asked.state,
+        learning_rate=asked.learning_rate,
+        hyperparams=asked.hyperparams,
+    )
+
+
+def _examples_bytes(sources: Iterable[Source]) -> int:
+    return sum(one.nbytes for one in sources)
+
+
+def _free(device: jax.Device) -> int:
+    stats = device.memory_stats() or {}
+    return int(stats.get("bytes_limit", 0)) - int(stats.get("bytes_in_use", 0))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(
+        leaf.size * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "size") and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )

@@ -1,385 +1,600 @@
-"""One run of `fit`: from its first step, or from a checkpoint, to its end."""
+"""The engine of `fit` and `sweep`: from the first step, or from a checkpoint, to the end."""
 
 import contextlib
 import logging
+import math
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from feedax.errors import BatchError, NotANumberError, printable
+from feedax.errors import BatchError, CheckpointError, NotANumberError, printable, shown
 from feedax.feed import (
     CHUNK_STEPS,
     Chunk,
     Feed,
     Position,
-    columns_of,
-    go_on,
-    how,
+    Source,
+    StackedFeed,
+    StateDict,
     open_feed,
-    teller,
 )
 from feedax.storage.checkpoint_file import decode
+from feedax.storage.safetensors_file import arrays_by_name
+from feedax.train import processes
+from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
-from feedax.train.clock import EpochClock
 from feedax.train.environment import environment, tell_of_differences
 from feedax.train.events import (
     EpochEnded,
     Event,
-    Row,
     Saved,
     Started,
     Stepped,
     Stopped,
     StopTraining,
 )
-from feedax.train.job import Job
+from feedax.train.history import Best, EpochClock, ReportInterval, Row, epoch_rows
 from feedax.train.model import combine
-from feedax.train.pace import Pace
-from feedax.train.peers import Peers
-from feedax.train.programs import Programs
-from feedax.train.saved import RUN, refuse_broken
+from feedax.train.programs import InitialValues, Programs, initial_values
+from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
+from feedax.train.steps import CHUNK_SECONDS
 from feedax.train.waiting import Waiting, tell_of_text
+from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
 
 
-class Training:
-    """Trains as planned.
+class Trained(NamedTuple):
+    """What came out of a network: as `fit` returns it, and why it ended before its time."""
 
-    Args:
-        job: what was asked for.
-        programs: those of a job before this one that differs in numbers alone.
+    params: Any
+    history: list[Row]
+    error: NotANumberError | None
+
+
+@dataclass
+class NetworkRun:
+    """What a run knows of each of its networks.
 
     Attributes:
-        history: a row for each epoch that ended.
+        source: where its batches come from.
+        best: its best epoch.
+        history: a row for each epoch that has ended.
+        position: where its source stands.
+        skip: batches to skip when its source is next iterated.
+        state_dict: of the source, if it has one.
+        has_ended: whether it is trained no longer, though others of its group are.
+        error: why it ended before its time, or None.
     """
 
-    def __init__(self, job: Job, programs: Programs | None = None) -> None:
-        self.job = job
-        self.history: list[Row] = []
-        programs = Programs(job) if programs is None else programs
-        self._check, self._residents = programs.check, programs.residents
-        self._metrics, self._steps = programs.metrics, programs.steps
-        self._states, self._evaluation = programs.states, programs.evaluation
-        self._advice = programs.advice
+    source: Source
+    best: Best
+    history: list[Row] = field(default_factory=list)
+    position: Position = field(default_factory=lambda: {"batches": 0})
+    skip: int = 0
+    state_dict: StateDict | None = None
+    has_ended: bool = False
+    error: NotANumberError | None = None
+
+
+class Training:
+    """Trains one network, or a group of them at once by programs mapped over their states.
+
+    A network whose loss is no longer a number ends the run, or its part in a group.
+
+    Args:
+        specifications: of the networks. They differ in numbers, examples and checkpoints alone;
+            the first one counts for all else.
+        programs: of a run with such specifications before this one.
+        names: of a group's networks; its checkpoints hold them. None for one network.
+        size: how many networks the programs of a group are for; places without a network repeat
+            the last one.
+    """
+
+    report_seconds = CHUNK_SECONDS
+    """How often callbacks hear of steps."""
+    chunk_steps = CHUNK_STEPS
+    """The most steps without a look at anything else."""
+
+    def __init__(
+        self,
+        specifications: Sequence[FitSpecification],
+        programs: Programs | None = None,
+        names: Sequence[str] | None = None,
+        size: int = 1,
+    ) -> None:
+        asked = specifications[0]
+        self._asked = asked
+        self._names = None if names is None else list(names)
+        self._is_group = names is not None
+        self._size = size
+        self._values: InitialValues | None = initial_values(specifications, size)
+        self._networks = [
+            NetworkRun(one.train, Best(one.best, one.patience)) for one in specifications
+        ]
+        self._sets = asked.evaluate
+        self._checkpoints = asked.checkpoints
+        self._programs = Programs(asked, self._is_group) if programs is None else programs
         self._state: TrainState | None = None
-        self._epoch = self._step = self._epoch_step = self._skip = 0
+        # Parameters and model states: at the epoch's start, at their best, and of the networks
+        # that have ended.
+        self._copies: dict[str, Any] = {}
+        self._epoch = self._step = self._epoch_step = 0
         self._seconds = 0.0  # of this epoch so far
-        self._position: Position = {"batches": 0}
-        self._found: Checkpoint | None = None
-        self._environment = environment(job.devices, job.model.dtype)
-        self._peers = Peers()
-        self._pace = Pace(self._steps, self._peers)
+        self._found: tuple[Checkpoint, CheckpointContent] | None = None
+        self._environment = environment(asked.run_on, asked.model.dtype)
+        self._report_interval = ReportInterval(self._programs.steps)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._is_asked_to_stop = False
-        self._form: str | None = None  # of the steps before the run went on
+        self._form: str | None = None  # of the steps before the run was resumed
 
-    def run(self) -> Any:
-        """Train to the end; the parameters, with the model's state if there is one."""
-        job = self.job
+    def run(self) -> list[Trained]:
+        """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._peers)
-            if job.checkpoints is not None:
-                stack.enter_context(job.checkpoints.in_use(writes=self._peers.index == 0))
-                self._found = self._newest(job.checkpoints)
+            stack.enter_context(Watchdog())
+            if self._checkpoints is not None:
+                stack.enter_context(self._checkpoints.in_use(writes=processes.index() == 0))
+                self._found = self._newest(self._checkpoints)
             self._share_batches()
-            for batches in (self._train, *self._sets.values()):
-                self._evaluation.prepare(batches)
+            for batches in (*(one.source for one in self._networks), *self._sets.values()):
+                self._programs.evaluation.prepare(batches)
             if self._found is not None:
-                self._go_on(self._found.about)
+                self._resume(*self._found)
             try:
                 self._tell(self._started())
-                while not self._is_over():
+                while not self._is_done():
                     self._train_epoch()
             except StopTraining as stop:
-                if self._state is not None and self._states.are_finite(self._state.params):
+                if self._is_worth_saving():
                     self._save()
                 preempted = stop.args == (PREEMPTED,)
                 self._tell(Stopped(self._epoch, self._epoch_step, preempted))
-        return self._result()
+        if self._state is None and self._found is not None:
+            self._state = self._first_state()
+        return [self._trained(i) for i in range(len(self._networks))]
 
-    def _newest(self, checkpoints: Checkpoints) -> Checkpoint | None:
+    def _newest(self, checkpoints: Checkpoints) -> tuple[Checkpoint, CheckpointContent] | None:
         """The newest checkpoint that is whole, as process 0 reads it."""
-        most = self._states.most_bytes(self.job)
-        found = checkpoints.newest(most) if self._peers.index == 0 else None
-        if found is not None:
-            refuse_broken(found.about, RUN, found.path)
-        if self._peers.count == 1:
-            return found
-        path = self._peers.broadcast(None if found is None else str(found.path))
+
+        def read(found: Checkpoint) -> tuple[Checkpoint, CheckpointContent]:
+            return found, CheckpointContent.from_json(found.about, found.path, self._is_group)
+
+        assert self._values is not None
+        most = self._programs.states.most_bytes(self._values)
+        found = checkpoints.newest(most) if processes.index() == 0 else None
+        if processes.count() == 1:
+            return found and read(found)
+        mine = found and read(found)
+        path = processes.broadcast(None if found is None else str(found.path))
         if path is None:
             return None
-        content = self._peers.broadcast_bytes(b"" if found is None else found.content)
-        return found or Checkpoint(Path(path), content, *decode(content, path))
+        content = processes.broadcast_bytes(b"" if found is None else found.content)
+        return mine or read(Checkpoint(Path(path), content, *decode(content, path)))
 
     def _share_batches(self) -> None:
-        """Several processes draw one order of examples, and each loads its columns of a batch."""
-        job, peers = self.job, self._peers
-        self._train, self._sets = job.train, job.sets
-        saved = {} if self._found is None else self._found.about["position"].get("loader", {})
-        seed = saved.get("seed") if isinstance(saved, dict) else None
-        if peers.count > 1:  # for loaders without one, process 0's
-            seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
-        # One process goes on with the seed that several have drawn.
-        if peers.count > 1 or (seed is not None and getattr(job.train, "seed", 0) is None):
-            sources = [job.train, *job.sets.values()]
-            self._train, *sets = columns_of(sources, peers.index, peers.count, seed)
-            self._sets = dict(zip(job.sets, sets, strict=True))
-        self._tell_position = None if job.checkpoints is None else teller(self._train)
-        if job.checkpoints is not None and getattr(self._train, "seed", 0) is None:
+        """Several processes draw one order of examples, and each loads its shard of a batch."""
+        network = self._networks[0]
+        if not self._is_group:
+            saved = {} if self._found is None else self._found[1].networks[0].position
+            loader = saved.get("loader")
+            seed = loader.get("seed") if isinstance(loader, dict) else None
+            if processes.count() > 1:  # for loaders without one, process 0's
+                seed = processes.broadcast(secrets.randbits(31) if seed is None else seed)
+            # One process resumes with the seed that several have drawn.
+            if processes.count() > 1 or (seed is not None and network.source.lacks_seed):
+                sources = {network.source, *self._sets.values()}
+                shards = {
+                    one: one.shard(processes.index(), processes.count(), seed) for one in sources
+                }
+                network.source = shards[network.source]
+                self._sets = {name: shards[one] for name, one in self._sets.items()}
+        if self._checkpoints is None:
+            return
+        for one in self._networks:
+            one.state_dict = one.source.resumable_state()
+        if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
-                "fit: without a seed a loader's randomness does not go on where it was; a run that "
-                "goes on has the same bits with NumpyLoader(seed=...)"
+                "fit: the random order of a loader without a seed is not resumed; a resumed run "
+                "has the same bits with NumpyLoader(seed=...)"
             )
 
+    def _resume(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
+        """Resume where the checkpoint was made."""
+        if self._is_group and (content.names, content.size) != (self._names, self._size):
+            raise CheckpointError(
+                f"sweep: {checkpoint.path} must be of the networks {shown(self._names)}, and it "
+                f"is of {shown(content.names)}; restore it from a copy, or train again"
+            )
+        self._form = content.form
+        tell_of_differences(content.environment, self._environment)
+        self._epoch, self._step = content.epoch, content.step
+        self._epoch_step, self._seconds = content.epoch_step, content.seconds
+        self._saved = self._epoch, self._step
+        epochs = self._asked.epochs
+        if epochs is not None and self._epoch > epochs:
+            LOGGER.warning(
+                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked for; "
+                "nothing is trained"
+            )
+        for network, saved in zip(self._networks, content.networks, strict=True):
+            network.history = saved.history
+            network.best.load_state_dict(saved.best)
+            network.position = saved.position
+            network.skip = network.source.resume(saved.position)
+            network.has_ended = saved.has_ended
+            network.error = saved.failure and NotANumberError.at(*saved.failure)
+        if not self._is_group:  # its patience may have grown
+            network.has_ended = network.best.is_exhausted(self._epoch)
+
     def _started(self) -> Started:
-        length = None
-        with contextlib.suppress(TypeError):
-            length = len(self._train)  # type: ignore[arg-type]
-        checkpoint = None if self._found is None else self._found.path
+        network = self._networks[0]
         return Started(
-            self.job.epochs,
-            length,
-            how(self._train, self._residents),
-            [dict(row) for row in self.history],
-            checkpoint,
+            self._asked.epochs,
+            network.source.length,
+            self._programs.residents.describe(network.source),
+            [dict(row) for row in network.history],
+            self._found and self._found[0].path,
             self._step,
         )
 
-    def _is_over(self) -> bool:
+    def _is_done(self) -> bool:
         if self._epoch_step > 0:
             return False  # first that epoch ends, with its row
-        epochs = self.job.epochs
+        epochs = self._asked.epochs
         return (
             (epochs is not None and self._epoch >= epochs)
             or self._has_all_steps()
-            or self.job.best.is_over(self._epoch)
+            or all(one.has_ended for one in self._networks)
         )
 
     def _has_all_steps(self) -> bool:
-        return self.job.steps is not None and self._step >= self.job.steps
+        return self._asked.steps is not None and self._step >= self._asked.steps
 
     def _train_epoch(self) -> None:
-        job = self.job
-        waiting = Waiting(self._train, self._steps)
-        clock = EpochClock(self._epoch, self._steps, self._seconds)
-        # Opened every epoch: the dataset may be another one than before.
-        exact = not job.model.of_one_example
-        tell, skip, self._skip = self._tell_position, self._skip, 0
-        with contextlib.closing(
-            open_feed(self._train, exact, self._residents, self._check, tell, skip)
-        ) as feed:
-            start = self._train_steps(feed, waiting, clock)
-            assert self._state is not None
-            row = clock.row(self._state, waiting.columns(feed))
-            self._position, self._seconds = feed.position(), clock.seconds
+        programs = self._programs
+        waiting = Waiting(self._networks[0].source, programs.steps)
+        clock = EpochClock(programs.steps, self._seconds, self.report_seconds)
+        with contextlib.closing(self._open_feed()) as feed:
+            self._train_steps(feed, waiting, clock)
+            rows = self._rows(clock, waiting.columns(feed))
+            self._note_positions(feed, clock)
         if self._epoch == 0:
             tell_of_text(feed)
-        self._refuse_not_a_number(start, looks_at_params=True)
+        self._look_for_failures(looks_at_params=True)
         if ends_early := self._has_all_steps():
             # Saved as the middle of an epoch, from which more steps can follow as if it had not
             # been the end; the rest of this one is done again where none do.
             self._save()
-        job.tell_of_an_early_end(self._step)
-        self._end_epoch(row, ends_early)
-        self._advice.after(row, waiting)
+        self._asked.warn_of_an_early_end(self._step)
+        self._end_epoch(rows, ends_early)
+        programs.advice.after(rows[0], waiting)
 
-    def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> Any:
-        """The epoch's steps; the parameters and the model's state as they were before them."""
-        start = None
-        while (
-            most := min(self._pace.most_steps(), self.job.most_steps(self._step, CHUNK_STEPS))
-        ) > 0:
+    def _open_feed(self) -> Feed | StackedFeed:
+        """Opened every epoch: the dataset may be another one than before."""
+        programs, feeds = self._programs, []
+        for network in self._networks:
+            feeds.append(
+                open_feed(
+                    network.source,
+                    not self._asked.model.of_one_example,
+                    programs.residents,
+                    programs.check,
+                    network.state_dict,
+                    network.skip,
+                )
+            )
+            network.skip = 0
+        return StackedFeed(feeds, self._size, self._asked.run_on) if self._is_group else feeds[0]
+
+    def _train_steps(self, feed: Feed | StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
+        programs, has_begun = self._programs, False
+        while (most := self._most_steps()) > 0:
             piece = waiting.take(feed, most)
             if piece is None:
                 break
-            if start is None:
-                self._metrics |= {k: v for k, v in self._check.scores.items() if k != "loss"}
-                start = self._begun()
+            if not has_begun:
+                scores = programs.check.scores.items()
+                programs.metrics |= {name: one for name, one in scores if name != "loss"}
+                self._begin()
+                has_begun = True
             self._state = waiting.run(self._state, piece)
             self._look_at_form()
             count = int(piece.steps) if isinstance(piece, Chunk) else 1
             self._step += count
             self._epoch_step += count
             is_save = self._is_save_due()
-            if self._pace.is_due(count, clock) or is_save:
+            if self._report_interval.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                is_save = self._pace.agreed(is_save or self._is_save_late())
-                self._refuse_not_a_number(start, looks_at_params=is_save)
-                self._position, self._seconds = feed.position(), clock.seconds
+                is_save = self._report_interval.next(is_save or self._is_save_late())
+                if not self._is_group:  # a group's are looked for at the end of an epoch
+                    self._look_for_failures(looks_at_params=is_save)
+                self._note_positions(feed, clock)
                 if is_save:
                     self._save()
-                self._tell(self._stepped(clock))
-        start = self._begun() if start is None else start
+                clock.reported()
+                row = self._row_of_all(self._rows(clock))
+                self._tell(
+                    Stepped(
+                        self._epoch,
+                        self._epoch_step,
+                        row["loss"],
+                        row["examples_per_second"],
+                        self._params_to_show(),
+                    )
+                )
+        if not has_begun:
+            self._begin()
         jax.block_until_ready(self._state)
-        return start
 
-    def _stepped(self, clock: EpochClock) -> Stepped:
-        clock.told()
-        assert self._state is not None
-        row = clock.row(self._state)
-        params = self._whole(self._state.params, self._state.model_state)
-        return Stepped(
-            self._epoch, self._epoch_step, row["loss"], row["examples_per_second"], params
-        )
+    def _most_steps(self) -> int:
+        """How many steps may follow before something is to be done after an exact one."""
+        most = [self._report_interval.most_steps(), self.chunk_steps]
+        if self._checkpoints is not None and (due := self._checkpoints.due_in(self._step)):
+            most.append(due)
+        if self._asked.steps is not None:
+            most.append(self._asked.steps - self._step)
+        return min(most)
 
-    def _end_epoch(self, row: Row, ends_early: bool) -> None:
-        """Evaluate, keep the best, tell, save."""
-        job, state = self.job, self._state
-        assert state is not None
-        compiled = self._evaluation.compile_seconds
-        for name, batches in self._sets.items():
-            scores = self._evaluation.of(
-                state.params, state.model_state, state.hyperparams, batches, f"evaluate[{name!r}]"
-            )
-            row |= {f"{name}_{score}": value for score, value in scores.items()}
-        row["compile_seconds"] += self._evaluation.compile_seconds - compiled
-        is_best = job.best.is_beaten_by(row)
-        if is_best:
-            job.best.keep(row, self._step, self._states.copy(state))
-        self.history.append(row)
-        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
-        if self._tell_position is None:
-            self._position = {"batches": 0}
-        is_last = self._is_over()
-        checkpoints = job.checkpoints
-        if ends_early:
-            self._saved = self._epoch, self._step  # in its middle, see above
-        elif checkpoints and (is_last or is_best or checkpoints.is_due_after(self._epoch)):
-            self._save()
-        params = self._whole(state.params, state.model_state)
-        self._tell(EpochEnded(self._epoch - 1, dict(row), params, is_best, is_last))
-
-    def _begun(self) -> Any:
-        """Make the first state, or go on with the checkpoint's; a copy of what it begins with."""
+    def _begin(self) -> None:
+        """Make the first state, or restore the checkpoint's; keep a copy of what it begins with."""
         if self._state is None:
             self._state = self._first_state()
         if self._epoch_step == 0:
-            self._state, start = self._states.begin_epoch(self._state)
-            return start
-        return self._states.copy(self._state)
+            self._state, self._copies["start"] = self._programs.states.begin_epoch(self._state)
+        elif "start" not in self._copies:  # the checkpoints of one network do not hold it
+            self._copies["start"] = self._programs.states.copy(self._state)
 
     def _first_state(self) -> TrainState:
-        job, found = self.job, self._found
-        if found is None and not self._check.has_scores:
+        assert self._values is not None
+        states, values = self._programs.states, self._values
+        if self._found is not None:
+            # An epoch without a step left to do has shown no examples, and needs none.
+            checkpoint, content = self._found
+            state, self._copies = states.restored(
+                values, checkpoint, content.metrics, content.copies
+            )
+        elif not self._programs.check.has_scores:
             raise BatchError(
                 "fit: train must yield a batch in every epoch, and it yielded none in epoch "
                 f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
                 "that the dataset is not empty"
             )
-        if found is None:
-            return self._states.first(job, self._metrics)
-        # An epoch without a step left to do has shown no examples, and needs none.
-        state, copies = self._states.saved(job, found, ["best"] if job.best.step >= 0 else [])
-        job.best.kept = copies.get("best")
-        self._found = None
+        else:
+            state = states.first(values, self._programs.metrics)
+            if self._checkpoints is not None:
+                arrays_by_name(state, who="fit")  # what cannot be saved is found out now
+        self._found = self._values = None
         return state
 
-    def _go_on(self, about: dict[str, Any]) -> None:
-        """Stand where the checkpoint was made."""
-        self._form = about["form"]
-        tell_of_differences(about["environment"], self._environment)
-        self._epoch, self._step = about["epoch"], about["step"]
-        self._epoch_step, self._seconds = about["epoch_step"], about["seconds"]
-        self._saved = self._epoch, self._step
-        self.history = about["history"]
-        if self.job.epochs is not None and self._epoch > self.job.epochs:
-            LOGGER.warning(
-                f"fit: the run has {self._epoch} epochs already, and {self.job.epochs} were asked "
-                "for; nothing is trained"
-            )
-        self.job.best.go_on(about["best"])
-        self._position = about["position"]
-        self._skip = go_on(self._train, self._position)
-
     def _look_at_form(self) -> None:
-        """A loader that is no longer resident, say, may make other bits on an accelerator."""
-        if self._form not in (None, self._steps.form):
+        """Warn of another form: on an accelerator it may make other bits."""
+        form = self._programs.steps.form
+        if self._form not in (None, form):
             LOGGER.warning(
-                "fit: a run that goes on has the bits of one that never stopped only where its "
-                f"steps run in the same form, and it was {printable(str(self._form))} and is "
-                f"{self._steps.form}"
+                "fit: a resumed run has the bits of an uninterrupted one only if its steps run in "
+                f"the same form, which was {printable(str(self._form))} and is {form}"
             )
         self._form = None
 
+    def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
+        positions = feed.positions() if isinstance(feed, StackedFeed) else [feed.position()]
+        for network, position in zip(self._networks, positions, strict=True):
+            network.position = position
+        self._seconds = clock.seconds
+
+    def _look_for_failures(self, looks_at_params: bool) -> None:
+        """End the networks whose loss is no number, with the parameters from before this epoch.
+
+        Raises:
+            NotANumberError: there is but one network.
+        """
+        assert self._state is not None
+        bad_steps = np.atleast_1d(jax.device_get(self._state.bad_step))
+        are_bad = bad_steps >= 0
+        if looks_at_params:
+            are_bad = are_bad | ~self._programs.states.are_finite(self._state.params)
+        failed = [i for i, one in enumerate(self._networks) if are_bad[i] and not one.has_ended]
+        self._keep("ended", self._copies["start"], failed)
+        for i in failed:
+            network = self._networks[i]
+            bad = int(bad_steps[i]) if bad_steps[i] >= 0 else self._step - 1
+            step = bad - (self._step - self._epoch_step)
+            network.error, network.has_ended = NotANumberError.at(self._epoch, step), True
+        if failed and not self._is_group:
+            error = self._trained(0).error
+            assert error is not None
+            raise error
+
+    def _rows(self, clock: EpochClock, columns: dict[str, float] | None = None) -> list[Row]:
+        """Each network's row of the epoch so far."""
+        assert self._state is not None
+        rows = epoch_rows(self._epoch, clock, self._state, columns or {})
+        return rows[: len(self._networks)]
+
+    def _row_of_all(self, rows: Sequence[Row]) -> Row:
+        """The row for callbacks: of a group, with the mean loss of the networks in training."""
+        if not self._is_group:
+            return dict(rows[0])
+        pairs = zip(rows, self._networks, strict=True)
+        losses = [row["loss"] for row, network in pairs if not network.has_ended]
+        return rows[0] | {
+            "loss": sum(losses) / len(losses) if losses else math.nan,
+            "examples_per_second": sum(row["examples_per_second"] for row in rows),
+        }
+
+    def _params_to_show(self) -> Any:
+        assert self._state is not None
+        if self._is_group:
+            return self._state.params
+        return self._whole(self._state.params, self._state.model_state)
+
+    def _end_epoch(self, rows: Sequence[Row], ends_early: bool) -> None:
+        """Evaluate, keep the best, save, tell."""
+        state, evaluation = self._state, self._programs.evaluation
+        assert state is not None
+        self._copies.pop("start", None)
+        compiled = evaluation.compile_seconds
+        for name, batches in self._sets.items():
+            scores = evaluation.of_each(
+                state.params, state.model_state, state.hyperparams, batches, f"evaluate[{name!r}]"
+            )
+            for row, of_one in zip(rows, scores, strict=False):  # some only fill the group
+                row |= {f"{name}_{score}": value for score, value in of_one.items()}
+        for row in rows:
+            row["compile_seconds"] += evaluation.compile_seconds - compiled
+        best = [i for i, row in enumerate(rows) if self._is_best(self._networks[i], row)]
+        if best:
+            self._keep("best", self._programs.states.copy(state), best)
+        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
+        ended = []
+        for i, (network, row) in enumerate(zip(self._networks, rows, strict=True)):
+            if network.has_ended:
+                continue
+            network.history.append(row)
+            if network.best.is_exhausted(self._epoch):
+                network.has_ended = True
+                ended.append(i)
+        self._keep("ended", self._copies.get("best"), ended)
+        for network in self._networks:
+            if network.state_dict is None:  # it begins again
+                network.position = {"batches": 0}
+        is_last, checkpoints = self._is_done(), self._checkpoints
+        # A group's checkpoints hold the best of each network; one network's best epoch has one.
+        is_best = bool(best) and not self._is_group
+        if ends_early:
+            self._saved = self._epoch, self._step  # in its middle, see above
+        elif checkpoints and (is_last or is_best or checkpoints.is_due_after(self._epoch)):
+            self._save()
+        row, params = self._row_of_all(rows), self._params_to_show()
+        self._tell(EpochEnded(self._epoch - 1, row, params, bool(best), is_last))
+
+    def _is_best(self, network: NetworkRun, row: Row) -> bool:
+        if network.has_ended or not network.best.is_beaten_by(row):
+            return False
+        network.best.update(row, self._step)
+        return True
+
+    def _keep(self, name: str, source: Any, which: Sequence[int]) -> None:
+        """Keep a copy of the parameters of some networks, beside what is kept of the other ones."""
+        if not which:
+            return
+        if not self._is_group:
+            self._copies[name] = source
+            return
+        mask = np.isin(np.arange(self._size), which)
+        mask = jax.device_put(mask, self._asked.run_on.shared)
+
+        def chosen(new: Any, old: Any) -> Any:
+            return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        self._copies[name] = jax.tree.map(chosen, source, self._copies.get(name, source))
+
     def _is_save_due(self) -> bool:
-        checkpoints = self.job.checkpoints
+        checkpoints = self._checkpoints
         if checkpoints is None:
             return False
         checkpoints.look()
         return checkpoints.is_due_at(self._step)
 
     def _is_save_late(self) -> bool:
-        checkpoints = self.job.checkpoints
-        return checkpoints is not None and checkpoints.is_due_by_time()
+        return self._checkpoints is not None and self._checkpoints.is_due_by_time()
+
+    def _is_worth_saving(self) -> bool:
+        """A group's networks that have turned not-a-number are set apart when it is resumed."""
+        state = self._state
+        return state is not None and (
+            self._is_group or bool(self._programs.states.are_finite(state.params))
+        )
 
     def _save(self) -> None:
-        """Save where the run stands, unless that is saved already."""
-        checkpoints, best = self.job.checkpoints, self.job.best
-        here = self._epoch, self._step
+        """Save the run, unless this step is saved already."""
+        checkpoints, here = self._checkpoints, (self._epoch, self._step)
         if checkpoints is None or self._state is None or self._saved == here:
             return
-        about = {
-            "epoch": self._epoch,
-            "step": self._step,
-            "epoch_step": self._epoch_step,
-            "seconds": self._seconds,
-            "position": self._position,
-            "metrics": [name for name in self._state.metrics if name != "loss"],
-            "best": best.about(),
-            "history": [dict(row) for row in self.history],  # as they are now
-            "environment": self._environment,
-            "form": self._form or self._steps.form,
+        copies = {
+            name: copy for name, copy in self._copies.items() if self._is_group or name == "best"
         }
+        content = CheckpointContent(
+            epoch=self._epoch,
+            step=self._step,
+            epoch_step=self._epoch_step,
+            seconds=self._seconds,
+            metrics=[name for name in self._state.metrics if name != "loss"],
+            environment=self._environment,
+            form=self._form or self._programs.steps.form,
+            networks=[
+                NetworkContent(
+                    one.position,
+                    one.best.state_dict(),
+                    [dict(row) for row in one.history],  # as they are now
+                    one.has_ended,
+                    (one.error.epoch, one.error.step) if one.error else None,
+                )
+                for one in self._networks
+            ],
+            names=self._names,
+            size=self._size,
+            copies=list(copies),
+        )
         self._saved = here
-        if self._peers.index == 0:
-            tree = {"state": self._state, "best": best.kept}
-            path = checkpoints.save(tree, about, keep_step=best.step)
+        if processes.index() == 0:
+            tree = {"state": self._state, **copies}
+            keep_step = -1 if self._is_group else self._networks[0].best.step
+            path = checkpoints.save(tree, content.to_json(), keep_step)
             self._tell(Saved(self._step, path))
 
-    def _refuse_not_a_number(self, start: Any, looks_at_params: bool) -> None:
-        state = self._state
-        assert state is not None
-        bad = int(jax.device_get(state.bad_step))
-        if bad < 0 and looks_at_params and not self._states.are_finite(state.params):
-            bad = self._step - 1
-        if bad < 0:
-            return
-        step = bad - (self._step - self._epoch_step)
-        error = NotANumberError.at(self._epoch, step)
-        error.history, error.params = self.history, self._whole(*start)
-        raise error
-
-    def _result(self) -> Any:
-        if self._state is None and self._found is not None:
-            self._state = self._first_state()
-        if self.job.best.kept is not None:
-            return self._whole(*self.job.best.kept)
-        if self._state is None:
-            return self._whole(self.job.params, self.job.model_state)
-        return self._whole(self._state.params, self._state.model_state)
+    def _trained(self, i: int) -> Trained:
+        """What came out of a network."""
+        network = self._networks[i]
+        if self._state is not None:
+            source = self._state.params, self._state.model_state
+        elif self._is_group:
+            assert self._values is not None
+            source = jax.device_put(self._values[:2], self._asked.run_on.shared)
+        else:
+            source = self._asked.trained, self._asked.state
+        if network.best.column is not None:
+            source = self._copies.get("best", source)
+        if network.has_ended:
+            source = self._copies.get("ended", source)
+        if self._is_group:
+            source = _of_one(source, self._asked.run_on.replicate(np.int32(i)))
+        whole = self._whole(*source)
+        if network.error is not None:
+            network.error.params, network.error.history = whole, network.history
+        return Trained(whole, network.history, network.error)
 
     def _whole(self, params: Any, model_state: Any) -> Any:
-        whole = combine(params, self.job.model.static)
-        return (whole, model_state) if self.job.model.stateful else whole
+        whole = combine(params, self._asked.model.static)
+        return (whole, model_state) if self._asked.model.stateful else whole
 
     def _tell(self, event: Event) -> None:
         stops: tuple[str, ...] | None = () if self._is_asked_to_stop else None
-        for callback in self.job.callbacks:
+        for callback in self._asked.callbacks:
             try:
                 callback(event)
             except StopTraining:
                 stops = ()
-        if self._peers.count > 1 and isinstance(event, Started | Stepped | EpochEnded):
-            if self._peers.any_process(stops is not None):
+        if processes.count() > 1 and isinstance(event, Started | Stepped | EpochEnded):
+            if processes.any_process(stops is not None):
                 stops = ()
-            if self._peers.reached_preemption():
+            if processes.reached_preemption():
                 stops = (PREEMPTED,)
-        # While a state is saved is no place to stop: the next event is.
+        # Training does not stop while a state is being saved, but at the next event.
         self._is_asked_to_stop = stops is not None
         if stops is not None and not isinstance(event, Saved | Stopped):
             raise StopTraining(*stops)
+
+
+@jax.jit
+def _of_one(tree: Any, i: Any) -> Any:
+    """What a stacked tree holds of one network."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)

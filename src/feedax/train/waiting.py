@@ -1,4 +1,4 @@
-"""How long training stands and waits for data, and what would help."""
+"""How long training waits for data, and what would help."""
 
 import logging
 import time
@@ -7,48 +7,46 @@ from typing import Any
 
 import jax
 
-from feedax.feed import Batch, Chunk, Feed, StackedFeed
+from feedax.feed import Batch, Chunk, Feed, Source, StackedFeed
 from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
 SHARE = 0.2
-"""Waiting for more than this share of an epoch is worth a sentence."""
-LONG_ENOUGH = 1.0
-"""Seconds of an epoch: in a shorter one, nobody waits."""
+"""Training is warned if it waits for more than this share of an epoch."""
 
 
 class Waiting:
-    """The time of one epoch in which training stood, since the next piece of work was not there.
+    """The time of one epoch in which training waited for the next piece of it.
 
-    While a batch is loaded the device goes on with the steps before it. That is not waiting; where
-    the device runs out of steps meanwhile, only what loading takes longer than a step is.
+    While a batch is loaded, the device computes the steps before it. That is not waiting. Where
+    the device runs out of steps meanwhile, waiting is only what loading takes longer than a step.
 
     Args:
         source: where the batches come from.
         steps: runs the pieces.
 
     Attributes:
-        seconds: in which training stood.
-        first_seconds: of them, for the first piece.
-        lost_seconds: of them, what another source would not save: the machine did something else.
-            Known with the columns.
+        seconds: in which training waited.
+        first_seconds: of these, the wait for the first piece.
+        lost_seconds: of these, what no other source would save, as the machine was busy with
+            something else. Known once `columns` was called.
         source: where the batches come from.
     """
 
-    def __init__(self, source: Any, steps: Steps) -> None:
+    def __init__(self, source: Source, steps: Steps) -> None:
         self.seconds = self.first_seconds = self.lost_seconds = 0.0
         self.source = source
-        self._idle_seconds = 0.0  # of the waiting, without this thread on a CPU
-        self._delays = _delays()
+        self._idle_seconds = 0.0  # of the waiting, this thread did not run on a CPU
+        self._delays = self.cpu_delay()
         self._steps = steps
-        self._before = _told(source)
+        self._before = source.times()
         self._shortages = 0
         self._step_seconds = 0.0
         self._measure = False
 
     def take(self, feed: Feed | StackedFeed, most: int) -> Batch | Chunk | None:
         """The feed's next piece, of at most so many steps."""
-        # After a step that was measured the device is idle, but only for that.
+        # The device is idle after a step that was measured, but only because of that.
         was_busy = self._steps.are_under_way() or self._measure
         started, worked = time.perf_counter(), time.thread_time()
         piece = feed.take(most)
@@ -60,12 +58,12 @@ class Waiting:
             self._idle_seconds += max(0.0, waited - worked)
             self.first_seconds = self.first_seconds or seconds
             self._shortages += not was_measured
-            # Seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
+            # Measured seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
             self._measure = not was_measured and self._shortages.bit_count() == 1
         return piece
 
     def run(self, state: Any, piece: Batch | Chunk) -> Any:
-        """The piece's steps; from time to time, how long one takes."""
+        """Run the piece's steps; now and then, measure how long one takes."""
         started = time.perf_counter() - self._steps.compile_seconds
         state = self._steps.run(state, piece)
         if self._measure and isinstance(piece, Batch):
@@ -74,48 +72,41 @@ class Waiting:
         return state
 
     def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
-        """The times of an epoch that has been trained, by the names of its row."""
-        loading, starting = _told(self.source)
-        told = callable(getattr(self.source, "stats", None))
+        """The times of the epoch, once it is trained, by the columns of its row."""
+        before, now = self._before, self.source.times()
         self.lost_seconds = self._lost(feed)
         return {
             "wait_seconds": self.seconds,
-            "load_seconds": loading - self._before[0] if told else feed.load_seconds,
+            "load_seconds": now.loading - before.loading if now and before else feed.load_seconds,
             "transfer_seconds": feed.transfer_seconds,
-            "start_seconds": starting - self._before[1],
+            "start_seconds": now.starting - before.starting if now and before else 0.0,
         }
 
     def _lost(self, feed: Feed | StackedFeed) -> float:
-        delays = _delays()
+        delays = self.cpu_delay()
         if delays is not None and self._delays is not None:
             delays -= self._delays
-        drawing = getattr(feed, "drawing_seconds", None)
+        drawing = feed.drawing_seconds
         if drawing is None:
             return min(self._idle_seconds, delays or 0.0)
-        # A sampler is to blame for drawing alone; where nobody counts delays, for what it worked.
+        # A sampler is blamed for drawing only; where delays are not counted, for its CPU time.
         delays = self._idle_seconds if delays is None else delays
         return max(0.0, self.seconds - max(0.0, drawing - delays))
 
-
-def _told(source: Any) -> tuple[float, float]:
-    """What a loader says of itself so far: seconds spent on loading, and on starting workers."""
-    stats = getattr(source, "stats", None)
-    if not callable(stats):
-        return 0.0, 0.0
-    told = stats()
-    return float(told.loading), float(told.starting)
-
-
-def _delays() -> float | None:
-    """Seconds in which this thread could have worked and had no CPU; None where nobody counts."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return None
+    @staticmethod
+    def cpu_delay() -> float | None:
+        """Seconds in which this thread was ready but had no CPU; None where nobody counts them."""
+        try:
+            return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return None
 
 
 class Advice:
-    """One sentence in a run, the first time that an epoch waits for data too long."""
+    """Warns once in a run, after the first epoch that waits for data too long."""
+
+    long_enough = 1.0
+    """Seconds; a shorter epoch is not worth a warning."""
 
     def __init__(self) -> None:
         self._given = False
@@ -124,12 +115,12 @@ class Advice:
         """Look at an epoch's row."""
         seconds, waited = row["seconds"], row["wait_seconds"]
         source = waiting.source
-        if row["epoch"] == 0 and _workers(source):
-            # Workers start once in any case; it counts where every epoch starts them again.
+        if row["epoch"] == 0 and source.num_workers:
+            # Workers must start once. It counts only where every epoch starts them again.
             seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
         lost = waiting.lost_seconds
-        free = seconds - lost  # the seconds of a machine that does nothing else
-        if self._given or free <= LONG_ENOUGH or waited - lost <= SHARE * free:
+        free = seconds - lost  # what an idle machine would have taken
+        if self._given or free <= self.long_enough or waited - lost <= SHARE * free:
             return
         self._given = True
         LOGGER.warning(
@@ -139,24 +130,16 @@ class Advice:
         )
 
 
-def _workers(source: Any) -> int:
-    count = getattr(source, "num_workers", 0)
-    return count if isinstance(count, int) else 0
-
-
-def _remedy(source: Any, row: dict[str, float]) -> str:
-    plan = getattr(source, "plan", None)
-    name = plan().name if callable(plan) else None
-    workers = _workers(source)
-    if name == "vectorised":
+def _remedy(source: Source, row: dict[str, float]) -> str:
+    plan, workers = source.plan(), source.num_workers
+    if plan is not None and plan.is_vectorised:
         return "raise the loader's memory_budget if the device has room for all examples"
-    if name == "resident":
+    if plan is not None and plan.is_resident:
         return "give the loader a sampler that draws faster"
-    kept = getattr(source, "persistent_workers", False)
-    if workers and not kept and row["start_seconds"] > row["wait_seconds"] / 2:
+    if workers and not source.persistent_workers and row["start_seconds"] > row["wait_seconds"] / 2:
         return "keep the workers from epoch to epoch with persistent_workers=True"
     more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
-    if name is None and not hasattr(source, "num_workers"):
+    if plan is None and workers is None:
         return f"give a NumpyLoader with {more}"
     return (
         f"give the loader {more}, or cache=True if an example is the same every time, or use a "
@@ -165,6 +148,6 @@ def _remedy(source: Any, row: dict[str, float]) -> str:
 
 
 def tell_of_text(feed: Feed | StackedFeed) -> None:
-    """Say once what stays behind on the host."""
-    if fields := getattr(feed, "text", None):
-        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(fields)}")
+    """Log which fields hold text, which stays on the host."""
+    if feed.text:
+        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}")

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import slow
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from feedax.data import ArrayDataset, NumpyLoader, numpy_collate
@@ -59,7 +60,7 @@ class Torchs(DataLoader):
         return self.kept
 
 
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("persistent", [slow(False), True])
 def test_workers_give_torchs_batches_in_torchs_order(persistent):
     def epochs(cls, **arguments):
         generator = torch.Generator().manual_seed(4)

@@ -206,7 +206,7 @@ def test_epochs_of_new_workers_leave_nothing_behind():
     assert epoch()
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    assert all(epoch() for _ in range(8))
+    assert all(epoch() for _ in range(3))
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
     kept = list(NumpyLoader(Rows(12), 1, num_workers=1))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_workers_lost import left_over, start_script
-from test_workers_travel import run_script
+from helpers import left_over, run_script, slow, start_script
 from torch.utils.data import Dataset
 
 from feedax.data import NumpyLoader
@@ -47,7 +46,7 @@ def summed(data, index):
 
 
 def is_gone(pid):
-    path, deadline = Path(f"/proc/{pid}"), time.monotonic() + 10
+    path, deadline = Path(f"/proc/{pid}"), time.monotonic() + 60
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not path.exists()
@@ -308,7 +307,7 @@ def test_a_wrapper_that_answers_for_any_name(wrapper):
 
     as_function = Wraps(wrapper(Plainly(), 2), 3)
     data = wrapper(wrapper(Plainly(), 2), 3)
-    batches = list(NumpyLoader(data, 2, num_workers=2, collate_fn=collate))
+    batches = list(NumpyLoader(data, 2, num_workers=1, collate_fn=collate))
     assert [batch.tolist() for batch in batches] == [[3, 9], [15, 21]]
 
 
@@ -376,15 +375,15 @@ def steps(worker_id, fails=None):
     ],
     ids=["dataset", "inner", "exception", "collate_fn", "worker_init_fn"],
 )  # fmt: skip
-def test_what_a_worker_cannot_unpickle_is_named(arguments, where, failure):
-    for workers, persistent in ((1, False), (2, True)):
-        loader = NumpyLoader(
-            batch_size=2, num_workers=workers, persistent_workers=persistent, **arguments()
-        )
-        with pytest.raises(WorkerError) as error:
-            next(iter(loader))
-        assert str(error.value) == UNFIT.format("a worker", where, failure)
-        assert error.value.__cause__ is None
+@pytest.mark.parametrize(("workers", "persistent"), [(1, False), slow(2, True)])
+def test_what_a_worker_cannot_unpickle_is_named(arguments, where, failure, workers, persistent):
+    loader = NumpyLoader(
+        batch_size=2, num_workers=workers, persistent_workers=persistent, **arguments()
+    )
+    with pytest.raises(WorkerError) as error:
+        next(iter(loader))
+    assert str(error.value) == UNFIT.format("a worker", where, failure)
+    assert error.value.__cause__ is None
 
 
 def test_a_module_that_only_the_trainer_has(monkeypatch):
@@ -452,7 +451,7 @@ def test_what_is_nested_too_deeply_is_named_in_one_short_sentence():
     assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("name", ["spawn", "fork"])
+@pytest.mark.parametrize("name", [slow("spawn"), "fork"])
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
 def test_a_wrapper_with_torchs_own_ways_to_start_workers(name):
     data = PassesAllOn(Plainly(), 2) if name == "fork" else Holder(look=itself)
@@ -484,18 +483,18 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGKILL), signal.SIGTERM])
 def test_a_trainer_that_is_killed_leaves_nothing_in_the_temporary_folder(
     tmp_path, monkeypatch, number
 ):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    trainer = start_script(tmp_path, "", SCRIPT)
+    trainer = start_script(tmp_path, SCRIPT)
     assert trainer.stdout.readline() == "ready\n"
     assert list(folder.iterdir()) == []
     trainer.send_signal(number)
-    output, errors = trainer.communicate(timeout=30)
+    output, errors = trainer.communicate(timeout=120)
     assert left_over(trainer.pid) == []
     assert (output, errors) == ("", "")
     assert list(folder.iterdir()) == []

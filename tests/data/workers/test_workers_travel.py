@@ -3,33 +3,20 @@
 import functools
 import multiprocessing
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import run_script, slow
 from torch.utils.data import Dataset
 
-import feedax
 from feedax.data import NumpyLoader
 from feedax.errors import WorkerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are torch's own there")
-
-
-def run_script(tmp_path, text, **arguments):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(text))
-    source = str(Path(feedax.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": path}, timeout=120, **arguments,
-    )  # fmt: skip
 
 
 def test_a_script_without_a_guard(tmp_path):
@@ -225,8 +212,20 @@ def in_worker(values):
     return got, "".join(where)
 
 
-@pytest.mark.parametrize("part", [slice(None), slice(100, 9000), slice(0, 0)])
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize(
+    ("mode", "part"),
+    [
+        ("r", slice(100, 9000)),
+        slow("r", slice(None)),
+        slow("r", slice(0, 0)),
+        slow("r+", slice(100, 9000)),
+        ("r+", slice(None)),
+        slow("r+", slice(0, 0)),
+        ("c", slice(100, 9000)),
+        slow("c", slice(None)),
+        ("c", slice(0, 0)),
+    ],
+)
 def test_a_memory_map_travels_by_its_file(tmp_path, part, mode):
     path = tmp_path / "a map"
     np.arange(20000.0).tofile(path)

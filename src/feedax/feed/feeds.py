@@ -1,0 +1,404 @@
+"""The feed of one epoch hands out its batches, from examples on the device or from the host."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feedax.errors import BatchError
+from feedax.feed.batch import (
+    Batch,
+    Chunk,
+    PyTree,
+    is_text,
+    length,
+    opened,
+    pad_indices,
+    padded_batch,
+    pair,
+    pick,
+)
+from feedax.feed.prefetch import Pipeline
+from feedax.feed.source import Position, Source, StateDict, position
+from feedax.feed.transfer import Devices, Transfer
+
+CHUNK_STEPS = 512
+CHUNK_INDICES = 2**17
+"""The most steps of one chunk, and of its indices: 512 kB of them."""
+
+Check = Callable[[PyTree, PyTree, str], None]
+"""Looks at inputs and targets on the host; the text says what they are, for messages."""
+
+
+class Residents:
+    """The examples of resident sources, kept on the devices until a dataset changes.
+
+    Args:
+        devices: each of them gets all examples.
+        who: speaks, in an error.
+    """
+
+    def __init__(self, devices: Devices, who: str = "fit") -> None:
+        self.devices = devices
+        self._who = who
+        self._kept: dict[Source, tuple[Any, tuple[PyTree, PyTree]]] = {}
+
+    def live_here(self, source: Source) -> bool:
+        """Whether the examples of a source are kept here."""
+        plan, copies = source.plan(), self.devices.copies
+        if plan is None or not plan.is_resident:
+            return False
+        return copies == 1 or copies * plan.size <= source.device_budget
+
+    def describe(self, source: Source) -> str:
+        """How batches reach the device, in words."""
+        plan = source.plan()
+        if plan is None:
+            return "batches of an iterable, one by one"
+        if not plan.is_resident or self.live_here(source):
+            return str(plan)
+        copies = self.devices.copies
+        return (
+            f"vectorised: {copies} devices of one memory would each hold all examples, "
+            f"{copies * plan.size / 1e6:,.1f} MB together, over the budget of "
+            f"{source.memory_budget / 1e6:,.1f} MB"
+        )
+
+    def examples(self, source: Source, check: Check) -> tuple[PyTree, PyTree]:
+        """All inputs and targets of a source, on the devices."""
+        plan = source.plan()
+        # A loader makes a new plan when its dataset has changed.
+        if source not in self._kept or self._kept[source][0] is not plan:
+            self._kept[source] = (plan, self._put(source, plan, check))
+        return self._kept[source][1]
+
+    def forget_others(self, sources: Iterable[Source]) -> None:
+        """Free the examples that none of these sources has."""
+        kept = {id(plan): (plan, examples) for plan, examples in self._kept.values()}
+        plans = {source: id(source.plan()) for source in sources}
+        self._kept = {source: kept[plan] for source, plan in plans.items() if plan in kept}
+
+    def _put(self, source: Source, plan: Any, check: Check) -> tuple[PyTree, PyTree]:
+        for another, examples in self._kept.values():
+            if another is plan:  # the same examples in the order of another seed
+                return examples
+        inputs, targets = pair(source.arrays(), self._who)
+        check(inputs, targets, "the dataset")
+        return self.devices.replicate((inputs, targets))
+
+
+@dataclass(eq=False)
+class Feed:
+    """One epoch of a source. A piece of it is a `Batch` or a `Chunk`.
+
+    Args:
+        source: where the batches come from.
+        exact: do not pad short batches: the model sees the whole batch.
+        residents: the examples on the devices, and those devices.
+        check: called with every batch, or once with all resident examples.
+        state_dict: the source's, if positions are to hold its state.
+        skip: how many batches to skip at the start.
+
+    Attributes:
+        load_seconds: time spent on loading in this thread; 0 where worker processes load.
+        transfer_seconds: time spent on bringing batches to the devices.
+        drawing_seconds: time spent on drawing indices; None where there are none.
+        text: where the first batch holds text, which stays on the host.
+    """
+
+    source: Source
+    exact: bool
+    residents: Residents
+    check: Check
+    state_dict: StateDict | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        self.load_seconds = self.transfer_seconds = 0.0
+        self.drawing_seconds: float | None = None
+        self.text: list[str] = []
+        self._batches = self.skip
+
+    def take(self, steps: int) -> Batch | Chunk | None:
+        """The next piece, of at most so many steps; None at the end of the epoch."""
+        raise NotImplementedError
+
+    def position(self) -> Position:
+        """The source's position after the pieces that were handed out."""
+        return position(self.state_dict, self._batches)
+
+    def close(self) -> None:
+        """Release the batches that are under way."""
+
+
+def open_feed(
+    source: Source,
+    exact: bool,
+    residents: Residents,
+    check: Check,
+    state_dict: StateDict | None = None,
+    skip: int = 0,
+) -> Feed:
+    """The feed of one epoch; the arguments are those of `Feed`."""
+    kind = ResidentFeed if residents.live_here(source) else StreamedFeed
+    return kind(source, exact, residents, check, state_dict, skip)
+
+
+class ResidentFeed(Feed):
+    """An epoch in chunks of steps over examples on the device.
+
+    Attributes:
+        examples: (inputs, targets), all of them, on the devices.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.drawing_seconds: float = 0.0
+        self.examples = self.residents.examples(self.source, self.check)
+        self._size = 0
+        self._rows = islice(self.source.index_batches(), self.skip, None)
+        self._held: np.ndarray | None = None
+        self._before_held: Position | None = None
+
+    def take(self, steps: int) -> Chunk | None:
+        table = self.take_indices(steps)
+        if table is None:
+            return None
+        indices, sizes, count = table
+        indices, sizes = self.residents.devices.replicate((indices, sizes))
+        return Chunk(self.examples, indices, sizes, np.int32(count))
+
+    def take_indices(self, steps: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """The indices, sizes and steps of the next `Chunk`, on the host."""
+        first = self._draw()
+        if first is None:
+            return None
+        size = len(first) if self.exact else max(self._size, len(first))
+        most = max(1, min(CHUNK_STEPS, CHUNK_INDICES // size))
+        rows = [first]
+        # Drawn no sooner than it is needed: a sampler may depend on the training so far.
+        while len(rows) < min(steps, most):
+            before = position(self.state_dict, self._batches) if self.exact else None
+            row = self._draw()
+            if row is None:
+                break
+            if self.exact and len(row) != size:
+                self._held, self._before_held = row, before
+                break
+            rows.append(row)
+            size = max(size, len(row))
+        self._size = size
+        indices = np.zeros((most, size), np.int32)
+        sizes = np.ones(most, np.int32)
+        for i, row in enumerate(rows):
+            indices[i] = pad_indices(row, size)
+            sizes[i] = len(row)
+        return indices, sizes, len(rows)
+
+    def position(self) -> Position:
+        return self._before_held or super().position()
+
+    def _draw(self) -> np.ndarray | None:
+        row, self._held, self._before_held = self._held, None, None
+        started = time.perf_counter()
+        if row is None and (row := next(self._rows, None)) is not None:
+            self._batches += 1
+        self.drawing_seconds += time.perf_counter() - started
+        return row
+
+
+class StreamedFeed(Feed):
+    """An epoch in batches from the host, put on the device one by one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        devices, batches = self.residents.devices, self._whole()
+        # Where each process has its own rows of a batch, their end is no place for padding.
+        self._exact = self.exact or devices.processes > 1
+        self._pipeline = transferred(
+            self.source, batches, devices, lambda put, item: put(*item), self.state_dict
+        )
+
+    def take(self, steps: int) -> Batch | None:
+        del steps  # one at a time: the next one may not be loaded yet
+        batch = next(self._pipeline, None)
+        self.transfer_seconds = self._pipeline.transfer_seconds
+        self._batches += batch is not None
+        return batch
+
+    def position(self) -> Position:
+        return position(self.state_dict and self._pipeline.state, self._batches)
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+    def _whole(self) -> Iterator[tuple[Batch, bool]]:
+        source, skip, size = self.source, self.skip, 0
+        loads_here = not source.num_workers
+        iterator = None
+        while True:
+            started = time.perf_counter()
+            iterator = iter(source) if iterator is None else iterator
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            if skip:
+                skip -= 1
+                continue
+            if loads_here:
+                self.load_seconds += time.perf_counter() - started
+            is_part = source.has_part
+            inputs, targets = pair(batch)
+            if size == 0:
+                self.text = _text_fields(batch)
+            del batch
+            self.check(inputs, targets, "a batch")
+            count = length((inputs, targets))
+            size = count if self._exact else max(size, count)
+            yield padded_batch(inputs, targets, size), is_part
+
+
+def _text_fields(batch: Any) -> list[str]:
+    found = jax.tree_util.tree_leaves_with_path(tuple(opened(batch)), is_leaf=is_text)
+    parts = ("inputs", "targets")
+    return [
+        f"{parts[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+        for path, leaf in found
+        if is_text(leaf)
+    ]
+
+
+def transferred(
+    source: Source,
+    items: Iterator[Any],
+    devices: Devices,
+    put_item: Callable[[Callable[..., Batch], Any], Any],
+    state_dict: StateDict | None = None,
+) -> Pipeline:
+    """A pipeline that brings batches to the devices.
+
+    Args:
+        source: where the batches come from.
+        items: each holds a batch.
+        devices: where the batches go.
+        put_item: is called with a function that puts a batch there, and with an item; what it
+            returns is handed over.
+        state_dict: the source's, or None.
+    """
+    foreign = not source.batches_are_fresh
+    # Two batches under way where worker processes load. Where this process loads, that would gain
+    # nothing, as JAX computes meanwhile; and a sampler may depend on the training so far.
+    size = 2 if source.loads_in_workers else 1
+
+    @cache
+    def transfer(count: int, is_part: bool) -> Transfer:
+        return Transfer((devices.parts if is_part else devices.rows)(count), foreign)
+
+    def put(batch: Batch, is_part: bool = False) -> Batch:
+        placed: Batch = transfer(length(batch), is_part).put(batch, wait=foreign or size > 1)
+        return placed
+
+    return Pipeline(items, partial(put_item, put), size, foreign, state_dict)
+
+
+class StackedFeed:
+    """One epoch of many networks: a piece has a batch for each of them.
+
+    Args:
+        feeds: one for each network; they must agree in the number of batches and in their sizes.
+        size: how many networks a piece is for; those without a feed get the last one's batches.
+        devices: the networks are divided among them.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], size: int, devices: Devices) -> None:
+        self._feeds = feeds
+        self._filling = size - len(feeds)
+        self._devices = devices
+        resident = [feed for feed in feeds if isinstance(feed, ResidentFeed)]
+        same = all(feed.examples is resident[0].examples for feed in resident)
+        self._resident = resident if same and len(resident) == len(feeds) else []
+
+    drawing_seconds: float | None = None
+    text: Sequence[str] = ()
+
+    @property
+    def load_seconds(self) -> float:
+        return sum(feed.load_seconds for feed in self._feeds)
+
+    @property
+    def transfer_seconds(self) -> float:
+        return sum(feed.transfer_seconds for feed in self._feeds)
+
+    def take(self, steps: int) -> Batch | Chunk | None:
+        """The next piece, of at most so many steps; None at the end of the epoch.
+
+        A chunk's indices are `(rows, networks, batch size)`, its sizes `(rows, networks)`; the
+        leaves of a batch are `(networks, examples, ...)`.
+
+        Raises:
+            BatchError: the networks differ in their number of batches, or in the sizes of these.
+        """
+        return self._chunk(steps) if self._resident else self._batch()
+
+    def _chunk(self, steps: int) -> Chunk | None:
+        tables = self._alike([feed.take_indices(steps) for feed in self._resident])
+        if tables[0] is None:
+            return None
+        parts = [np.stack(part, axis=1) for part in zip(*[t[:2] for t in tables], strict=True)]
+        indices, sizes = self._devices.replicate(parts)
+        return Chunk(self._resident[0].examples, indices, sizes, np.int32(tables[0][2]))
+
+    def _batch(self) -> Batch | None:
+        batches = self._alike([_next_batch(feed) for feed in self._feeds])
+        if batches[0] is None:
+            return None
+        batch: Batch = _stacked(batches, where=self._devices.shared)
+        return batch
+
+    def _alike(self, parts: list[Any]) -> list[Any]:
+        """The parts, repeated for networks without a feed."""
+        kinds = [
+            (jax.tree.structure(part), [np.shape(leaf) for leaf in jax.tree.leaves(part)])
+            for part in parts
+        ]
+        counts = [part[2] for part in parts if type(part) is tuple]
+        if any(kind != kinds[0] for kind in kinds) or len(set(counts)) > 1:
+            raise BatchError(
+                "sweep: networks trained side by side must get the same number of batches, of the "
+                "same sizes, and their loaders differ; give together=1"
+            )
+        return parts + parts[-1:] * self._filling
+
+    def positions(self) -> list[Position]:
+        """The position of each network's source."""
+        return [feed.position() for feed in self._feeds]
+
+    def close(self) -> None:
+        for feed in self._feeds:
+            feed.close()
+
+
+@partial(jax.jit, static_argnames="where")
+def _stacked(batches: list[Batch], where: Any) -> Batch:
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return batch if where is None else jax.lax.with_sharding_constraint(batch, where)
+
+
+@jax.jit
+def _first_row(examples: Any, indices: Any, sizes: Any) -> Batch:
+    return pick(examples, indices[0], sizes[0])
+
+
+def _next_batch(feed: Feed) -> Batch | None:
+    piece = feed.take(1)
+    if isinstance(piece, Chunk):
+        batch: Batch = _first_row(*piece[:3])
+        return batch
+    return piece

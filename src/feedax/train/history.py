@@ -1,0 +1,225 @@
+"""The history of a network: its rows, the best of them, and the clock that they are read off."""
+
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from feedax.errors import ModelError, shown
+from feedax.feed import CHUNK_STEPS
+from feedax.train import processes
+from feedax.train.step import TrainState
+from feedax.train.steps import CHUNK_SECONDS, Steps
+
+Row = dict[str, float]
+"""One epoch of the history: plain names and plain numbers."""
+
+LOW_IS_BEST = ("loss", "error")
+"""Endings of the names of columns that are to be low; all others are to be high."""
+
+
+class EpochClock:
+    """The clock of one epoch: it stands still while something is compiled.
+
+    Args:
+        steps: runs the steps.
+        seconds: of this epoch, trained before the run was resumed from a checkpoint.
+        interval: seconds between two reports.
+    """
+
+    def __init__(self, steps: Steps, seconds: float = 0.0, interval: float = CHUNK_SECONDS) -> None:
+        self._steps = steps
+        self._interval = interval
+        self._compiled_before = steps.compile_seconds
+        self._reported = time.perf_counter()
+        self._started = self._reported - seconds
+
+    @property
+    def compile_seconds(self) -> float:
+        return self._steps.compile_seconds - self._compiled_before
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in this epoch so far."""
+        return time.perf_counter() - self._started - self.compile_seconds
+
+    def is_due(self) -> bool:
+        """Whether the last report was long ago."""
+        return time.perf_counter() - self._reported >= self._interval
+
+    def reported(self) -> None:
+        self._reported = time.perf_counter()
+
+
+class ReportInterval:
+    """When a run reports: a few times a second, on all processes after the same step.
+
+    One process looks at its clock. Several cannot: process 0 tells the other processes how many
+    steps to do until the next report.
+
+    Args:
+        steps: runs the steps.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._length = self._left = 1
+        self._since = time.perf_counter()
+
+    def most_steps(self) -> int:
+        """How many steps may be done before the next report."""
+        return self._steps.chunk_length if processes.count() == 1 else self._left
+
+    def is_due(self, count: int, clock: EpochClock) -> bool:
+        """Whether to report after so many more steps."""
+        self._left -= count
+        return clock.is_due() if processes.count() == 1 else self._left <= 0
+
+    def next(self, save: bool) -> bool:
+        """Agree on the steps until the next report; whether process 0 wants to save now."""
+        if processes.count() == 1:
+            return save
+        done, now = max(1, self._length - self._left), time.perf_counter()
+        fitting = int(done * CHUNK_SECONDS / (now - self._since))
+        length = max(1, min(fitting, 2 * self._length, CHUNK_STEPS))
+        save, self._length = processes.broadcast([save, length])
+        self._left, self._since = self._length, now
+        return save
+
+
+def epoch_rows(
+    epoch: int, clock: EpochClock, state: TrainState, columns: Mapping[str, float]
+) -> list[Row]:
+    """The row of the epoch so far, of each network that a state holds."""
+    seconds = clock.seconds
+    columns = {"compile_seconds": clock.compile_seconds, **columns}
+    sums = jax.device_get((state.metrics, state.skipped))
+    if state.step.ndim == 0:
+        return [_row(epoch, seconds, columns, *sums)]
+    every = (jax.tree.map(lambda leaf, i=i: leaf[i], sums) for i in range(len(state.step)))
+    return [_row(epoch, seconds, columns, *one) for one in every]
+
+
+def _row(
+    epoch: int, seconds: float, columns: Mapping[str, float], metrics: Any, skipped: Any
+) -> Row:
+    means = {
+        name: float(metric.sum) / int(metric.count) if metric.count else math.nan
+        for name, metric in metrics.items()
+    }
+    return {
+        "epoch": epoch,
+        "seconds": seconds,
+        **columns,
+        **({} if skipped is None else {"skipped_steps": int(skipped)}),
+        "examples_per_second": int(metrics["loss"].count) / seconds,
+        "loss": means.pop("loss"),
+        **means,
+    }
+
+
+class Best:
+    """The best value of one column of the rows, and when it stops getting better.
+
+    Args:
+        column: its name, ``"validation_accuracy"`` say; None for no column. Names that end in
+            "loss" or "error" are to be low, all others high.
+        patience: how many epochs in a row may pass without a better value; None for any number.
+
+    Attributes:
+        value: the best so far, or None.
+        epoch: the epoch that it was reached in.
+        step: the steps done by then.
+    """
+
+    def __init__(self, column: str | None, patience: int | None = None) -> None:
+        self.column = column
+        self.patience = patience
+        self.value: float | None = None
+        self.epoch = self.step = -1
+
+    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
+        """Refuse a column that no row will have, before any time is spent on training.
+
+        Raises:
+            ModelError: there is no such set, or the patience is not for anything.
+        """
+        if self.patience is not None and (self.column is None or self.patience < 1):
+            raise ModelError(
+                "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
+                f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
+            )
+        if self.column is None or self.column in ("loss", "accuracy", *metrics):
+            return
+        if not any(self.column.startswith(f"{name}_") for name in sets):
+            raise ModelError(
+                f"fit: best must name a column of the rows, of one of the sets {sorted(sets)}, and "
+                f"it is {shown(self.column)}; give evaluate={{'validation': ...}} and "
+                "best='validation_loss', say"
+            )
+
+    def is_beaten_by(self, row: Row) -> bool:
+        """Whether a row has a better value; the first one always has.
+
+        Raises:
+            ModelError: it has no such column.
+        """
+        if self.column is None:
+            return False
+        if self.column not in row:
+            raise ModelError(
+                f"fit: best must name a column of the rows, and it is {self.column!r}; they have "
+                f"{', '.join(row)}"
+            )
+        value = row[self.column]
+        if self.value is None or math.isnan(self.value):
+            return True
+        return value < self.value if self.column.endswith(LOW_IS_BEST) else value > self.value
+
+    def update(self, row: Row, step: int) -> None:
+        """Take over the value of a row that beats the best."""
+        assert self.column is not None
+        self.value, self.epoch, self.step = row[self.column], int(row["epoch"]), step
+
+    def is_exhausted(self, epochs: int) -> bool:
+        """Whether the patience has ended after so many epochs."""
+        return self.patience is not None and epochs - 1 - self.epoch >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of it."""
+        return {
+            "column": self.column,
+            "value": self.value,
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint says.
+
+        Raises:
+            ModelError: it was made for another column.
+        """
+        if state["column"] != self.column:
+            raise ModelError(
+                "fit: a resumed run must have the best= that it began with, and it was "
+                f"{shown(state['column'])} but is {self.column!r}; give the same, or another folder"
+            )
+        self.value, self.epoch, self.step = state["value"], state["epoch"], state["step"]
+
+
+def best_row(rows: Sequence[Row], column: str | None) -> Row | None:
+    """The row of the epoch whose parameters `fit` returns: the last one where no column chooses.
+
+    >>> rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.75}]
+    >>> best_row(rows, "loss")["epoch"], best_row(rows, None)["epoch"]
+    (1, 2)
+    """
+    best, found = Best(column), rows[-1] if rows else None
+    for row in rows:
+        if best.is_beaten_by(row):
+            best.update(row, 0)
+            found = row
+    return found
