@@ -31,8 +31,8 @@ import optax
 import turns
 
 import feedax
+from feedax.files import replace_file
 from feedax.storage.checkpoint_file import decode, encode
-from feedax.storage.replace_file import replace_file
 from feedax.storage.snapshot import restore, snapshot
 
 SIZES = (784, 512, 512, 10)

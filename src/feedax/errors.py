@@ -23,8 +23,10 @@
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
 
+import difflib
 import re
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_VALUE, LONGEST_MESSAGE = 200, 1000
@@ -85,6 +87,43 @@ def printable(text: str) -> str:
     ('7 - seven', "'7\\\\x1b[2J'")
     """
     return text if text.isprintable() and len(text) <= LONGEST_VALUE else shown(text)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of other code says, with its type, on one line and no longer than a value.
+
+    Of an operating system's error, the message around it names the path.
+
+    >>> reason(PermissionError(13, "Permission denied", "/data/x"))
+    'Permission denied'
+    >>> reason(ValueError("two\\nlines")), reason(KeyError())
+    ('ValueError: two lines', 'KeyError')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = shortened(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception of other code says; NumPy and JAX add many to it.
+
+    >>> first_line(ValueError("Shapes differ.\\n\\nThe first is ..."))
+    'Shapes differ'
+    """
+    return shortened(str(error).strip().partition("\n")[0].rstrip("."), 500)
+
+
+def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "choose one of these") -> str:
+    """The remedy for a mistyped word: the nearest choice, or `otherwise` if none is near.
+
+    >>> did_you_mean("mnits", ["mnist", "svhn"])
+    "did you mean 'mnist'?"
+    >>> did_you_mean("imagenet", ["mnist", "svhn"])
+    'choose one of these'
+    """
+    near = difflib.get_close_matches(word.lower(), list(choices), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 class FeedaxError(Exception):

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from feedax.errors import FeedaxError
-from feedax.regular_file import open_regular
+from feedax.files import open_regular
 
 FORMATS = {name.upper(): name for name in ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF", "PPM")}
 """What is read, Pillow's name and people's: decoders that compute, and start no program."""

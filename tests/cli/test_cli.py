@@ -443,7 +443,7 @@ def test_flags_come_back_from_their_command_line():
         (
             ["train", "--out", "file/run"],
             "feedax train: run folder: file/run must be writable, and the system says 'Not a "
-            "directory'; free some space or choose another folder with --out",
+            "directory'; choose another folder with --out",
         ),
     ],
     ids=named,

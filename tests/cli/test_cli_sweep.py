@@ -23,8 +23,8 @@ from feedax.cli.flags import PRESET_FLAGS, TrainFlags
 from feedax.cli.parse import flag_names
 from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
+from feedax.report.curves import SWEEP_COLOURS, sweep_curves_png
 from feedax.report.run_folder import RunFolder
-from feedax.report.sweep_curves import COLOURS, sweep_curves_png
 from feedax.report.sweep_folder import SweepFolder
 from feedax.storage.checkpoint_file import read_checkpoint
 
@@ -476,7 +476,7 @@ def test_the_curves_have_a_colour_for_each_setting(count):
     image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
     assert Image.open(io.BytesIO(png)).width == 1600
     drawn = {tuple(pixel) for pixel in np.unique(image, axis=0).tolist()}
-    colours = [tuple(bytes.fromhex(colour[1:])) for colour in COLOURS]
-    used = min(count, len(COLOURS))
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour in SWEEP_COLOURS]
+    used = min(count, len(SWEEP_COLOURS))
     assert set(colours[:used]) <= drawn
     assert not set(colours[used:6]) & drawn

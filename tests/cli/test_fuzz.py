@@ -25,7 +25,7 @@ from PIL import Image
 
 from feedax.cli import main
 from feedax.errors import FeedaxError
-from feedax.report import curves, sweep_curves
+from feedax.report import curves
 from feedax.report.run_folder import RunFolder
 from feedax.train.waiting import Waiting
 
@@ -204,7 +204,7 @@ def quick(monkeypatch, kind):
     monkeypatch.setattr(Waiting, "run", stop)
     if kind != "metrics":
         monkeypatch.setattr(curves, "curves_png", lambda rows, title: b"")
-        monkeypatch.setattr(sweep_curves, "sweep_curves_png", lambda rows, title: b"")
+        monkeypatch.setattr(curves, "sweep_curves_png", lambda rows, title: b"")
 
 
 def files(folder):

@@ -19,15 +19,18 @@ import torch
 import torchvision
 
 from feedax import datasets
-from feedax.datasets import cache, shipped
+from feedax.cache_folder import cache_folder
+from feedax.datasets import shipped
+from feedax.datasets.arguments import root_or_cache
 from feedax.errors import DatasetError
+from feedax.files import replace_file
 
 SRC = Path(shipped.__file__).parents[2]
 SHIPPED = Path(shipped.__file__).parent / "shipped_mnist"
 NAMES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
-REMEDY = "free about 55 MB there or name another folder with root=DIR (--root DIR)"
+REMEDY = "name another folder with root=DIR (--root DIR)"
 
 
 message = partial(helpers.message, DatasetError)
@@ -240,7 +243,7 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", str(small)], check=True)
     assert text == (
         f"mnist: the files are kept in {small / 'MNIST' / 'raw'}, and it cannot be used "
-        f"({os.strerror(errno.ENOSPC)}); {REMEDY}"
+        f"({os.strerror(errno.ENOSPC)}); free about 55 MB there or {REMEDY}"
     )
     assert left == []
 
@@ -279,7 +282,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cache.write_whole(path, b"new")
+        replace_file(path, b"new")
     assert files_under(tmp_path) == ["file"]
     assert path.read_bytes() == b"old"
 
@@ -288,10 +291,11 @@ def test_a_rename_refused_because_the_other_process_was_first(own_cache, monkeyp
     """What Windows does when the file is open elsewhere."""
     replace = os.replace
 
-    def refuse(source, target):
-        shutil.copyfile(source, target)
+    def refuse(source, target, **folders):
+        shutil.copyfile(own_cache / source, own_cache / target)
         raise PermissionError(errno.EACCES, "in use")
 
+    own_cache.mkdir(parents=True)
     monkeypatch.setattr(os, "replace", refuse)
     shipped._provide(own_cache / NAMES[3], shipped._TEST[NAMES[3]], replace=True)
     monkeypatch.setattr(os, "replace", replace)
@@ -299,16 +303,16 @@ def test_a_rename_refused_because_the_other_process_was_first(own_cache, monkeyp
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
-    assert cache.root_or_cache(None) == tmp_path / "cache" / "feedax"
+    assert root_or_cache(None) == tmp_path / "cache" / "feedax"
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     for ignored in ("", "relative/folder"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         monkeypatch.setattr(sys, "platform", "linux")
-        assert cache.cache_folder() == tmp_path / ".cache" / "feedax"
+        assert cache_folder() == tmp_path / ".cache" / "feedax"
         monkeypatch.setattr(sys, "platform", "darwin")
-        assert cache.cache_folder() == tmp_path / "Library" / "Caches" / "feedax"
+        assert cache_folder() == tmp_path / "Library" / "Caches" / "feedax"
 
 
 def test_no_home_directory(monkeypatch):

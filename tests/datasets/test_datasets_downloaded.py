@@ -19,7 +19,7 @@ import torchvision
 from helpers import write_idx
 
 from feedax import datasets
-from feedax.datasets import cache
+from feedax.cache_folder import cache_folder
 from feedax.errors import DatasetError
 
 RNG = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def write_qmnist(raw):
 )
 @pytest.mark.parametrize("where", ["root", "cache"])
 def test_the_mnist_family_from_files_that_are_there(tmp_path, text, kind, write, where):
-    folder = tmp_path / "data" if where == "root" else cache.cache_folder()
+    folder = tmp_path / "data" if where == "root" else cache_folder()
     write(folder / kind / "raw")
     for part in ("train", "test"):
         data = datasets.load(text, train=part == "train", root=folder if where == "root" else None)
@@ -313,8 +313,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     root = tmp_path / "file" / "data"
     assert message(datasets.cifar10, root=root) == (
-        f"cifar10: the files are kept in {root}, and it cannot be used (Not a directory); free "
-        "enough space there or name another folder with root=DIR (--root DIR)"
+        f"cifar10: the files are kept in {root}, and it cannot be used (Not a directory); name "
+        "another folder with root=DIR (--root DIR)"
     )
 
 

@@ -8,8 +8,7 @@ import helpers
 import pytest
 
 from feedax import datasets
-from feedax.datasets import words
-from feedax.errors import DatasetError
+from feedax.errors import DatasetError, reason
 
 message = partial(helpers.message, DatasetError)
 
@@ -178,4 +177,4 @@ def test_a_module_that_cannot_be_imported(module, source, raised):
 
 
 def test_a_reason_without_words():
-    assert words.reason(ValueError()) == "ValueError"
+    assert reason(ValueError()) == "ValueError"

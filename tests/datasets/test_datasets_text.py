@@ -37,12 +37,12 @@ LISTED = (
         ("MNIST", "did you mean 'mnist'?"),
         ("cifar-10", "did you mean 'cifar10'?"),
         ("fashion", "did you mean 'fashion_mnist'?"),
-        ("coco", "take one of these"),
-        ("", "take one of these"),
+        ("coco", "choose one of these"),
+        ("", "choose one of these"),
         ("imagefoldr:/data/cats", "did you mean 'imagefolder'?"),
         ("imagefolder", "did you mean 'imagefolder'?"),
         ("npz:", "did you mean 'npz'?"),
-        ("C:\\data", "take one of these"),
+        ("C:\\data", "choose one of these"),
     ],
 )
 def test_a_text_that_names_no_dataset(text, remedy):

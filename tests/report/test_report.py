@@ -264,7 +264,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path / "run"], capture_output=True, text=True
     )
-    remedy = "free some space or choose another folder with --out"
+    remedy = "choose another folder with --out"
     assert done.stdout.splitlines() == [
         f"run folder: {tmp_path}/{name} must be writable, and the system says 'File too large'; "
         f"{remedy}"

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from jax import ShapeDtypeStruct
 
 from feedax.errors import CheckpointError, RunFolderError
+from feedax.files import remove_leftovers, replace_file
 from feedax.storage.checkpoint_file import decode, encode, read_checkpoint, write_checkpoint
-from feedax.storage.replace_file import remove_leftovers, replace_file
 from feedax.storage.snapshot import HostArray, restore, snapshot
 
 FLOAT8 = ["e3m4", "e4m3", "e4m3b11fnuz", "e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu"]
@@ -288,12 +288,12 @@ def changed(**leaves):
     [
         (
             changed(extra=1.0, params=[1.0]),
-            "runs/7 must hold the arrays of the state, and it lacks extra, params.0 and holds "
-            f"params.b, params.w besides; {SETTINGS}",
+            "runs/7 must hold the arrays of the state, and it lacks extra, params.0 and "
+            f"also holds params.b, params.w; {SETTINGS}",
         ),
         (
             {name: STATE[name] for name in ("params", "step")},
-            f"runs/7 must hold the arrays of the state, and it holds key besides; {SETTINGS}",
+            f"runs/7 must hold the arrays of the state, and it also holds key; {SETTINGS}",
         ),
         (
             changed(params={"w": np.ones((3, 2), np.float32), "b": jnp.ones(3, jnp.bfloat16)}),
@@ -368,7 +368,7 @@ def test_every_flipped_bit_is_noticed():
             said.add(re.sub(r"\d{2,}", "N", refusal(bytes(flipped))))
     assert said == {
         "its content is not what was written (SHA-N)",
-        "it is none",
+        "it is not one",
         "it has N bytes instead of N",
         "it ends after N bytes instead of N",
     }
@@ -381,13 +381,13 @@ def test_lost_blocks_and_other_files_are_refused(tmp_path):
         block = large[start : start + 4096]
         assert refusal(large[:start] + bytes(len(block)) + large[start + 4096 :]) in (
             "its content is not what was written (SHA-256)",
-            "it is none",
+            "it is not one",
         )
     other = b"".join(encode(snapshot({"w": np.random.default_rng(1).random(3000)}), {}))
     assert len(other) == len(large)
     assert refusal(large[:4096] + other[4096:]) == "its content is not what was written (SHA-256)"
     for content in (safetensors.torch.save({"w": torch.ones(100)}), b"{}" * 100, bytes(1000)):
-        assert refusal(content) == "it is none"
+        assert refusal(content) == "it is not one"
     with pytest.raises(CheckpointError) as error:
         read_checkpoint(tmp_path / "none")
     assert str(error.value) == (
@@ -454,7 +454,7 @@ def test_a_forged_file_that_is_laid_out_rightly_is_only_data():
     ids=range(23),
 )
 def test_a_forged_file_is_refused(content):
-    assert refusal(content).startswith("it is laid out otherwise (")
+    assert refusal(content).startswith("its layout is wrong (")
 
 
 def test_a_later_version_is_named_before_its_content_is_believed():
@@ -489,10 +489,10 @@ for name in ("old", "new"):
 """
 
 
-def refuses_to_write(folder, reason):
+def refuses_to_write(folder, reason, remedy):
     return [
-        f"run folder: {folder}/{name} must be writable, and the system says {reason!r}; free some "
-        f"space or choose another folder with --out"
+        f"write_checkpoint: {folder}/{name} must be writable, and the system says {reason!r}; "
+        f"{remedy}"
         for name in ("old", "new")
     ]
 
@@ -500,9 +500,8 @@ def refuses_to_write(folder, reason):
 def test_a_disk_that_takes_no_more_keeps_the_old_checkpoint_and_nothing_else(tmp_path):
     command = [sys.executable, "-c", WRITE, tmp_path, str(1 << 20)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.splitlines() == refuses_to_write(tmp_path, os.strerror(errno.EFBIG)), (
-        done.stderr
-    )
+    said = refuses_to_write(tmp_path, os.strerror(errno.EFBIG), "choose another folder")
+    assert done.stdout.splitlines() == said, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert read_checkpoint(tmp_path / "old")[1] == {"step": 1}
 
@@ -520,7 +519,9 @@ def test_a_full_file_system_keeps_the_old_checkpoint_and_nothing_else(tmp_path):
     command = [*mount, tmp_path, sys.executable, "-c", look, tmp_path, "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        *refuses_to_write(tmp_path, os.strerror(errno.ENOSPC)),
+        *refuses_to_write(
+            tmp_path, os.strerror(errno.ENOSPC), "free some space or choose another folder"
+        ),
         "['old']",
         "{'step': 1}",
     ], done.stderr
@@ -529,7 +530,7 @@ def test_a_full_file_system_keeps_the_old_checkpoint_and_nothing_else(tmp_path):
 def test_a_folder_that_is_not_there_is_an_error_of_the_run_folder(tmp_path):
     (tmp_path / "file").touch()
     for folder in ("none", "file"):
-        with pytest.raises(RunFolderError, match=r"^run folder: .* must be writable, and the"):
+        with pytest.raises(RunFolderError, match=r"^write_checkpoint: .* must be writable"):
             write_checkpoint(tmp_path / folder / "step-1", {}, {})
 
 
@@ -558,14 +559,15 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "step-5.safetensors"
     write_checkpoint(path, {"w": HostArray(np.zeros(4))}, {"mark": 0})
     with rewriting(path, size=1 << 24, times=1, mark=1) as child:
-        aside = tmp_path / f".{path.name}.{child.pid}.part"
+        pattern = f".{path.name}.*.{child.pid}.part"
         child.stdout.readline()
         child.stdin.write(b"\n")
         child.stdin.flush()
-        while not aside.exists():
+        while not (found := list(tmp_path.glob(pattern))):
             assert child.poll() is None
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
+    (aside,) = found
     assert aside.stat().st_size < 1 << 26
     assert read_checkpoint(path)[1] == {"mark": 0}
     assert remove_leftovers(tmp_path) == [aside]

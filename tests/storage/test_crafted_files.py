@@ -118,8 +118,8 @@ def test_an_entry_is_named_with_its_value(run, capfd, takes_little, entries, sai
     ("content", "said"),
     [
         (b"", "Expecting value: line 1 column 1 (char 0)"),
-        (b'{"format": 1, "layers": [1e999]}', "1e999 is no number"),
-        (b'{"format": NaN}', "NaN is no number"),
+        (b'{"format": 1, "layers": [1e999]}', "1e999 is not a finite number"),
+        (b'{"format": NaN}', "NaN is not a finite number"),
         (b'{"format": 1, "format": 2}', "there are two values of the name 'format'"),
         (b"[" * 200 + b"]" * 200, "it has more than 100 lists or objects within each other"),
         (b"[" * 10**6, "it has more than 100 lists or objects within each other"),

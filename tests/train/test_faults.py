@@ -120,7 +120,7 @@ def test_one_flipped_bit_is_named_and_the_run_goes_on_from_before(runs, resume, 
     done = resume()
     what = {
         "size": rf"it (has|ends after) {len(content)} bytes instead of \d+",
-        "digest": rf"(it is none|{re.escape(CHANGED)})",  # none, where it is no digit any more
+        "digest": rf"(it is not one|{re.escape(CHANGED)})",  # none, where it is no digit any more
     }
     named = done.stderr.splitlines()[1].removeprefix("feedax train: ")
     pattern = unusable(NEWEST, "WHAT").replace("WHAT", what.get(place, re.escape(CHANGED)))
@@ -184,7 +184,7 @@ def test_the_checkpoint_of_another_run_is_not_used(runs, resume, other):
 def test_parameters_are_no_checkpoint(runs, resume):
     shutil.copy("run/params.safetensors", NEWEST)
     done = resume()
-    assert_said(done, unusable(NEWEST, "it is none"), goes_on(6))
+    assert_said(done, unusable(NEWEST, "it is not one"), goes_on(6))
     assert_ends_as_the_whole_run(runs, done)
 
 
@@ -200,8 +200,8 @@ def test_a_folder_in_a_checkpoints_place_is_named(runs, resume):
     )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
-        f"feedax train: run folder: {NEWEST} must be writable, and the system says 'Is a "
-        "directory'; free some space or choose another folder with --out",
+        f"feedax train: fit: {NEWEST} must be writable, and the system says 'Is a directory'; "
+        "choose another folder",
     )
     os.rmdir(NEWEST)
     assert_ends_as_the_whole_run(runs, resume())
@@ -283,8 +283,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole(runs, res
     assert len(said) == 4, done.stderr
     assert said[1] == f"feedax train: {goes_on(3)}"
     assert said[3] == (
-        f"feedax train: run folder: {later[0]} must be writable, and the system says 'File too "
-        "large'; free some space or choose another folder with --out"
+        f"feedax train: fit: {later[0]} must be writable, and the system says 'File too large'; "
+        "choose another folder"
     )
     # The next is not begun where one could not be written, and nothing half-written is left.
     assert os.listdir("run/checkpoints") == [NAMES[0]]

@@ -22,8 +22,8 @@ from typing import Any
 
 from feedax.cache_folder import cache_folder
 from feedax.errors import FeedaxError
+from feedax.files import remove_leftovers, replace_file
 from feedax.machine import usable_cpus
-from feedax.storage.replace_file import remove_leftovers, replace_file
 
 LOGGER = logging.getLogger("feedax")
 

@@ -16,7 +16,7 @@ from feedax.cli.parse import flag
 from feedax.errors import CheckpointError, ModelError, OptimizerError, shown
 from feedax.presets import TUTORIAL
 from feedax.report.run_folder import RunFolder
-from feedax.storage.leaf_names import named_leaves
+from feedax.storage.safetensors_file import arrays_by_name
 from feedax.storage.snapshot import Snapshot
 from feedax.train import Checkpoints
 from feedax.train import fit_arguments as arguments_of_fit
@@ -201,7 +201,7 @@ def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> 
     Raises:
         CheckpointError: they are not.
     """
-    shapes = named_leaves({"params": _shapes(layers)}, who="feedax")
+    shapes = arrays_by_name({"params": _shapes(layers)}, who="feedax")
     saved = {name.removeprefix("state."): array.shape for name, array in arrays.items()}
     for name, leaf in shapes.items():
         # A first axis is for many networks.

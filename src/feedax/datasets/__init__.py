@@ -5,6 +5,14 @@ Every function returns a real torchvision dataset (or an `ArrayDataset`), takes 
 comes with the package; what torchvision has to download is downloaded once.
 """
 
+from feedax.datasets.by_name import (
+    NAMES,
+    from_anywhere,
+    from_factory,
+    is_code,
+    is_path,
+    load,
+)
 from feedax.datasets.downloaded import (
     cifar10,
     cifar100,
@@ -14,12 +22,9 @@ from feedax.datasets.downloaded import (
     qmnist,
     svhn,
 )
-from feedax.datasets.factory import from_factory
-from feedax.datasets.facts import class_names, image_shape
 from feedax.datasets.local import image_folder, npz
+from feedax.datasets.metadata import class_names, image_shape
 from feedax.datasets.shipped import mnist
-from feedax.datasets.text import from_anywhere, is_code, is_path, load
-from feedax.datasets.words import NAMES
 
 __all__ = [
     "NAMES",

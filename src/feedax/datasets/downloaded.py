@@ -9,15 +9,16 @@ from typing import Any, TypeVar
 
 from torchvision import datasets
 
-from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
-from feedax.datasets.cache import (
+from feedax.datasets.arguments import (
+    FLATTEN,
+    AnyPath,
+    Transform,
     folder_error,
     is_folder_error,
-    one_process_at_a_time,
     root_or_cache,
 )
-from feedax.datasets.words import did_you_mean, reason
-from feedax.errors import DatasetError
+from feedax.errors import DatasetError, did_you_mean, reason
+from feedax.files import lock
 
 _AnyDataset = TypeVar("_AnyDataset")
 
@@ -191,7 +192,10 @@ def _open(
     with contextlib.suppress(Exception):
         return make(download=False)
     try:
-        with one_process_at_a_time(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = folder / ".feedax-download.lock"
+        held.touch()
+        with lock(held, wait=True):
             try:
                 return make(download=False)
             except Exception as error:

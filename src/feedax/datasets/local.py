@@ -12,10 +12,9 @@ from torchvision.datasets import ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
-from feedax.datasets.words import reason
-from feedax.errors import DatasetError, printable
+from feedax.errors import DatasetError, printable, reason
+from feedax.files import open_regular
 from feedax.pictures import picture_size, read_picture
-from feedax.regular_file import open_regular
 
 _TEST_NAMES = ("test", "val", "valid")
 

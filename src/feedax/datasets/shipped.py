@@ -9,10 +9,9 @@ from pathlib import Path
 
 from torchvision.datasets import MNIST
 
-from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
-from feedax.datasets.cache import folder_error, root_or_cache, write_whole
+from feedax.datasets.arguments import FLATTEN, AnyPath, Transform, folder_error, root_or_cache
 from feedax.errors import DatasetError
-from feedax.regular_file import open_regular
+from feedax.files import open_regular, replace_file
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,13 @@ def mnist(
     raw = folder / "MNIST" / "raw"
     try:
         _refuse_processed_files(folder)
+        raw.mkdir(parents=True, exist_ok=True)
         for name, content in (_TRAIN if train else _TEST).items():
             _provide(raw / name, content, replace=root is None)
         # torchvision refuses to open either part unless the other one's files exist as well.
         for name, content in (_TEST if train else _TRAIN).items():
             if not (raw / name).is_file():
-                write_whole(raw / name, _unpack(name, content))
+                replace_file(raw / name, _unpack(name, content))
     except OSError as error:
         raise folder_error("mnist", raw, error, "about 55 MB") from error
     return MNIST(folder, train=train, transform=transform, target_transform=target_transform)
@@ -103,7 +103,7 @@ def _provide(path: Path, content: _Content, replace: bool) -> None:
         )
     payload = _unpack(path.name, content)
     try:
-        write_whole(path, payload)
+        replace_file(path, payload)
     except OSError:
         # Windows refuses to replace a file that another process has open: one that unpacked it
         # a moment earlier, and reads it now.

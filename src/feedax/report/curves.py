@@ -1,6 +1,8 @@
-"""Loss and accuracy by epoch, drawn as one PNG."""
+"""Loss and accuracy by epoch, of a run or of a sweep's networks, drawn as one PNG."""
 
 import io
+import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,28 @@ INK = "#333333"
 COLOURS = ("#1f6fb4", "#e07b1a", "#3a9d78", "#9a5fb0")
 
 TITLES = {"train": "training"}
+MEASURES = ("loss", "accuracy")
+
+
+# The palette of Okabe and Ito, without its yellow, which is faint on white, and grey after it.
+SWEEP_COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#d55e00",
+    "#56b4e9",
+    "#000000",
+    "#999999",
+)
+STYLES = ("-", "--")
+"""The second half of the settings is dashed, for those who see few colours and for grey print."""
+
+LONG = 60
+"""Letters of a label; of longer ones, there is no room for two side by side."""
+
+WIDE = 40.0
+"""Times the lowest value that the highest one is; from here on the axis is logarithmic."""
 
 
 def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
@@ -31,20 +55,13 @@ def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
     Returns:
         A PNG of 1600 x 640 pixels.
     """
-    layout = ConstrainedLayoutEngine(wspace=0.06)
-    figure = Figure(figsize=(10, 4), layout=layout, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
-    _draw_panel(axes[0], rows, "loss")
-    _draw_panel(axes[1], rows, "accuracy")
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK)
-    png = io.BytesIO()
-    canvas.print_figure(png, format="png", dpi=160)
-    return png.getvalue()
+    figure = _new_figure(4)
+    for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
+        _draw_run(axes, rows, measure)
+    return _png(figure, title)
 
 
-def _draw_panel(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
+def _draw_run(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
     sets = [key.removesuffix(f"_{measure}") for key in rows[0] if key.endswith(f"_{measure}")]
     lines = [(f"{TITLES.get(name, name)} set", f"{name}_{measure}") for name in sets]
     if not lines and measure in rows[0]:
@@ -54,12 +71,12 @@ def _draw_panel(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
         values = [float("nan") if row.get(key) is None else row[key] for row in rows]
         axes.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker="o", ms=3.5)
 
-    finish_panel(axes, measure)
+    _finish_panel(axes, measure)
     if lines:
         axes.legend(frameon=False, labelcolor=INK)
 
 
-def finish_panel(axes: Any, name: str) -> None:
+def _finish_panel(axes: Any, name: str) -> None:
     """Name the axes of a panel over the epochs, and draw them in the house style."""
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel(name, color=INK)
@@ -69,3 +86,119 @@ def finish_panel(axes: Any, name: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aaaaaa")
     axes.tick_params(colors=INK, length=3)
+
+
+def sweep_curves_png(records: Sequence[dict[str, Any]], title: str = "") -> bytes:
+    """Draw the mean of each setting's networks, in a band from the lowest to the highest.
+
+    Networks that turned not-a-number are left out, and so are settings that have no other.
+
+    Args:
+        records: the networks, with ``setting``, ``error``, ``result`` and ``rows``, as a
+            `SweepFolder` keeps them. Of more settings than there are colours, the best are drawn.
+        title: written above, small.
+
+    Returns:
+        A PNG, 1600 pixels wide.
+    """
+    groups = _groups(records)
+    # Chosen as networks are, not by the test set where there is another.
+    accuracy = _column(records, "accuracy", sets=("validation", "test"))
+    drawn = sorted(groups, key=lambda group: -_final(group[1], accuracy))[: len(SWEEP_COLOURS)]
+    shown = [group for group in groups if group in drawn]
+
+    labels = [_label(*group) for group in shown]
+    count = 2 if len(labels) > 1 and max(map(len, labels)) <= LONG else 1
+    height = 4 + 0.22 * (1 - (-len(labels) // count))
+    figure = _new_figure(height)
+    lines: list[Any] = []
+    for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
+        lines = _draw_sweep(axes, shown, _column(records, measure), measure)
+    if shown:
+        what = "mean of the networks, and from the lowest to the highest"
+        if len(shown) < len(groups):
+            what += f"; the {len(shown)} most accurate of {len(groups)} settings"
+        legend = figure.legend(
+            lines, labels, loc="outside lower center", ncols=count, frameon=False, labelcolor=INK,
+            fontsize=9, title=what, title_fontsize=9,
+        )  # fmt: skip
+        legend.get_title().set_color(INK)
+    return _png(figure, title)
+
+
+Group = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def _groups(records: Sequence[dict[str, Any]]) -> list[Group]:
+    """The networks of each setting that ended well."""
+    groups: list[Group] = []
+    for one in records:
+        if one["error"] is not None or not one["rows"]:
+            continue
+        found = next((some for setting, some in groups if setting == one["setting"]), None)
+        if found is None:
+            groups.append((one["setting"], [one]))
+        else:
+            found.append(one)
+    return groups
+
+
+def _column(
+    records: Sequence[dict[str, Any]], measure: str, sets: Sequence[str] = ("test", "validation")
+) -> str:
+    """A measure of the first of these sets that the rows have; else the one while training."""
+    names = {name for one in records for row in one["rows"] for name in row}
+    wanted = (f"{name}_{measure}" for name in sets)
+    return next((name for name in wanted if name in names), measure)
+
+
+def _final(networks: Sequence[dict[str, Any]], column: str) -> float:
+    values = [one["result"].get(column) for one in networks]
+    numbers = [value for value in values if value is not None]
+    return statistics.fmean(numbers) if numbers else -math.inf
+
+
+def _draw_sweep(axes: Any, groups: Sequence[Group], column: str, measure: str) -> list[Any]:
+    lines, every = [], []
+    alpha = 0.6 / max(3, len(groups))  # many bands lie on each other
+    for i, (_, networks) in enumerate(groups):
+        colour, style = SWEEP_COLOURS[i], STYLES[2 * i // len(SWEEP_COLOURS)]
+        epochs: dict[int, list[float]] = {}
+        for row in (row for one in networks for row in one["rows"]):
+            if row.get(column) is not None:
+                epochs.setdefault(row["epoch"], []).append(row[column])
+        numbers = sorted(epochs)
+        values = [epochs[number] for number in numbers]
+        every += [value for some in values for value in some]
+        low, high = [*map(min, values)], [*map(max, values)]
+        axes.fill_between(numbers, low, high, color=colour, alpha=alpha, linewidth=0)
+        lines += axes.plot(
+            numbers, [*map(statistics.fmean, values)], style, color=colour,
+            linewidth=1.8, marker="o", ms=3,
+        )  # fmt: skip
+
+    if measure == "loss" and every and min(every) > 0 and max(every) > WIDE * min(every):
+        axes.set_yscale("log")
+    name = column.removesuffix(measure).removesuffix("_")
+    of = f"{TITLES.get(name, name)} set {measure}" if name else f"{measure} while training"
+    _finish_panel(axes, of)
+    return lines
+
+
+def _label(setting: dict[str, Any], networks: Sequence[dict[str, Any]]) -> str:
+    name = "  ".join(f"{key} {value}" for key, value in setting.items())
+    return f"{name or 'every network'}  (n={len(networks)})"
+
+
+def _new_figure(height: float) -> Figure:
+    figure = Figure((10, height), layout=ConstrainedLayoutEngine(wspace=0.06), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure, title: str) -> bytes:
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=160)
+    return png.getvalue()

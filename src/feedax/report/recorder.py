@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from feedax.files import BackgroundWriter
 from feedax.report.run_folder import RunFolder
-from feedax.storage.writer import Writer
 from feedax.train.events import EpochEnded, Event, Started
 
 
@@ -38,7 +38,7 @@ class Recorder:
         self._best = best
         self._note = note
         self._resumed = resumed
-        self._writer = Writer("feedax-params")
+        self._writer = BackgroundWriter("feedax-params")
 
     def __call__(self, event: Event) -> None:
         match event:

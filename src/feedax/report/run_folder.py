@@ -7,26 +7,28 @@
       metrics.jsonl        one row an epoch; grows as the run does
       curves.png           loss and accuracy by epoch
       params.safetensors   the parameters, the best or the last ones
-      checkpoints/         from which the run goes on that was stopped or killed
+      checkpoints/         from which the run is resumed after it was stopped or killed
 
-Reading one executes nothing: it is JSON, a PNG and numbers. It may come from somebody else, so what
-it says is checked as a whole before anything is made of it, and no link in it is followed when
-something is written.
+Reading one executes nothing: it is JSON, a PNG and numbers. It may come from somebody else, so its
+content is checked before it is used, and writing follows no link in it.
 """
 
 import contextlib
-import errno
-import json
+import itertools
 import math
-import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from feedax.errors import RunFolderError, shown
-from feedax.regular_file import read_regular
+from feedax.files import (
+    append_to_file,
+    not_written,
+    read_regular,
+    remove_leftovers,
+    replace_file,
+)
 from feedax.storage.plain_json import (
     TEXT,
     WORDS,
@@ -34,10 +36,10 @@ from feedax.storage.plain_json import (
     broken_rule,
     is_list_of,
     is_row,
+    json_bytes,
     load_json,
     or_none,
 )
-from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
 
 if TYPE_CHECKING:
     from feedax.train.history import Row
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of this layout; a reader refuses a later one."""
 
-MOST_CONFIG, MOST_ROWS = 2**24, 2**28
-"""Bytes that config.json may have, and metrics.jsonl."""
+MAX_CONFIG, MAX_ROWS = 2**24, 2**28
+"""The most bytes of config.json, and of metrics.jsonl."""
 
 
 def _is_size(value: Any) -> bool:
@@ -90,6 +92,10 @@ class RunFolder:
         self.config = config
 
     @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
     def params_path(self) -> Path:
         return self.path / "params.safetensors"
 
@@ -120,18 +126,17 @@ class RunFolder:
         folder = _new_default_folder(name) if path is None else _given_folder(path)
         run = cls(folder, {"format": FORMAT, **config})
         try:
-            remove_leftovers(folder)
-            content = json_bytes(run.config, indent=2)
-            replace_file(folder / "config.json", content, is_new=True)
-            replace_file(run.metrics_path)
+            with _writing(folder):
+                remove_leftovers(folder)
+            with _writing(run.config_path):
+                replace_file(run.config_path, json_bytes(run.config, indent=2), is_new=True)
+            run.write_rows([])
         except FileExistsError:
             raise _taken(folder) from None
         except RunFolderError:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only an empty one goes: ours, or the one that was given empty
+                folder.rmdir()  # only an empty one is removed: ours, or the one that was given
             raise
-        except OSError as error:
-            raise not_written(folder, error) from error
         return run
 
     @classmethod
@@ -151,8 +156,8 @@ class RunFolder:
             )
         config_path = path / "config.json"
         try:
-            config = load_json(read_regular(config_path, MOST_CONFIG))
-            json_bytes(config)  # as it is to be when the run goes on
+            config = load_json(read_regular(config_path, MAX_CONFIG))
+            json_bytes(config)  # resuming writes it again
         except FileNotFoundError:
             raise RunFolderError(
                 f"run folder: {path} must hold a config.json, and it has none; give a folder that "
@@ -189,17 +194,17 @@ class RunFolder:
         """
         if name not in self.config:
             raise RunFolderError(
-                f"run folder: {self.path / 'config.json'} must have an entry {name!r}, and it has "
+                f"run folder: {self.config_path} must have an entry {name!r}, and it has "
                 f"none; give a folder that {self.command} made"
             )
         return self.config[name]
 
     def go_on(self, arguments: list[str], begun: dict[str, Any]) -> None:
-        """Write down that the run goes on.
+        """Record that the run is resumed.
 
         Args:
-            arguments: of the command line, all of them, as they hold from now on.
-            begun: when and where it goes on.
+            arguments: all arguments of the command line, as they apply from now on.
+            begun: when and where it is resumed.
 
         Raises:
             RunFolderError: config.json cannot be written.
@@ -207,7 +212,7 @@ class RunFolder:
         remove_leftovers(self.path)  # of a process that was killed
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
-        replace_file(self.path / "config.json", json_bytes(self.config, indent=2))
+        self.write(self.config_path, json_bytes(self.config, indent=2))
 
     def write_rows(self, rows: "list[Row]") -> None:
         """Let metrics.jsonl hold these epochs and no others.
@@ -215,7 +220,7 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        replace_file(self.metrics_path, b"".join(map(json_bytes, rows)))
+        self.write(self.metrics_path, *map(json_bytes, rows))
 
     def append_row(self, row: "Row") -> None:
         """Add one epoch to metrics.jsonl, at once and whole.
@@ -223,24 +228,8 @@ class RunFolder:
         Raises:
             RunFolderError: the disk does not take it; the rows before it stay.
         """
-        try:
-            # Not through a link, which could lead anywhere.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            flags |= getattr(os, "O_NONBLOCK", 0)
-            descriptor = os.open(self.metrics_path, flags, 0o666)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(errno.EINVAL, "it is no file")
-                try:
-                    _write_whole(descriptor, json_bytes(row))
-                except OSError:
-                    os.ftruncate(descriptor, status.st_size)
-                    raise
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise not_written(self.metrics_path, error) from error
+        with _writing(self.metrics_path):
+            append_to_file(self.metrics_path, json_bytes(row))
 
     def rows(self) -> "list[Row]":
         """The epochs that metrics.jsonl holds, the oldest first.
@@ -251,7 +240,7 @@ class RunFolder:
         words, is_right = self.row
         rows = []
         with self._reading():
-            for line in read_regular(self.metrics_path, MOST_ROWS).splitlines():
+            for line in read_regular(self.metrics_path, MAX_ROWS).splitlines():
                 rows.append(load_json(line))
                 if not is_right(rows[-1]):
                     what = f"line {len(rows)} must be {words}, and it is {shown(rows[-1])}"
@@ -270,9 +259,9 @@ class RunFolder:
 
     def save_params(self, params: Any) -> None:
         """Write the parameters; see `feedax.storage.params_file.save_params`."""
-        from feedax.storage.params_file import save_params
+        from feedax.storage.params_file import encode_params
 
-        save_params(self.params_path, params)
+        self.write(self.params_path, *encode_params(params))
 
     def load_params(self, like: Any) -> Any:
         """Read the parameters; see `feedax.storage.params_file.load_params`."""
@@ -285,7 +274,27 @@ class RunFolder:
         from feedax.report.curves import curves_png
 
         if rows := self.rows():
-            replace_file(self.curves_path, curves_png(rows, title=str(self.path.name)))
+            self.write(self.curves_path, curves_png(rows, title=self.path.name))
+
+    def write(self, path: Path, *pieces: bytes | memoryview) -> None:
+        """Replace a file of the folder; see `feedax.files.replace_file`.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        with _writing(path):
+            replace_file(path, *pieces)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        remedy = "choose another folder with --out"
+        raise not_written("run folder", path, error, remedy) from error
 
 
 def _disagreement(config: dict[str, Any]) -> str | None:
@@ -311,28 +320,23 @@ def _disagreement(config: dict[str, Any]) -> str | None:
 def _new_default_folder(name: str) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     runs = Path("runs")
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = runs / (stem if number == 1 else f"{stem}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError), _writing(folder):
             runs.mkdir(exist_ok=True)
             folder.mkdir()
             return folder
-        except FileExistsError:
-            if not runs.is_dir():
-                raise _not_a_folder(runs) from None
-            number += 1
-        except OSError as error:
-            raise not_written(folder, error) from error
+        if not runs.is_dir():
+            break
+    raise _not_a_folder(runs)
 
 
 def _given_folder(path: Path) -> Path:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise _not_a_folder(path) from None
-    except OSError as error:
-        raise not_written(path, error) from error
     rows = path / "metrics.jsonl"
     if (path / "config.json").exists() or (rows.exists() and rows.stat().st_size > 0):
         raise _taken(path)
@@ -350,25 +354,3 @@ def _not_a_folder(path: Path) -> RunFolderError:
     return RunFolderError(
         f"run folder: {path} must be a folder, and it is a file; choose another one with --out"
     )
-
-
-def _write_whole(descriptor: int, content: bytes) -> None:
-    """os.write may take a part and say so; the rest then meets the error."""
-    while content:
-        content = content[os.write(descriptor, content) :]
-
-
-def json_bytes(value: Any, indent: int | None = None) -> bytes:
-    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as null, so that every reader can read."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from feedax.errors import NotANumberError
-from feedax.regular_file import read_regular
-from feedax.report.run_folder import MOST_ROWS, RULES, RunFolder, json_bytes
+from feedax.files import read_regular
+from feedax.report.run_folder import MAX_ROWS, RULES, RunFolder
 from feedax.storage.plain_json import (
     COUNT,
     TEXT,
@@ -29,9 +29,9 @@ from feedax.storage.plain_json import (
     is_list_of,
     is_number,
     is_row,
+    json_bytes,
     or_none,
 )
-from feedax.storage.replace_file import replace_file
 from feedax.train.networks import Network, Summary, Sweep
 
 Record = dict[str, Any]
@@ -99,13 +99,13 @@ class SweepFolder(RunFolder):
         """
         with self._reading():
             there = self.metrics_path.exists()
-            content = read_regular(self.metrics_path, MOST_ROWS) if there else b""
-        replace_file(self.metrics_path, content[: content.rfind(b"\n") + 1])
+            content = read_regular(self.metrics_path, MAX_ROWS) if there else b""
+        self.write(self.metrics_path, content[: content.rfind(b"\n") + 1])
         return self.rows()
 
     def save_summary(self, records: Sequence[Record], is_complete: bool) -> None:
         """Write summary.json and curves.png."""
-        from feedax.report.sweep_curves import sweep_curves_png
+        from feedax.report.curves import sweep_curves_png
 
         found: list[dict[str, Any]] = []
         for setting in settings(records):
@@ -123,9 +123,9 @@ class SweepFolder(RunFolder):
                 }
             )
         summary = {"is_complete": is_complete, "settings": found}
-        replace_file(self.path / "summary.json", json_bytes(summary, indent=2))
+        self.write(self.path / "summary.json", json_bytes(summary, indent=2))
         if any(one["rows"] for one in records):
-            replace_file(self.curves_path, sweep_curves_png(records, title=str(self.path.name)))
+            self.write(self.curves_path, sweep_curves_png(records, title=self.path.name))
 
 
 def settings(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -27,20 +27,23 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from feedax.errors import CheckpointError, RunFolderError
-from feedax.regular_file import open_regular
-from feedax.storage.leaf_names import RESERVED
+from feedax.errors import CheckpointError, RunFolderError, reason, shown
+from feedax.files import not_written, open_regular, replace_file
 from feedax.storage.plain_json import load_json
-from feedax.storage.replace_file import replace_file
+from feedax.storage.safetensors_file import (
+    CODES,
+    array_of,
+    encode_tensors,
+    header_end,
+    parse_header,
+)
 from feedax.storage.snapshot import HostArray, Snapshot
-from feedax.storage.tensors_header import DTYPES, array_of, header_end, parse_header
 
 VERSION = 1
 """The version of this layout; a reader refuses a later one."""
@@ -52,8 +55,6 @@ _BEGIN = re.compile(
 )
 _BEGIN_BYTES = 8 + 69 + 16 + 64  # the header's length, what is fixed in it, both values
 
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
-
 _FLOAT8 = ("e3m4", "e4m3", "e4m3b11fnuz", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")
 _CARRIERS = {
     **{f"{kind}{bits}": "uint8" for kind in ("int", "uint") for bits in (2, 4)},
@@ -62,19 +63,19 @@ _CARRIERS = {
     "complex64": "float32",
     "complex128": "float64",
 }
-"""The others, and the dtypes that carry their bits."""
+"""The dtypes that safetensors lacks, and those that carry their bits."""
 
 
 def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
-    """The content of a checkpoint file, in pieces that are to be written one after another.
+    """The content of a checkpoint file, in pieces to be written one after another.
 
     Args:
         arrays: what `snapshot` made; the pieces share its memory.
-        about: what is no array: a JSON object of plain Python values, in which floats may be NaN
-            or infinite.
+        about: everything but arrays: a JSON object of plain Python values, in which floats may be
+            NaN or infinite.
 
     Raises:
-        RunFolderError: JSON would not give `about` back as it is, or an array has no dtype of
+        RunFolderError: JSON would not give `about` back unchanged, or an array's dtype is none of
             JAX's.
     """
     try:
@@ -85,49 +86,43 @@ def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
         same = False
     if not same:
         raise RunFolderError(
-            f"encode: about must hold dicts with text as keys, lists, text, numbers, booleans and "
-            f"None, and it is {reprlib.repr(about)}; turn tuples and arrays into "
-            f"lists, keys into text"
+            "encode: about must hold dicts with text as keys, lists, text, numbers, booleans and "
+            f"None, and it is {shown(about)}; turn tuples and arrays into lists, keys into text"
         )
-    entries: dict[str, Any] = {}
-    dtypes: dict[str, str] = {}
-    pieces: list[memoryview] = []
-    end = 0
-    # The widest first, as safetensors orders them, so that each lies at a multiple of its width.
-    for name in sorted(arrays, key=lambda name: (-arrays[name].numbers.itemsize, name)):
-        numbers = _carried(name, arrays[name].numbers)
-        begin, end = end, end + numbers.nbytes
-        entries[name] = {
-            "dtype": _CODES[numbers.dtype.name],
-            "shape": numbers.shape,
-            "data_offsets": (begin, end),
-        }
-        if arrays[name].dtype != numbers.dtype.name:
-            dtypes[name] = arrays[name].dtype
-        pieces.append(numbers.reshape(-1).view(np.uint8).data)
+    carried = {name: _carried(name, array.numbers) for name, array in arrays.items()}
+    dtypes = {
+        name: array.dtype
+        for name, array in arrays.items()
+        if array.dtype != carried[name].dtype.name
+    }
 
-    def head(size: int, sha256: str) -> bytes:
+    def encoded(size: int, sha256: str) -> list[bytes | memoryview]:
         begin = {"format": f"feedax checkpoint {VERSION}", "size": f"{size:016}", "sha256": sha256}
         metadata = {**begin, "dtypes": json.dumps(dtypes), "about": about_text}
-        header = {RESERVED: metadata, **entries}
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        header, pieces = encode_tensors(carried, metadata)
+        return [header, *pieces]
 
-    size = len(head(0, _ZEROS)) + end
-    digest = _sha256(head(size, _ZEROS), *pieces)
-    return [head(size, digest), *pieces]
+    size = sum(map(len, encoded(0, _ZEROS)))
+    return encoded(size, _sha256(*encoded(size, _ZEROS)))
 
 
 def write_checkpoint(
-    path: str | Path, arrays: Snapshot, about: dict[str, Any], inside: Path | None = None
+    path: str | Path,
+    arrays: Snapshot,
+    about: dict[str, Any],
+    inside: Path | None = None,
+    who: str = "write_checkpoint",
 ) -> None:
     """Write a checkpoint, complete or not at all; see `encode` and `replace_file`.
 
     Raises:
         RunFolderError: it cannot be written, and nothing of it is left.
     """
-    replace_file(Path(path), *encode(arrays, about), inside=inside)
+    path, pieces = Path(path), encode(arrays, about)
+    try:
+        replace_file(path, *pieces, inside=inside)
+    except OSError as error:
+        raise not_written(who, path, error) from error
 
 
 def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
@@ -166,7 +161,7 @@ def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
         if not isinstance(about, dict):
             raise TypeError("about is not an object")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise _unusable(path, f"it is laid out otherwise ({reprlib.repr(error)})") from error
+        raise _unusable(path, f"its layout is wrong ({reason(error)})") from error
     return arrays, about
 
 
@@ -186,19 +181,19 @@ def read_checkpoint(path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
 
 
 class LargerError(CheckpointError):
-    """A checkpoint is whole, and of a larger state than this run's."""
+    """A checkpoint is whole, but of a larger state than this run's."""
 
 
 def read_content(path: str | Path, most: int | None = None, dir_fd: int | None = None) -> bytes:
-    """The bytes of a checkpoint file, read only where it has as many as it says.
+    """The bytes of a checkpoint file, read only if it has as many as it says.
 
     Args:
         path: the file.
-        most: how many it may have.
-        dir_fd: its folder, opened; None to follow the path.
+        most: the most bytes that it may have.
+        dir_fd: a descriptor of its folder; None to follow the path.
 
     Raises:
-        CheckpointError: it has other ones; a `LargerError` if it is whole and has too many.
+        CheckpointError: it has fewer or more; a `LargerError` if more than `most`.
         OSError: it cannot be opened or read.
     """
     with open_regular(path if dir_fd is None else Path(path).name, dir_fd) as file:
@@ -206,25 +201,25 @@ def read_content(path: str | Path, most: int | None = None, dir_fd: int | None =
         _begin(first, size, path)
         if most is not None and size > most:
             raise LargerError(
-                f"fit: {path} must be a checkpoint of this model and optimizer, and it is too "
-                f"large for that, {size} bytes where {most} are enough; resume with the model that "
-                "it was saved with, or choose another folder"
+                f"fit: {path} must be a checkpoint of this model and optimizer, which takes at "
+                f"most {most} bytes, and it has {size}; resume with the model that it was saved "
+                "with, or choose another folder"
             )
         file.seek(0)
         return file.read(size)
 
 
 def unreadable(path: str | Path, error: OSError) -> CheckpointError:
-    """The error for a file that the operating system does not let us read."""
+    """The error for a checkpoint that the operating system refuses to read."""
     return _unusable(path, f"the system says {error.strerror!r}")
 
 
 def _begin(content: bytes, size: int, path: str | Path) -> "re.Match[bytes]":
-    """How a checkpoint file begins, where that agrees with its size."""
+    """The beginning of a checkpoint file, if it agrees with the file's size."""
     begin = _BEGIN.match(content, 8)
     if not begin:
         short = size < _BEGIN_BYTES
-        raise _unusable(path, f"it ends after {size} bytes" if short else "it is none")
+        raise _unusable(path, f"it ends after {size} bytes" if short else "it is not one")
     if size != (said := int(begin[2])):
         verb = "ends after" if size < said else "has"
         raise _unusable(path, f"it {verb} {size} bytes instead of {said}")
@@ -232,8 +227,8 @@ def _begin(content: bytes, size: int, path: str | Path) -> "re.Match[bytes]":
 
 
 def _carried(name: str, numbers: np.ndarray) -> np.ndarray:
-    """The same bits in a dtype that safetensors has; halves of a number lie in a last axis."""
-    if numbers.dtype.name in _CODES:
+    """The same bits in a dtype that safetensors has; the parts of a number get a last axis."""
+    if numbers.dtype.name in CODES:
         return numbers
     carrier = _CARRIERS.get(numbers.dtype.name)
     if carrier is None:

@@ -1,7 +1,4 @@
-"""Parameters in one safetensors file: names, shapes and numbers, and no code.
-
-An array is named by its path in the tree; see `feedax.storage.leaf_names`.
-"""
+"""Parameters in one safetensors file: names, shapes and numbers, and no code."""
 
 import os
 from pathlib import Path
@@ -10,13 +7,18 @@ from typing import Any, BinaryIO, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from feedax.errors import RunFolderError
-from feedax.regular_file import open_regular
-from feedax.storage.leaf_names import listed, named_leaves
-from feedax.storage.replace_file import replace_file
-from feedax.storage.tensors_header import array_of, header_end, parse_header
+from feedax.files import not_written, open_regular, replace_file
+from feedax.storage.safetensors_file import (
+    CODES,
+    array_of,
+    arrays_by_name,
+    encode_tensors,
+    header_end,
+    listed,
+    parse_header,
+)
 
 Params = TypeVar("Params")
 
@@ -32,10 +34,19 @@ def save_params(path: str | Path, params: Any) -> None:
     Raises:
         RunFolderError: a leaf is not an array, two have one name, or the file cannot be written.
     """
-    leaves = named_leaves(params, who="save_params")
+    path, pieces = Path(path), encode_params(params)
+    try:
+        replace_file(path, *pieces)
+    except OSError as error:
+        raise not_written("save_params", path, error) from error
+
+
+def encode_params(params: Any) -> list[bytes | memoryview]:
+    """The content of a file of parameters, in pieces; see `save_params`."""
+    leaves = arrays_by_name(params, who="save_params")
     arrays = {name: _as_numbers(name, leaf) for name, leaf in leaves.items()}
-    content = safetensors.numpy.save(arrays, metadata={"format": "feedax params 1"})
-    replace_file(Path(path), content)
+    header, pieces = encode_tensors(arrays, {"format": "feedax params 1"})
+    return [header, *pieces]
 
 
 def load_params(path: str | Path, like: Params) -> Params:
@@ -52,14 +63,14 @@ def load_params(path: str | Path, like: Params) -> Params:
     Raises:
         RunFolderError: the file is missing or corrupt, or holds other arrays than `like`.
     """
-    expected = named_leaves(like, who="load_params")
+    expected = arrays_by_name(like, who="load_params")
     try:
         with open_regular(path) as file:
             arrays = _arrays(file, expected, path)
     except FileNotFoundError:
         raise RunFolderError(
-            f"load_params: {path} must be a parameters file, and it is not there; a run writes its "
-            f"parameters when it ends"
+            f"load_params: {path} must be a parameters file, and it is not there; a run "
+            f"writes its parameters when it ends"
         ) from None
     except (OSError, ValueError) as error:
         raise RunFolderError(
@@ -71,11 +82,11 @@ def load_params(path: str | Path, like: Params) -> Params:
 
 
 def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; nothing is read of others than are expected.
+    """The arrays of a file, which is read only if its header has the expected ones.
 
     Raises:
-        RunFolderError: they are others.
-        ValueError: it is no safetensors file.
+        RunFolderError: it has not.
+        ValueError: it is not a safetensors file.
         OSError: it cannot be read.
     """
     size = os.fstat(file.fileno()).st_size
@@ -114,8 +125,8 @@ def _as_numbers(name: str, leaf: Any) -> np.ndarray:
             f"save_params: every leaf must be an array of numbers, and {name} is a "
             f"{type(leaf).__name__}; take it out of the tree (a key: jax.random.key_data)"
         )
-    held = jax.dtypes.canonicalize_dtype(array.dtype)
-    if held == np.complex128:
+    held = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)).newbyteorder("=")
+    if held.name not in CODES:
         raise RunFolderError(
             f"save_params: every array must have a dtype that safetensors holds, and {name} is "
             f"{held}; convert it, to complex64 say"

@@ -1,4 +1,4 @@
-"""JSON of a file that somebody else may have written: one meaning, and no surprises."""
+"""JSON in files: written so that every reader can read it, and checked when it is read."""
 
 import json
 import math
@@ -6,25 +6,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from feedax.errors import shown
+from feedax.errors import shortened, shown
 
-MOST_LEVELS = 100
-"""Lists and objects within each other: all that reads them goes from one into the next."""
+MAX_DEPTH = 100
+"""Lists and objects within each other: what reads them recurses."""
 
-
-_TOO_DEEP = f"it has more than {MOST_LEVELS} lists or objects within each other"
+_TOO_DEEP = f"it has more than {MAX_DEPTH} lists or objects within each other"
 
 
 def load_json(content: bytes, finite: bool = True) -> Any:
-    """Parse JSON, where it says one thing.
+    """Parse JSON that has one meaning.
 
     Args:
         content: in UTF-8.
-        finite: whether every number must be a finite one; JSON itself knows no others.
+        finite: whether every number must be finite, as JSON itself demands.
 
     Raises:
-        ValueError: it is none, it has two values of one name, a number that no float can hold, or
-            lists and objects within each other without end.
+        ValueError: it is not JSON, has two values of one name, a number that no float can hold, or
+            too many lists and objects within each other.
 
     >>> load_json(b'{"epoch": 0, "loss": null}')
     {'epoch': 0, 'loss': None}
@@ -42,8 +41,9 @@ def load_json(content: bytes, finite: bool = True) -> Any:
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     level: list[Any] = [found]
-    for _ in range(MOST_LEVELS):
-        "".join(one for one in level if isinstance(one, str)).encode()  # half a pair is no text
+    for _ in range(MAX_DEPTH):
+        # Half of a surrogate pair is not text.
+        "".join(one for one in level if isinstance(one, str)).encode()
         objects = [one for one in level if isinstance(one, dict)]
         lists = [*objects, *(one.values() for one in objects)]
         lists += [one for one in level if isinstance(one, list)]
@@ -53,27 +53,47 @@ def load_json(content: bytes, finite: bool = True) -> Any:
     raise ValueError(_TOO_DEEP)
 
 
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """One line of JSON, or several with `indent`; NaN and infinity, which JSON lacks, are null.
+
+    >>> json_bytes({"loss": math.nan, "run": Path("runs/a")})
+    b'{"loss": null, "run": "runs/a"}\\n'
+    """
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"there are two values of the name {name[:80]!r}")
+            raise ValueError(f"there are two values of the name {shown(name)}")
         found[name] = value
     return found
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:80]} is no number")
+        raise ValueError(f"{shortened(text)} is not a finite number")
     return number
 
 
 Rule = tuple[str, Callable[[Any], bool]]
-"""What a value must be: in words, and whether one is."""
+"""What a value must be: in words, and the check."""
 
 
 def broken_rule(found: Any, rules: Mapping[str, Rule], path: Path) -> str | None:
-    """The first rule that an object of a file breaks, with the value, in words; None if it is well.
+    """The first rule that an object of a file breaks, with the value, in words; None if none.
 
     >>> broken_rule({"step": -1}, {"step": COUNT}, Path("a"))
     "'step' of a must be a whole number from 0 on, and it is -1"
@@ -93,7 +113,7 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A number that a float holds, not-a-number too."""
+    """Whether a float holds it; NaN counts."""
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
@@ -102,12 +122,12 @@ def is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _can_be_drawn(value: Any) -> bool:
-    """A number that arithmetic for the axes of a picture does not make infinite."""
+    """Whether computing the axes of a plot does not make the number infinite."""
     return is_number(value) and not 1e300 < abs(value) < math.inf
 
 
 def is_row(value: Any) -> bool:
-    """The numbers of an epoch by name; of one that JSON does not have, null."""
+    """Whether it is the numbers of an epoch by name, null where JSON has no such number."""
     return (
         isinstance(value, dict)
         and is_count(value.get("epoch"))

@@ -1,4 +1,4 @@
-"""A tree's leaves on the host: taken out of the training's way, and put back to the bit.
+"""A tree's leaves copied to the host, and put back to the bit.
 
 >>> taken = snapshot({"w": jnp.ones(2), "keys": jax.random.split(jax.random.key(0), 3)})
 >>> taken
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import CheckpointError, RunFolderError
-from feedax.storage.leaf_names import listed, named_leaves
+from feedax.storage.safetensors_file import arrays_by_name, listed
 
 Tree = TypeVar("Tree")
 
@@ -64,21 +64,21 @@ def snapshot(tree: Any) -> Snapshot:
 
     Args:
         tree: a PyTree of arrays, of JAX's random keys, and of Python numbers, which become arrays
-            of the dtypes that JAX gives them. None is no leaf. An array over several devices is
-            whole on each of them, or all of them are this process's.
+            of the dtypes that JAX gives them. None is not a leaf. An array over several devices
+            must be whole on each of them, or all of them this process's.
 
     Returns:
         The leaves by name, in the tree's order.
 
     Raises:
-        RunFolderError: a leaf is nothing of that, or two have one name.
+        RunFolderError: a leaf is none of these, or two have one name.
     """
     sources = {
-        name: _source(name, leaf) for name, leaf in named_leaves(tree, who="snapshot").items()
+        name: _source(name, leaf) for name, leaf in arrays_by_name(tree, who="snapshot").items()
     }
     for array, _ in sources.values():
         if isinstance(array, jax.Array):
-            array.copy_to_host_async()  # all of them under way before the first is waited for
+            array.copy_to_host_async()  # start all copies before waiting for the first
     return {
         name: HostArray(_own_copy(array), key_impl) for name, (array, key_impl) in sources.items()
     }
@@ -95,18 +95,18 @@ def restore(arrays: Snapshot, like: Tree, *, source: str | Path = "the checkpoin
 
     Returns:
         The tree of `like`, with copies of the arrays: NumPy arrays where `like` has them, and on
-        JAX's default device otherwise; weakly typed where `like` is, as JAX computes otherwise
-        with the others.
+        JAX's default device otherwise; weakly typed where `like` is, since that changes the
+        dtypes that JAX computes in.
 
     Raises:
         CheckpointError: the arrays are not those of `like`.
     """
-    expected = named_leaves(like, who="restore")
+    expected = arrays_by_name(like, who="restore")
     remedy = "resume with the model, the optimizer and the settings that it was saved with"
     lacking, extra = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
     if lacking or extra:
         parts = [f"lacks {listed(lacking)}"] * bool(lacking)
-        parts += [f"holds {listed(extra)} besides"] * bool(extra)
+        parts += [f"also holds {listed(extra)}"] * bool(extra)
         raise CheckpointError(
             f"restore: {source} must hold the arrays of the state, and it {' and '.join(parts)}; "
             f"{remedy}"
@@ -141,7 +141,7 @@ def _source(name: str, leaf: Any) -> tuple[Any, str | None]:
                 f"several; replicate it with jax.device_put first"
             )
     elif isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
-        with contextlib.suppress(OverflowError):  # larger than JAX's integers: refused
+        with contextlib.suppress(OverflowError):  # larger than JAX's integers: refused below
             leaf = np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
     is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
     if not is_array or not (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)):
@@ -162,7 +162,7 @@ def _own_copy(array: Any) -> np.ndarray:
 def _expected(leaf: Any) -> tuple[str, tuple[int, ...]]:
     """The dtype and the shape that a leaf's array must have."""
     if is_key(leaf):
-        # Only real keys say their implementation, not what stands for them.
+        # A `jax.ShapeDtypeStruct` does not tell its implementation, a key does.
         with jax.transfer_guard("allow"):
             key = jnp.empty((), leaf.dtype)
         return f"key<{jax.random.key_impl(key)}>", leaf.shape
@@ -187,7 +187,7 @@ def _like(leaf: Any, array: HostArray) -> Any:
 
 
 def nbytes(tree: Any) -> int:
-    """What the leaves of a tree, or what stands for them, take.
+    """The bytes of a tree's leaves, arrays or `jax.ShapeDtypeStruct`.
 
     >>> nbytes({"w": jnp.ones((2, 3)), "scale": 1.0})
     32

@@ -1,7 +1,6 @@
 """Checkpoints: when a run is saved, where, and what it is resumed from."""
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -11,6 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedax.errors import CheckpointError
+from feedax.files import (
+    BackgroundWriter,
+    lock,
+    not_written,
+    open_folder,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+)
 from feedax.storage.checkpoint_file import (
     LargerError,
     decode,
@@ -18,16 +26,8 @@ from feedax.storage.checkpoint_file import (
     unreadable,
     write_checkpoint,
 )
-from feedax.storage.replace_file import (
-    not_written,
-    opened,
-    remove_file,
-    remove_folder,
-    remove_leftovers,
-)
+from feedax.storage.safetensors_file import MAX_HEADER
 from feedax.storage.snapshot import Snapshot, nbytes, snapshot
-from feedax.storage.tensors_header import MOST_HEADER
-from feedax.storage.writer import Writer
 
 MOST_COPIES = 64
 """Times the bytes of the parameters that a state has, with any optimizer, and more."""
@@ -106,13 +106,13 @@ class Checkpoints:
         if every_steps is every_seconds is every_epochs is None:
             every_epochs = 1
         self.folder = Path(folder)
-        self._inside: Path | None = None  # no link is followed from there on; see `opened`
+        self._inside: Path | None = None  # no link is followed from there on; see `open_folder`
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.every_epochs = every_epochs
         self.keep = keep
         self.run = run
-        self._writer: Writer | None = None
+        self._writer: BackgroundWriter | None = None
         self._saved_at = time.monotonic()
         self._damaged: list[Path] = []
 
@@ -151,22 +151,28 @@ class Checkpoints:
         if not writes:
             yield
             return
-        try:
-            with opened(self.folder, self._inside, make=True) as descriptor:
-                taken = _take(self.folder, descriptor)
-        except OSError as error:
-            raise not_written(self.folder, error) from error
-        remove_leftovers(self.folder, self._inside)
-        self._saved_at = time.monotonic()
-        self._writer = Writer("feedax-checkpoint")
-        try:
-            yield
-            self._writer.wait()
-        finally:
-            if (lost := self._writer.close()) is not None:
-                LOGGER.warning(f"{lost}")  # training has ended by another error
-            self._writer = None
-            _release(taken)
+        with contextlib.ExitStack() as held:
+            try:
+                with open_folder(self.folder, self._inside, make=True) as descriptor:
+                    folder = self.folder if descriptor is None else descriptor
+                    held.enter_context(lock(folder, wait=False))
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"fit: only one run at a time may save checkpoints in {self.folder}, and "
+                    "another process does; wait for its end, or choose another folder"
+                ) from None
+            except OSError as error:
+                raise not_written("fit", self.folder, error) from error
+            remove_leftovers(self.folder, self._inside)
+            self._saved_at = time.monotonic()
+            self._writer = BackgroundWriter("feedax-checkpoint")
+            try:
+                yield
+                self._writer.wait()
+            finally:
+                if (lost := self._writer.close()) is not None:
+                    LOGGER.warning(f"{lost}")  # training has ended by another error
+                self._writer = None
 
     def newest(self, most: int | None = None, says: bool = True) -> Checkpoint | None:
         """The newest checkpoint that is whole and of this run; says which ones are not.
@@ -223,7 +229,7 @@ class Checkpoints:
 
     def write(self, name: str, arrays: Snapshot, about: dict[str, Any]) -> None:
         """Write a file into the folder; see `write_checkpoint`."""
-        write_checkpoint(self.folder / name, arrays, about, self._inside)
+        write_checkpoint(self.folder / name, arrays, about, self._inside, who="fit")
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
@@ -232,7 +238,7 @@ class Checkpoints:
     def names(self) -> list[str]:
         """What the folder holds, if it is there."""
         try:
-            with opened(self.folder, self._inside) as folder:
+            with open_folder(self.folder, self._inside) as folder:
                 return sorted(os.listdir(self.folder if folder is None else folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -240,7 +246,7 @@ class Checkpoints:
             raise unreadable(self.folder, error) from error
 
     def _read(self, name: str, most: int | None) -> bytes:
-        with opened(self.folder, self._inside) as folder:
+        with open_folder(self.folder, self._inside) as folder:
             return read_content(self.folder / name, most, folder)
 
     def due_in(self, step: int) -> int | None:
@@ -291,7 +297,7 @@ class Checkpoints:
             RunFolderError: it could not.
         """
         if self._writer is not None:
-            self._writer.look()
+            self._writer.check()
 
     def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
         self.write(path.name, arrays, about)
@@ -314,50 +320,7 @@ class Checkpoints:
 
 def most_bytes(params: Any) -> int:
     """Bytes that a checkpoint has at most: with any optimizer, copies, and what is no array."""
-    return MOST_COPIES * nbytes(params) + MOST_HEADER
-
-
-_TAKEN: set[int] = set()
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-"""What file systems without locks say, some of them on networks."""
-
-
-def _take(folder: Path, descriptor: int | None) -> int:
-    """Lock a folder for this process; the system opens the lock when the process ends."""
-    taken = os.open(folder, os.O_RDONLY) if descriptor is None else os.dup(descriptor)
-    _TAKEN.add(taken)
-    try:
-        import fcntl
-
-        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows
-        pass
-    except BlockingIOError:
-        _release(taken)
-        raise CheckpointError(
-            f"fit: only one run at a time may save checkpoints in {folder}, and another process "
-            "does; wait for its end, or choose another folder"
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            _release(taken)
-            raise
-    return taken
-
-
-def _release(taken: int) -> None:
-    _TAKEN.discard(taken)
-    os.close(taken)
-
-
-def _forget_taken() -> None:
-    """A forked child has its parent's folders open, and would keep their locks after it."""
-    for taken in list(_TAKEN):
-        _release(taken)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_taken)
+    return MOST_COPIES * nbytes(params) + MAX_HEADER
 
 
 def _wrong(name: str, rule: str, value: Any) -> CheckpointError:

@@ -11,9 +11,8 @@ from jax import Array
 
 from feedax.errors import CheckpointError
 from feedax.feed import Devices, Residents, on_device, scalar
-from feedax.storage.leaf_names import listed
+from feedax.storage.safetensors_file import MAX_HEADER, listed
 from feedax.storage.snapshot import is_key, nbytes, restore, snapshot
-from feedax.storage.tensors_header import MOST_HEADER
 from feedax.train.check import ModelCheck
 from feedax.train.checkpoints import Checkpoint
 from feedax.train.evaluation import Evaluation
@@ -169,7 +168,7 @@ class States:
     def most_bytes(self, values: InitialValues) -> int:
         """Bytes that a checkpoint of a run has at most: its state and three copies."""
         shapes = jax.eval_shape(self._first_state, values, {})
-        return 4 * nbytes(shapes) + MOST_HEADER
+        return 4 * nbytes(shapes) + MAX_HEADER
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""

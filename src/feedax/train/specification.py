@@ -10,7 +10,7 @@ from jax import Array
 
 from feedax.errors import BatchError, ModelError
 from feedax.feed import Devices, Source
-from feedax.storage.leaf_names import listed
+from feedax.storage.safetensors_file import listed
 from feedax.train.adapters import refuse_nnx
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints

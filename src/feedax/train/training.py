@@ -25,7 +25,7 @@ from feedax.feed import (
     open_feed,
 )
 from feedax.storage.checkpoint_file import decode
-from feedax.storage.leaf_names import named_leaves
+from feedax.storage.safetensors_file import arrays_by_name
 from feedax.train import processes
 from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
@@ -370,7 +370,7 @@ class Training:
         else:
             state = states.first(values, self._programs.metrics)
             if self._checkpoints is not None:
-                named_leaves(state, who="fit")  # what cannot be saved is found out now
+                arrays_by_name(state, who="fit")  # what cannot be saved is found out now
         self._found = self._values = None
         return state
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from feedax.regular_file import open_regular, read_regular
+from feedax.files import open_regular, read_regular
 
 
 def test_a_file_is_read_through_links_and_from_an_open_folder(tmp_path):

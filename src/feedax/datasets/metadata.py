@@ -7,8 +7,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import CIFAR10, MNIST, SVHN, ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset
-from feedax.datasets.words import reason
-from feedax.errors import DatasetError
+from feedax.errors import DatasetError, reason
 
 
 def image_shape(dataset: Any) -> tuple[int, ...] | None:
