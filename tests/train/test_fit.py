@@ -578,8 +578,8 @@ def test_a_run_that_waits_for_data_is_told_once(caplog):
     assert record.levelname == "WARNING"
     said = re.fullmatch(
         r"fit: training should wait for data less than 20% of its time, and in epoch (\d) it "
-        r"waited (\d+)%, (.*) of (.*) seconds; give the loader num_workers=2 or more, or cache=True "
-        r"if an example is the same every time, or use a transform that feedax knows",
+        r"waited (\d+)%, (.*) of (.*) seconds; give the loader num_workers=2 or more, or "
+        r"cache=True if an example is the same every time, or use a transform that feedax knows",
         record.getMessage(),
     )
     epoch = int(said[1])  # the first one, unless the machine took long to compile
