@@ -1,7 +1,7 @@
 """What `fit` costs beside the bare loop: the same steps, called by hand.
 
 `fit` runs as `feedax train` runs it: a checkpoint, the parameters and a row written every epoch, a
-progress bar on a terminal, the accuracy measured in every step, Ctrl-C heard. Nothing is evaluated.
+progress bar on a terminal, the accuracy measured in every step. Nothing is evaluated.
 The bare loop runs the same `train_step` and knows nothing of all that. Resident, it is one compiled
 call an epoch; streamed, one compiled step a batch of the same loader, called by hand. A second bare
 loop measures the accuracy in its steps too: beside it stands what is around the steps.
@@ -32,17 +32,15 @@ import numpy as np
 import optax
 import turns
 from jax import lax
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.data import Subset
 
 import feedax
-from feedax.cli.network import initial_params, predict
-from feedax.cli.progress import Progress
-from feedax.cli.record import Record
-from feedax.cli.stop import StopRequest
 from feedax.feed import Batch, pick
+from feedax.report.recorder import Recorder
 from feedax.report.run_folder import RunFolder
 from feedax.train import Checkpoints
-from feedax.train.events import EpochEnded, Event
+from feedax.train.events import EpochEnded, Event, Started, Stepped
 from feedax.train.losses import is_right
 from feedax.train.model import Model
 from feedax.train.optimizers import build_optimizer
@@ -90,6 +88,28 @@ def terminal() -> Iterator[None]:
     assert int(said) > 1_000, f"the bar has written {said.strip()} bytes"
 
 
+class Bar:
+    """A callback that draws a progress bar, as `feedax train` does."""
+
+    def __init__(self) -> None:
+        said = TextColumn("{task.fields[said]}")
+        self._bar = Progress(BarColumn(), MofNCompleteColumn(), said, refresh_per_second=4)
+        self._task = self._bar.add_task("", said="")
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(steps=steps):
+                self._bar.update(self._task, total=steps)
+                self._bar.start()
+            case Stepped(step=step, loss=loss):
+                self._bar.update(self._task, completed=step, said=f"loss {loss:.4f}")
+            case EpochEnded(epoch=epoch, is_last=is_last):
+                self._bar.console.print(f"Epoch {epoch}")
+                self._bar.reset(self._task, said="")
+                if is_last:
+                    self._bar.stop()
+
+
 class Clock:
     """A callback that reads the time when the first epoch has ended; the last of the callbacks."""
 
@@ -106,20 +126,19 @@ def by_fit(case: Case) -> Trained:
     clock = Clock()
     with tempfile.TemporaryDirectory() as parent, terminal():
         folder = RunFolder.create({}, path=Path(parent) / "run")
-        with StopRequest() as stop, Progress(lambda _: None, stop) as progress:
-            params, _ = feedax.fit(
-                predict,
-                initial_params(SIZES, 0),
-                case.loader,
-                loss=feedax.tutorial_loss,
-                optimizer=case.optimizer,
-                learning_rate=case.rate,
-                epochs=1 + case.epochs,
-                callbacks=(Record(folder, None, lambda _: None), progress, stop, clock),
-                checkpoints=Checkpoints(folder.checkpoints_path, every_epochs=1),
-            )
-            jax.block_until_ready(params)
-            seconds = time.perf_counter() - clock.started
+        params, _ = feedax.fit(
+            feedax.mlp,
+            feedax.init_mlp(SIZES, jax.random.key(0), "tutorial"),
+            case.loader,
+            loss=feedax.tutorial_loss,
+            optimizer=case.optimizer,
+            learning_rate=case.rate,
+            epochs=1 + case.epochs,
+            callbacks=(Recorder(folder, None, lambda _: None), Bar(), clock),
+            checkpoints=Checkpoints(folder.checkpoints_path, every_epochs=1),
+        )
+        jax.block_until_ready(params)
+        seconds = time.perf_counter() - clock.started
         saved = len(list(folder.checkpoints_path.glob("*.safetensors")))
         assert saved == min(3, 1 + case.epochs), f"{saved} checkpoints"
     return params, seconds / case.epochs
@@ -128,7 +147,7 @@ def by_fit(case: Case) -> Trained:
 def by_hand(case: Case, epoch: Callable[[Any], Any], metrics: Any) -> Trained:
     """A bare loop over epochs."""
     state = init_state(
-        initial_params(SIZES, 0),
+        feedax.init_mlp(SIZES, jax.random.key(0), "tutorial"),
         case.optimizer,
         jax.random.key(0),
         learning_rate=case.rate,
@@ -195,7 +214,7 @@ def measure(name: str, plan: str, dataset: Any, pairs: int, epochs: int) -> str:
     for label, metrics in ((BARE, {}), (BARE_WITH_METRICS, {"accuracy": is_right})):
         step = partial(
             train_step,
-            model=Model(predict),
+            model=Model(feedax.mlp),
             loss=feedax.tutorial_loss,
             optimizer=case.optimizer,
             metrics=metrics,

@@ -19,10 +19,7 @@ from torch.utils.data import DataLoader
 from tutorial_epoch import BATCH_SIZE, SIZES, plain_collate, plain_epoch, plain_predict
 
 import feedax
-from feedax.cli.examples import Examples
-from feedax.cli.network import initial_params
-from feedax.cli.presets import PRESETS
-from feedax.cli.recipe import fit_arguments
+from feedax.presets import PRESETS, Recipe
 
 TUTORIAL_EPOCHS = 8
 
@@ -37,14 +34,18 @@ def by_tutorial(mnist: Any, start: Any) -> tuple[Any, float]:
     return params, total
 
 
-def by_preset(flags: Any, examples: Examples, seed: int) -> tuple[Any, float, Any]:
-    """The preset's: the parameters, the seconds of all epochs, and how to predict."""
-    train = examples.loaders()["train"].with_seed(seed)
-    arguments = fit_arguments(flags, examples, train) | {"key": jax.random.key(seed)}
-    layers = (examples.values, *flags.model.hidden, examples.class_count)
-    params = initial_params(layers, seed, flags.model.initialisation)
-    params, history = feedax.fit(params=params, train=train, **arguments)
-    return params, sum(row["seconds"] for row in history), arguments
+def by_preset(recipe: Recipe, mnist: Any, seed: int) -> tuple[Any, float]:
+    """The preset's: the parameters, and the seconds of all epochs."""
+    train = feedax.NumpyLoader(
+        mnist, batch_size=recipe.batch_size, shuffle=recipe.shuffle, seed=seed
+    )
+    arguments = feedax.fit_arguments(
+        recipe, steps_per_epoch=len(train), image_shape=(28, 28), white=255
+    )
+    key = jax.random.key(seed)
+    params = feedax.init_mlp((784, *recipe.hidden, 10), key, recipe.initialisation)
+    params, history = feedax.fit(params=params, train=train, key=key, **arguments)
+    return params, sum(row["seconds"] for row in history)
 
 
 def main() -> None:
@@ -55,9 +56,8 @@ def main() -> None:
 
     print(machine.describe())
     mnist = feedax.datasets.mnist()
-    flags = PRESETS[arguments.preset]
-    examples = Examples.open(flags.data)
-    test = examples.loaders()["test"]
+    recipe = PRESETS[arguments.preset]
+    test = feedax.NumpyLoader(feedax.datasets.mnist(train=False), batch_size=recipe.batch_size)
     images, labels = test.arrays()
     with jax.threefry_partitionable(False):
         start = feedax.init_network_params(SIZES, jax.random.PRNGKey(0))
@@ -70,11 +70,9 @@ def main() -> None:
         theirs.append(seconds)
         predicted = jax.vmap(plain_predict, (None, 0))(params, images).argmax(1)
         tutorial_accuracy = float(np.mean(np.asarray(predicted) == labels))
-        params, seconds, how = by_preset(flags, examples, seed=turn)
+        params, seconds = by_preset(recipe, mnist, seed=turn)
         mine.append(seconds)
-        scored = feedax.evaluate(
-            how["predict"], params, test, loss=how["loss"], hyperparams=how["hyperparams"]
-        )
+        scored = feedax.evaluate(params=params, batches=test, **feedax.evaluate_arguments(recipe))
         accuracies.append(scored["accuracy"])
 
     print(f"{arguments.turns} turns                 median s   minimum   maximum   test accuracy")

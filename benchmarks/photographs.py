@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -347,10 +348,7 @@ def main() -> None:
     import machine
 
     import feedax
-    from feedax.cli.network import build_predict, load_params
-    from feedax.cli.predict import UNSURE
-    from feedax.cli.recorded import recorded_flags
-    from feedax.predicting.image import prepare_image
+    from feedax.predicting.image import UNSURE, prepare_image
     from feedax.report.run_folder import RunFolder
 
     print(machine.describe())
@@ -372,10 +370,9 @@ def main() -> None:
     pixels = np.stack([image.pixels for _, image, _ in seen]).reshape(len(seen), -1)
     right, top = [], []
     for run in map(RunFolder.open, arguments.runs):
-        predict, params = (
-            build_predict(recorded_flags(run).model),
-            load_params(run, run.setting("layers")),
-        )
+        divisor = 255 if "--scale-pixels" in run.setting("arguments") else 1
+        params = run.load_params(feedax.init_mlp(run.setting("layers"), jax.random.key(0)))
+        predict = partial(feedax.mlp, divisor=divisor)
         logs = jax.vmap(predict, (None, 0))(params, pixels.astype(np.float32))
         right.append(np.asarray(logs).argmax(1) == labels)
         top.append(np.exp(np.asarray(logs)).max(1))

@@ -10,61 +10,65 @@ of training one network, without compilation and evaluation.
 
 import argparse
 import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import machine
+import numpy as np
+from torch.utils.data import Subset
 
 import feedax
-from feedax.cli.examples import Examples
-from feedax.cli.flags import TrainFlags
-from feedax.cli.parse import parse
-from feedax.cli.presets import complete, defaults
-from feedax.cli.recipe import fit_arguments
-from feedax.cli.sweep_groups import build_init
+from feedax.presets import PRESETS
 
 HELD_OUT = 1 / 6
 
-MODERN = [
-    "",
-    "--epochs 18",
-    "--rotation 0 --scaling 0 --shear 0 --translation 0",
-    "--rotation 5 --scaling 0.05 --shear 0.05 --translation 1",
-    "--rotation 15 --scaling 0.15 --shear 0.15 --translation 2",
-    "--elastic-alpha 20",
-    "--label-smoothing 0",
-    "--dropout 0.1",
-    "--weight-decay 0.01",
-    "--learning-rate 0.002",
-    "--learning-rate 0.008",
-    "--schedule constant",
-    "--batch-size 128",
-    "--batch-size 512",
-    "--initialisation tutorial",
-    "--optimizer nesterov --learning-rate 0.4 --weight-decay 0.00005",
+MODERN: list[dict[str, Any]] = [
+    {},
+    {"epochs": 18},
+    {"rotation": 0, "scaling": 0, "shear": 0, "translation": 0},
+    {"rotation": 5, "scaling": 0.05, "shear": 0.05, "translation": 1},
+    {"rotation": 15, "scaling": 0.15, "shear": 0.15, "translation": 2},
+    {"elastic_alpha": 20},
+    {"label_smoothing": 0},
+    {"dropout": 0.1},
+    {"weight_decay": 0.01},
+    {"learning_rate": 0.002},
+    {"learning_rate": 0.008},
+    {"schedule": "constant"},
+    {"batch_size": 128},
+    {"batch_size": 512},
+    {"initialisation": "tutorial"},
+    {"optimizer": "nesterov", "learning_rate": 0.4, "weight_decay": 0.00005},
 ]
-BEST = [
-    "",
-    "--hidden 1024 1024",
-    "--hidden 512 512",
-    "--elastic-alpha 0",
-    "--rotation 10 --scaling 0.1 --translation 1.5",
+BEST: list[dict[str, Any]] = [
+    {},
+    {"hidden": (1024, 1024)},
+    {"hidden": (512, 512)},
+    {"elastic_alpha": 0},
+    {"rotation": 10, "scaling": 0.1, "translation": 1.5},
 ]
 ROWS = {"modern": MODERN, "best": BEST}
 
 
-def validated(preset: str, change: str, more: list[str], seeds: int) -> tuple[list[float], float]:
+def validated(preset: str, change: Mapping[str, Any], seeds: int) -> tuple[list[float], float]:
     """The accuracy of every seed on the held-out images, and seconds of training one."""
-    words = ["--preset", preset, "--validation", str(HELD_OUT), *more, *change.split()]
-    flags = complete(parse(TrainFlags, words, "train", "", default=defaults(words)))
-    examples = Examples.open(flags.data)
-    loaders = examples.loaders()
-    arguments = fit_arguments(flags, examples, loaders["train"])
-    del arguments["key"]
+    recipe = replace(PRESETS[preset], **change)
+    mnist = feedax.datasets.mnist()
+    order = np.random.default_rng(0).permutation(len(mnist))
+    parts = np.split(order, [round(HELD_OUT * len(mnist))])
+    some, rest = (Subset(mnist, np.sort(part).tolist()) for part in parts)
+    train = feedax.NumpyLoader(rest, batch_size=recipe.batch_size, shuffle=recipe.shuffle)
+    validation = feedax.NumpyLoader(some, batch_size=recipe.batch_size)
     found = feedax.sweep(
-        init=build_init(flags, examples),
-        train=loaders["train"],
-        evaluate={"validation": loaders["validation"]},
+        init=partial(
+            feedax.init_mlp, (784, *recipe.hidden, 10), initialisation=recipe.initialisation
+        ),
+        train=train,
+        evaluate={"validation": validation},
         seeds=seeds,
-        **arguments,
+        **feedax.fit_arguments(recipe, steps_per_epoch=len(train), image_shape=(28, 28), white=255),
     )
     rows = [network.history for network in found.networks if network.error is None]
     seconds = [sum(row["seconds"] for row in history) for history in rows]
@@ -77,17 +81,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of every row, in place of the preset's")
     arguments = parser.parse_args()
-    more = [] if arguments.epochs is None else ["--epochs", str(arguments.epochs)]
+    more = {} if arguments.epochs is None else {"epochs": arguments.epochs}
 
     print(machine.describe())
     print(f"{arguments.preset}, {arguments.seeds} seeds, {HELD_OUT:.4f} held out")
     print("\n| change | wrong of 10,000 | sd | least | most | seconds |")
     print("|---|---:|---:|---:|---:|---:|")
     for change in ROWS[arguments.preset]:
-        accuracies, seconds = validated(arguments.preset, change, more, arguments.seeds)
+        accuracies, seconds = validated(arguments.preset, more | change, arguments.seeds)
         wrong = [10_000 * (1 - accuracy) for accuracy in accuracies]
         sd = f"{statistics.stdev(wrong):.1f}" if len(wrong) > 1 else ""
-        name = f"`{change}`" if change else "the preset"
+        words = ", ".join(f"{name}={value!r}" for name, value in change.items())
+        name = f"`{words}`" if change else "the preset"
         print(
             f"| {name} | {statistics.fmean(wrong):.1f} | {sd} | {min(wrong):.0f} | "
             f"{max(wrong):.0f} | {seconds:.1f} |",

@@ -161,7 +161,7 @@ def _fit(
 
     import feedax
     from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.cli.record import Record
+    from feedax.report.recorder import Recorder
     from feedax.report.run_folder import RunFolder
 
     use_compilation_cache()
@@ -170,7 +170,7 @@ def _fit(
         folder, goes_on = RunFolder.open(run), ([], {})
     else:
         folder = RunFolder.create({}, path=run)
-    record = Record(folder, "validation_loss", lambda said: print(said, file=sys.stderr), goes_on)
+    record = Recorder(folder, "validation_loss", lambda said: print(said, file=sys.stderr), goes_on)
 
     def started(event: Any) -> None:
         if isinstance(event, feedax.train.Started):

@@ -16,6 +16,7 @@ ORDER = [
     "errors",
     "cache_folder",
     "machine",
+    "presets",
     "regular_file",
     "tree",
     "pictures",
@@ -75,6 +76,7 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
     forbidden = {
         "errors": {"jax", "torch", "torchvision", "numpy"},
         "cache_folder": {"jax", "torch", "torchvision", "numpy"},
+        "presets": {"jax", "torch", "torchvision", "numpy"},
         "machine": {"jax", "torch", "torchvision", "numpy"},
         "regular_file": {"jax", "torch", "torchvision", "numpy"},
         "tree": {"jax", "torch", "torchvision"},
@@ -274,14 +276,15 @@ def test_plan_does_without_jax() -> None:
 
 
 def test_predict_does_without_torch(tmp_path: Path) -> None:
-    from feedax.cli.network import initial_params
+    import jax
+
     from feedax.report.run_folder import RunFolder
 
     layers = (784, 10)
     settings = {"dataset": "mnist", "layers": layers, "image_shape": (28, 28), "class_names": None}
     settings["arguments"] = []
     RunFolder.create(settings, path=tmp_path / "run", name="mnist").save_params(
-        initial_params(layers, 0)
+        feedax.init_mlp(layers, jax.random.key(0))
     )
     image = tmp_path / "image.png"
     Image.linear_gradient("L").resize((28, 28)).save(image)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from feedax import datasets as datasets
     from feedax import errors as errors
     from feedax import feed as feed
+    from feedax import presets as presets
     from feedax import train as train
     from feedax.data import ArrayDataset as ArrayDataset
     from feedax.data import FlattenAndCast as FlattenAndCast
@@ -44,16 +45,23 @@ if TYPE_CHECKING:
     from feedax.train import build_schedule as build_schedule
     from feedax.train import cross_entropy as cross_entropy
     from feedax.train import evaluate as evaluate
+    from feedax.train import evaluate_arguments as evaluate_arguments
     from feedax.train import fit as fit
+    from feedax.train import fit_arguments as fit_arguments
     from feedax.train import from_linen as from_linen
     from feedax.train import from_nnx as from_nnx
+    from feedax.train import he_normal as he_normal
+    from feedax.train import init_mlp as init_mlp
     from feedax.train import init_network_params as init_network_params
     from feedax.train import init_state as init_state
     from feedax.train import loss as loss
+    from feedax.train import mlp as mlp
+    from feedax.train import mlp_with_dropout as mlp_with_dropout
     from feedax.train import one_hot as one_hot
     from feedax.train import predict as predict
     from feedax.train import random_layer_params as random_layer_params
     from feedax.train import relu as relu
+    from feedax.train import smoothed_cross_entropy as smoothed_cross_entropy
     from feedax.train import sweep as sweep
     from feedax.train import train_step as train_step
     from feedax.train import tutorial_loss as tutorial_loss
@@ -84,10 +92,10 @@ _HOMES = {
         "Saved",
         "Started",
         "Stepped",
+        "StopTraining",
         "Stopped",
         "Summary",
         "Sweep",
-        "StopTraining",
         "TrainState",
         "accuracy",
         "batched_predict",
@@ -95,16 +103,23 @@ _HOMES = {
         "build_schedule",
         "cross_entropy",
         "evaluate",
+        "evaluate_arguments",
         "fit",
+        "fit_arguments",
         "from_linen",
         "from_nnx",
+        "he_normal",
+        "init_mlp",
         "init_network_params",
         "init_state",
         "loss",
+        "mlp",
+        "mlp_with_dropout",
         "one_hot",
         "predict",
         "random_layer_params",
         "relu",
+        "smoothed_cross_entropy",
         "sweep",
         "train_step",
         "tutorial_loss",
@@ -112,7 +127,7 @@ _HOMES = {
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("augment", "data", "datasets", "errors", "feed", "train")
+_MODULES = ("augment", "data", "datasets", "errors", "feed", "presets", "train")
 
 __all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]
 

@@ -164,7 +164,7 @@ class NotANumberError(FeedaxError):
 
 
 class ProcessError(FeedaxError):
-    """Several processes cannot join to train one model, or lose one of them."""
+    """Several processes cannot join to train one model."""
 
 
 class RunFolderError(FeedaxError):

@@ -137,6 +137,25 @@ def map_leaves(
     return parts.together(new)
 
 
+def same_bits(tree: Any, other: Any) -> bool:
+    """Whether two mappings, lists or tuples of arrays are the same: types, keys, order and bits.
+
+    >>> same_bits({"x": [np.zeros(2)]}, {"x": [np.zeros(2)]})
+    True
+    """
+    if type(tree) is not type(other):
+        return False
+    if isinstance(tree, np.ndarray):
+        is_alike = tree.dtype == other.dtype and tree.shape == other.shape
+        return is_alike and tree.tobytes() == other.tobytes()
+    parts, others = taken_apart(tree), taken_apart(other)
+    if not isinstance(tree, Mapping | list | tuple) or parts is None or others is None:
+        return False
+    return list(parts.keys) == list(others.keys) and all(
+        same_bits(parts.get(tree, key), parts.get(other, key)) for key in parts.keys
+    )
+
+
 def _in_brackets(key: Any) -> str:
     return f"[{key!r}]"
 

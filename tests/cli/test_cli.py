@@ -156,17 +156,18 @@ USAGE = [
         "feedax train: --warmup-steps must be at least 0, and it is -1",
     ),
     (
-        ["train", "--warmup-share", "1"],
-        "feedax train: --warmup-share must be a share from 0 to below 1, and it is 1.0",
+        ["train", "--warmup-fraction", "1"],
+        "feedax train: --warmup-fraction must be a fraction from 0 to below 1, and it is 1.0",
     ),
     (
-        ["train", "--warmup-share", "0.1", "--warmup-steps", "2"],
-        "feedax train: --warmup-steps and --warmup-share must not be given together; leave one out",
+        ["train", "--warmup-fraction", "0.1", "--warmup-steps", "2"],
+        "feedax train: --warmup-steps and --warmup-fraction must not be given together; leave one "
+        "out",
     ),
     (
-        ["train", "--warmup-share", "0.05", "--schedule", "one_cycle"],
-        "feedax train: --warmup-share must be 0 with --schedule one_cycle, which has a warm-up of "
-        "its own, and it is 0.05; set it to 0, or choose another schedule",
+        ["train", "--warmup-fraction", "0.05", "--schedule", "one_cycle"],
+        "feedax train: --warmup-fraction must be 0 with --schedule one_cycle, which has a warm-up "
+        "of its own, and it is 0.05; set it to 0, or choose another schedule",
     ),
     (
         ["train", "--preset", "moden"],
@@ -179,11 +180,11 @@ USAGE = [
     ),
     (
         ["train", "--dropout", "1"],
-        "feedax train: --dropout must be a share from 0 to below 1, and it is 1.0",
+        "feedax train: --dropout must be a fraction from 0 to below 1, and it is 1.0",
     ),
     (
         ["train", "--dropout", "-0.1"],
-        "feedax train: --dropout must be a share from 0 to below 1, and it is -0.1",
+        "feedax train: --dropout must be a fraction from 0 to below 1, and it is -0.1",
     ),
     (
         ["train", "--initialisation", "xavier"],
@@ -192,7 +193,7 @@ USAGE = [
     ),
     (
         ["train", "--loss", "cross_entropy", "--label-smoothing", "1"],
-        "feedax train: --label-smoothing must be a share from 0 to below 1, and it is 1.0",
+        "feedax train: --label-smoothing must be a fraction from 0 to below 1, and it is 1.0",
     ),
     (
         ["train", "--label-smoothing", "0.1"],
@@ -236,11 +237,11 @@ USAGE = [
     ),
     (
         ["train", "--validation", "1"],
-        "feedax train: --validation must be a share from 0 to below 1, and it is 1.0",
+        "feedax train: --validation must be a fraction from 0 to below 1, and it is 1.0",
     ),
     (
         ["train", "--validation", "nan"],
-        "feedax train: --validation must be a share from 0 to below 1, and it is nan",
+        "feedax train: --validation must be a fraction from 0 to below 1, and it is nan",
     ),
     (
         ["train", "--best", "test_accuracy"],
@@ -355,9 +356,8 @@ def test_a_message_is_one_line_without_control_characters(capsys):
 
 
 def test_flags_come_back_from_their_command_line():
-    from feedax.cli.flag_words import command_line
     from feedax.cli.flags import TrainFlags
-    from feedax.cli.parse import parse
+    from feedax.cli.parse import command_line, parse
 
     text = (
         "--dataset npz:a.npz --root /x --batch-size 5 --shuffle --drop-last --num-workers 1 "
@@ -367,7 +367,7 @@ def test_flags_come_back_from_their_command_line():
         "--scaling 0.2 --shear 0.3 --translation 1.5 --elastic-alpha 8.0 --elastic-sigma 5.0 "
         "--crop-padding 2 --flip --cutout 3 --brightness 0.4 --contrast 0.5 --mixup 0.6 "
         "--optimizer adam --learning-rate 0.001 --schedule step --warmup-steps 5 "
-        "--warmup-share 0.0 --decay-epochs 6 --decay-rate 0.5 --weight-decay 0.01 "
+        "--warmup-fraction 0.0 --decay-epochs 6 --decay-rate 0.5 --weight-decay 0.01 "
         "--clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
         "--checkpoint-every-steps 7 --checkpoint-every-seconds 1e-07 --checkpoint-every-epochs 8 "
         "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b"

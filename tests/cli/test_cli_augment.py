@@ -13,14 +13,22 @@ from helpers import run_command, save_digits, timeless
 from safetensors.numpy import load_file
 from scipy import ndimage
 
-from feedax.cli.augment_flags import AugmentFlags
-from feedax.cli.augmentation import IMAGE_HYPERPARAMS, build_augment
 from feedax.cli.examples import Examples
-from feedax.cli.flags import DataFlags, ModelFlags, TrainFlags
-from feedax.cli.recipe import fit_arguments, hyperparams
+from feedax.cli.flags import AugmentFlags, DataFlags, ModelFlags, TrainFlags, recipe_of
+from feedax.cli.network import fit_arguments
 from feedax.data import ArrayDataset
 from feedax.errors import ModelError
 from feedax.report.run_folder import RunFolder
+from feedax.train.recipe import IMAGE_HYPERPARAMS
+from feedax.train.recipe import hyperparams as hyperparams_of_recipe
+
+
+def build_augment(flags, examples):
+    return fit_arguments(flags, examples, [0])["augment"]
+
+
+def hyperparams(flags):
+    return hyperparams_of_recipe(recipe_of(flags))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +217,7 @@ def test_a_share_of_a_run_without_length_is_refused(train, tmp_path, monkeypatch
     done = train("--dataset my_endless:Stream --warmup-share 0.1 --out run", start=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "feedax train: optimizer: --warmup-share is a share of the run, and the stream "
+        "feedax train: optimizer: --warmup-fraction is a fraction of the run, and the stream "
         "my_endless:Stream does not know its length; give --warmup-steps or --steps\n",
     )
 

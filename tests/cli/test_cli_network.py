@@ -14,15 +14,7 @@ from PIL import Image
 
 import feedax
 from feedax.cli import main
-from feedax.cli.flags import ModelFlags, TrainFlags, TrainingFlags
-from feedax.cli.network import (
-    build_predict,
-    he_params,
-    initial_params,
-    predict,
-    predict_with_dropout,
-)
-from feedax.cli.recipe import build_loss, hyperparams, smoothed_cross_entropy
+from feedax.presets import Recipe
 from feedax.report.run_folder import RunFolder
 
 SEVEN = np.uint8([[0, 0, 0, 0], [0, 255, 255, 255], [0, 0, 0, 200], [0, 0, 180, 0], [0, 90, 0, 0]])
@@ -41,6 +33,14 @@ def feedax_command(tmp_path, monkeypatch, capsys):
     return run
 
 
+def initial_params(layers, seed, initialisation="tutorial"):
+    return feedax.init_mlp(layers, jax.random.key(seed), initialisation)
+
+
+def predict_of(recipe):
+    return feedax.evaluate_arguments(recipe)["predict"]
+
+
 def by_numpy(params, x, masks=None):
     """Log-probabilities in float64; each hidden layer's outputs times its mask."""
     x = np.float64(x).ravel()
@@ -57,13 +57,13 @@ def by_numpy(params, x, masks=None):
 def test_the_forward_pass(rng, shape, scaled):
     params = initial_params((20, 9, 8, 3), 1, "he")
     x = np.float32(rng.integers(0, 256, shape))
-    function = build_predict(ModelFlags(scale_pixels=scaled))
+    function = predict_of(Recipe(scale_pixels=scaled))
     expected = by_numpy(params, x / 255 if scaled else x)
     np.testing.assert_allclose(function(params, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_tutorials_network_takes_no_key_and_is_as_it_was(rng):
-    function = build_predict(ModelFlags())
+    function = predict_of(Recipe())
     assert list(inspect.signature(function).parameters) == ["params", "example", "divisor"]
     with jax.threefry_partitionable(False):
         params = feedax.init_network_params([784, 512, 10], jax.random.PRNGKey(3))
@@ -72,7 +72,7 @@ def test_the_tutorials_network_takes_no_key_and_is_as_it_was(rng):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), ours, params)
     x = np.float32(rng.integers(0, 256, 784))
     assert function(params, x).tolist() == feedax.predict(params, x).tolist()
-    assert hyperparams(TrainFlags()) == {}
+    assert feedax.evaluate_arguments(Recipe())["hyperparams"] == {}
 
 
 def test_dropout_leaves_out_whole_outputs_of_every_hidden_layer(rng):
@@ -91,7 +91,7 @@ def test_dropout_leaves_out_whole_outputs_of_every_hidden_layer(rng):
         ]
     )
     keys = jax.random.split(jax.random.key(0), 200)
-    drawn = jax.vmap(lambda key: predict_with_dropout(params, x, key, True, 0.25))(keys)
+    drawn = jax.vmap(lambda key: feedax.mlp_with_dropout(params, x, key, True, 0.25))(keys)
     distances = np.abs(np.asarray(drawn)[:, None] - networks).max(-1)
     assert distances.min(1).max() < 1e-5
     assert len(set(distances.argmin(1))) > 8
@@ -105,7 +105,9 @@ def test_dropout_keeps_the_mean_and_has_the_variance_of_its_rate():
         (jnp.stack([jnp.full(n, 1 / n), jnp.zeros(n)]), jnp.zeros(2)),
     ]
     keys = jax.random.split(jax.random.key(7), draws)
-    drawn = jax.vmap(lambda key: predict_with_dropout(params, jnp.ones(1), key, True, rate))(keys)
+    drawn = jax.vmap(lambda key: feedax.mlp_with_dropout(params, jnp.ones(1), key, True, rate))(
+        keys
+    )
     logits = np.asarray(drawn[:, 0] - drawn[:, 1], np.float64)
     variance = rate / ((1 - rate) * n)
     assert abs(logits.mean() - 1) < 5 * (variance / draws) ** 0.5
@@ -115,10 +117,10 @@ def test_dropout_keeps_the_mean_and_has_the_variance_of_its_rate():
 def test_dropout_is_for_training_only_and_keeps_the_dtype(rng):
     params = initial_params((20, 9, 3), 1, "he")
     x = np.float32(rng.normal(size=20))
-    function = build_predict(ModelFlags(dropout=0.5, scale_pixels=True))
+    function = predict_of(Recipe(dropout=0.5, scale_pixels=True))
     key = jax.random.key(0)
     evaluated = function(params, x, key, False, jnp.float32(0.5))
-    assert evaluated.tolist() == predict(params, x, divisor=255).tolist()
+    assert evaluated.tolist() == feedax.mlp(params, x, divisor=255).tolist()
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     shape = jax.eval_shape(
         lambda rate: function(half, x.astype(jnp.bfloat16), key, True, rate), jnp.float32(0.5)
@@ -135,7 +137,7 @@ def test_he_initialisation():
         assert abs(float(w.std()) / (2 / inputs) ** 0.5 - 1) < 5 / (2 * w.size) ** 0.5
         assert abs(float(w.mean())) < 5 * (2 / inputs) ** 0.5 / w.size**0.5
         assert (w.dtype, b.dtype, b.any()) == (jnp.float32, jnp.float32, False)
-    again = he_params(layers, jax.random.key(5))
+    again = feedax.he_normal(layers, jax.random.key(5))
     np.testing.assert_allclose(again[0][0], params[0][0], rtol=1e-6)
     assert (initial_params(layers, 6, "he")[0][0] != params[0][0]).all()
 
@@ -148,16 +150,19 @@ def test_label_smoothing_is_torchs(rng, smoothing):
         torch.tensor(logits), torch.tensor(labels), label_smoothing=smoothing, reduction="none"
     )
     log_probabilities = jax.nn.log_softmax(logits)
-    ours = jax.vmap(smoothed_cross_entropy, (0, 0, None))(log_probabilities, labels, smoothing)
+    ours = jax.vmap(feedax.smoothed_cross_entropy, (0, 0, None))(
+        log_probabilities, labels, smoothing
+    )
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_label_smoothing_is_a_hyperparameter_where_it_is_on():
-    on = TrainingFlags(loss="cross_entropy", label_smoothing=0.1)
-    assert build_loss(on) is smoothed_cross_entropy
-    assert build_loss(TrainingFlags(loss="cross_entropy")) is feedax.cross_entropy
-    assert build_loss(TrainingFlags()) is feedax.tutorial_loss
-    assert hyperparams(TrainFlags(training=on)) == {"label_smoothing": 0.1}
+    on = feedax.evaluate_arguments(Recipe(loss="cross_entropy", label_smoothing=0.1))
+    assert on["loss"] is feedax.smoothed_cross_entropy
+    off = feedax.evaluate_arguments(Recipe(loss="cross_entropy"))
+    assert off["loss"] is feedax.cross_entropy
+    assert feedax.evaluate_arguments(Recipe())["loss"] is feedax.tutorial_loss
+    assert on["hyperparams"] == {"label_smoothing": 0.1}
 
 
 def test_evaluate_and_predict_rebuild_the_network_that_was_trained(feedax_command, rng):
@@ -203,7 +208,7 @@ def test_a_run_of_before_these_flags_is_read_with_their_defaults(feedax_command,
     words = config["arguments"]
     first, last = words.index("--initialisation"), words.index("--preset")
     del words[first:last]
-    for flag, count in (("--label-smoothing", 2), ("--warmup-share", 2)):
+    for flag, count in (("--label-smoothing", 2), ("--warmup-fraction", 2)):
         del words[words.index(flag) : words.index(flag) + count]
     del words[words.index("--rotation") : words.index("--optimizer")]
     Path("run/config.json").write_text(json.dumps(config))

@@ -200,11 +200,11 @@ def test_a_run_with_more_steps_is_the_longer_run(train):
             "a new run with --initial-params",
         ),
         (
-            "--epochs 2 --warmup-share 0.1",
+            "--epochs 2 --warmup-fraction 0.1",
             "--epochs 3",
-            "the warm-up of --warmup-share is laid out over the whole run, so with --epochs 3 in "
-            "place of 2 the learning rate of every step would have been another one; leave it out, "
-            "or start a new run with --initial-params",
+            "the warm-up of --warmup-fraction is laid out over the whole run, so with --epochs 3 "
+            "in place of 2 the learning rate of every step would have been another one; leave it "
+            "out, or start a new run with --initial-params",
         ),
         (
             "--epochs 2",

@@ -16,14 +16,13 @@ import pytest
 from helpers import run_command, save_digits, timeless
 from safetensors.numpy import load_file
 
+from feedax import he_normal, init_network_params
 from feedax.cli import main
 from feedax.cli.examples import Examples
-from feedax.cli.flag_words import flag_names
-from feedax.cli.flags import TrainFlags
-from feedax.cli.network import initial_params
-from feedax.cli.presets import PRESETS
+from feedax.cli.flags import PRESET_FLAGS, TrainFlags
+from feedax.cli.parse import flag_names
+from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
-from feedax.cli.sweep_groups import groups_of
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_curves import COLOURS, sweep_curves_png
 from feedax.report.sweep_folder import SweepFolder
@@ -141,9 +140,14 @@ def test_a_network_is_the_one_that_train_trains(feedax, swept, at):
 def test_initial_parameters_are_those_of_the_seed(digits, initialisation, seed):
     words = f"{COMMON} --initialisation {initialisation} --dataset npz:{digits}"
     _, combinations = parse_sweep(words.split(), "")
-    (group,) = groups_of(combinations, Examples.open(combinations[0].flags.data))
+    (group,) = groups_of(combinations, [0], Examples.open(combinations[0].flags.data))
     found = group.arguments["init"](jax.random.key(seed))
-    expected = initial_params([64, 8, 10], seed, initialisation)
+    if initialisation == "he":
+        expected = he_normal([64, 8, 10], jax.random.key(seed))
+    else:
+        with jax.threefry_partitionable(False):
+            draw = jax.jit(init_network_params, static_argnums=0)
+            expected = draw((64, 8, 10), jax.random.PRNGKey(seed))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
@@ -419,21 +423,28 @@ def test_the_help_has_every_flag_of_train_that_is_of_use(capsys):
 def test_one_program_serves_all_numbers_that_it_is_given(digits):
     words = f"{COMMON} --dropout 0 0.1 0.2 --learning-rate 0.1 0.2 --weight-decay 0 0.1 --steps 2 3"
     _, combinations = parse_sweep([*words.split(), "--dataset", f"npz:{digits}"], "")
-    groups = groups_of(combinations, Examples.open(combinations[0].flags.data))
+    groups = groups_of(combinations, [0, 1], Examples.open(combinations[0].flags.data))
     # Whether there is dropout or weight decay is a part of it, and so is the number of steps.
     assert [group.name for group in groups] == [
         *(f"dropout=0.0,weight_decay={decay},steps={n}" for decay in (0.0, 0.1) for n in (2, 3)),
         *(f"weight_decay={decay},steps={n}" for decay in (0.0, 0.1) for n in (2, 3)),
     ]
-    assert groups[-1].arguments["hyperparams"] == {"dropout": [0.1, 0.2], "weight_decay": 0.1}
+    assert [(one.setting, one.hyperparams) for one in groups[-1].members[::2]] == [
+        (
+            {"learning_rate": rate, "dropout": dropout},
+            {"dropout": dropout, "weight_decay": 0.1},
+        )
+        for rate in (0.1, 0.2)
+        for dropout in (0.1, 0.2)
+    ]
     assert len({id(group.arguments["train"]) for group in groups}) == 1  # loaded once
 
 
 def test_a_preset_can_be_swept_too():
     words = "--preset tutorial modern best --epochs 1 --dropout 0.3"
     _, found = parse_sweep(words.split(), "")
-    assert [one.setting for one in found] == [{"preset": name} for name in PRESETS]
-    for one, (name, preset) in zip(found, PRESETS.items(), strict=True):
+    assert [one.setting for one in found] == [{"preset": name} for name in PRESET_FLAGS]
+    for one, (name, preset) in zip(found, PRESET_FLAGS.items(), strict=True):
         assert one.flags.augment == preset.augment, name
         assert one.flags.optimizer.learning_rate == preset.optimizer.learning_rate
         assert (one.flags.training.epochs, one.flags.model.dropout) == (1, 0.3)

@@ -145,13 +145,14 @@ def test_evaluate_equals_the_last_row(trained, feedax):
 
 def test_a_large_inverted_digit_is_recognised(trained, mnist_test, tmp_path):
     """Real test digits, drawn large and black on white, by a network that really was trained."""
-    from feedax.cli.network import load_params, predict
+    from feedax import mlp
+    from feedax.cli.network import load_params
 
     folder = RunFolder.open(trained[0])
     params = load_params(folder, folder.setting("layers"))
 
     def accuracy(pixels):
-        labels = [int(np.argmax(predict(params, np.float32(image)))) for image in pixels]
+        labels = [int(np.argmax(mlp(params, np.float32(image)))) for image in pixels]
         return np.mean(labels == mnist_test.targets[: len(labels)].numpy())
 
     digits = mnist_test.data[:150].numpy()

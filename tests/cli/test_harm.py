@@ -12,7 +12,7 @@ import pytest
 from helpers import change_config, run_command, slow
 
 from feedax.cli import main
-from feedax.cli.recorded import MANY_PROCESSES
+from feedax.cli.resume import MANY_PROCESSES
 from feedax.errors import CheckpointError
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder

@@ -7,21 +7,14 @@ from pathlib import Path
 import pytest
 from helpers import run_command, save_digits
 
-from feedax.cli import main, presets
-from feedax.cli.flag_words import command_line, flag_names, flag_values
-from feedax.cli.flags import HIDDEN, TrainFlags
-from feedax.cli.parse import parse
-from feedax.cli.presets import (
-    MODERN,
-    PRESETS,
-    TUTORIAL,
-    WEIGHT_DECAY,
-    complete,
-    defaults,
-    preset_flags,
-)
-from feedax.cli.recorded import recorded_flags
+from feedax.cli import main
+from feedax.cli.flags import PRESET_FLAGS as PRESETS
+from feedax.cli.flags import WHAT, TrainFlags, complete, defaults, preset_flags, recorded_flags
+from feedax.cli.parse import command_line, flag_names, flag_values, parse
+from feedax.presets import WEIGHT_DECAY
 from feedax.report.run_folder import RunFolder
+
+TUTORIAL, MODERN = PRESETS["tutorial"], PRESETS["modern"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,7 @@ def test_a_preset_is_the_tutorial_with_the_flags_that_the_help_says(name, capsys
     flags = parse(TrainFlags, words, "train", "", TUTORIAL)
     assert changed(flags, "training", preset=name) == PRESETS[name]
     shown = help_of("", capsys)
-    assert f"--preset {name}: {presets.WHAT[name]} {' '.join(words)}".strip() in shown
+    assert f"--preset {name}: {WHAT[name]} {' '.join(words)}".strip() in shown
 
 
 def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
@@ -97,12 +90,12 @@ def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
         ("--hidden 7", "model", {"hidden": (7,)}),
         ("--layers 64 10", "model", {"hidden": None, "layers": (64, 10)}),
         ("--initial-params a", "model", {"hidden": None, "initial_params": Path("a")}),
-        ("--warmup-steps 4", "optimizer", {"warmup_share": 0.0, "warmup_steps": 4}),
+        ("--warmup-steps 4", "optimizer", {"warmup_fraction": 0.0, "warmup_steps": 4}),
         ("--rotation 0", "augment", {"rotation": 0.0}),
         ("--weight-decay 0", "optimizer", {"weight_decay": 0.0}),
         ("--loss tutorial", "training", {"loss": "tutorial", "label_smoothing": 0.0}),
         ("--loss cross_entropy", "training", {}),
-        ("--schedule one_cycle", "optimizer", {"schedule": "one_cycle", "warmup_share": 0.0}),
+        ("--schedule one_cycle", "optimizer", {"schedule": "one_cycle", "warmup_fraction": 0.0}),
     ],
 )
 def test_flags_override_the_preset_wherever_it_stands(words, group, values):
@@ -144,7 +137,7 @@ def test_modern_learns_and_its_run_says_what_it_was(train):
     folder = RunFolder.open("run")
     assert folder.rows()[-1]["test_accuracy"] > 0.7
     config = folder.config
-    assert config["layers"] == [64, *HIDDEN, 10]
+    assert config["layers"] == [64, 512, 512, 10]
     flags = recorded_flags(folder)
     assert flags.training.preset == "modern"
     assert (flags.training.epochs, flags.training.steps, flags.data.batch_size) == (None, 60, 100)

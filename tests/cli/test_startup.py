@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from feedax.cli import startup
+from feedax.cli import train as startup
 
 
 def test_the_parts_follow_each_other_and_add_up():
@@ -23,7 +23,7 @@ def test_the_parts_follow_each_other_and_add_up():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says it")
 def test_the_process_started_when_its_parent_started_it():
     before = time.time()
-    code = "import time; time.sleep(0.3); from feedax.cli import startup as s; "
+    code = "import time; time.sleep(0.3); from feedax.cli import train as s; "
     code += "print(s.process_started(), time.time())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     started, now = map(float, said.split())

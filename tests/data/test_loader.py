@@ -145,7 +145,7 @@ def test_a_fast_plan_starts_no_workers_but_draws_as_torch_does_with_them(
     order, own_generator, persistent, torchs_with_workers, monkeypatch
 ):
     expected = torchs_with_workers(order, own_generator, persistent)
-    monkeypatch.setattr("feedax.data.workers.iterators.WorkersIter", None)
+    monkeypatch.setattr("feedax.data.iterators.WorkersIter", None)
     for through in (iter, NumpyLoader.index_batches):
         told = history(
             NumpyLoader, order, own_generator, through, num_workers=2,

@@ -261,7 +261,7 @@ def test_a_stream_that_became_too_short(workers):
     with pytest.raises(PositionError) as error:
         list(second)
     assert str(error.value) == (
-        "NumpyLoader: to go on from a saved position the dataset must yield what it yielded then, "
+        "NumpyLoader: to resume from a saved position the dataset must yield what it yielded then, "
         "and it ends after 4 of 6 examples; give the loader the same dataset"
     )
 

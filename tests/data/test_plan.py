@@ -21,7 +21,7 @@ from torch.utils.data import (
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader, Plan, numpy_collate
-from feedax.data.workers.iterators import start_method
+from feedax.data.workers import start_method
 from feedax.errors import ExampleError, PlanError
 
 HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
@@ -242,10 +242,10 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
     dataset = make()
     note = HERE
     if "num_workers" in arguments:
-        method = start_method(NumpyLoader(dataset, **arguments))
+        method = start_method(arguments.get("multiprocessing_context"))
         note = f"Examples are loaded by 2 worker processes (started by {method})."
     if case == "iterable":
-        note += " It has no state_dict: to go on from a position it is loaded again."
+        note += " It has no state_dict: to resume from a position, it is loaded again."
     assert str(NumpyLoader(dataset, **arguments).plan()) == f"streamed: {why}. {note}"
     for plan in ("resident", "vectorised"):
         loader = NumpyLoader(dataset, plan=plan, **arguments)
@@ -273,7 +273,7 @@ def test_an_unknown_plan_is_refused():
 
 
 def test_where_torch_chooses_how_workers_start(monkeypatch):
-    monkeypatch.setattr("feedax.data.workers.iterators.HAS_OWN_WORKERS", False)
+    monkeypatch.setattr("feedax.data.workers.HAS_OWN_WORKERS", False)
     loader = NumpyLoader(AnyPython(), num_workers=1)
     assert loader.multiprocessing_context is None
     assert loader.plan().notes == (

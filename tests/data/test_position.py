@@ -340,8 +340,8 @@ def test_a_sampler_without_a_state_is_asked_again(sampler, plan, workers, own):
 
 
 OTHER = (
-    "NumpyLoader: to go on from a saved position the sampler must yield the indices that it "
-    "yielded then, and its first 3 batches are others; give the loader the same dataset and "
+    "NumpyLoader: to resume from a saved position the sampler must yield the indices that it "
+    "yielded then, and its first 3 batches differ; give the loader the same dataset and "
     "arguments, or the sampler a state_dict of its own"
 )
 
@@ -589,7 +589,7 @@ def test_a_stream_is_not_gone_on_with_by_other_workers():
     with pytest.raises(PositionError) as error:
         iter(resumed)
     assert str(error.value) == (
-        "NumpyLoader: each worker goes on with its own share of an IterableDataset, and the "
+        "NumpyLoader: each worker resumes its own share of an IterableDataset, and the "
         "position was saved with 1 of them but this loader has num_workers=2; make the loader "
         "with the same number"
     )

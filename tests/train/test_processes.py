@@ -16,10 +16,10 @@ from helpers import free_port, slow
 from feedax.errors import ProcessError
 from feedax.train import processes
 
-PEER = """
+PROGRAM = """
 import os, signal, sys, time
 from feedax.train import processes
-from feedax.train.peers import Peers
+from feedax.train.watchdog import Watchdog
 
 processes.keep_stdout_clean()
 import jax
@@ -85,17 +85,17 @@ def sleeps():
 
 
 def decides():
-    say(peers.broadcast([me, 0.1, None, {"stop": me == 1}]))
-    say(peers.any_process(False), peers.any_process(me == 1), peers.any_process(True))
+    say(processes.broadcast([me, 0.1, None, {"stop": me == 1}]))
+    say(processes.any_process(False), processes.any_process(me == 1), processes.any_process(True))
     content = bytes(range(256)) * 100_000
-    say(peers.broadcast_bytes(content if me == 0 else b"") == content)
+    say(processes.broadcast_bytes(content if me == 0 else b"") == content)
     collective()
-    say(peers.broadcast(me), float(total(rows).addressable_data(0)))
+    say(processes.broadcast(me), float(total(rows).addressable_data(0)))
 
 
 def preempted():
     step = 0
-    while not peers.reached_preemption():
+    while not processes.reached_preemption():
         step += 1
         if me == 1 and step == 20:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -104,7 +104,7 @@ def preempted():
     say("stopped after", step)
 
 
-with Peers() as peers:
+with Watchdog():
     mesh = Mesh(np.array(jax.devices()), ("devices",))
     total = jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(mesh, P()))
     rows = jax.make_array_from_callback(
@@ -128,7 +128,7 @@ class Two:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ALONE)}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-c", PEER, *arguments, str(me), repr(join), does],
+                [sys.executable, "-c", PROGRAM, *arguments, str(me), repr(join), does],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -297,8 +297,8 @@ def test_a_process_whose_peers_do_not_come_ends_with_a_sentence(me: int) -> None
         [(code, out, err)] = both.end(me)
     assert (code, out) == (1, "")
     assert err == (
-        "feedax: processes: all must come within 3 s, and at least one has not; see what it says, "
-        "and whether it can reach process 0 at the coordinator's address\n"
+        "feedax: processes: at least one process has not joined within 3 s; see its output, and "
+        "whether it can reach process 0 at the coordinator's address\n"
     )
 
 
@@ -372,8 +372,8 @@ def test_a_pod_of_an_indexed_job_without_the_package_kubernetes_says_so(
     alone.setenv("JOB_COMPLETION_INDEX", "1")
     assert processes.join() == 1
     assert caplog.messages == [
-        "processes: this pod of an indexed job trains alone, as JAX finds the others with the "
-        "package kubernetes only; pip install kubernetes if they train one model"
+        "processes: this pod of an indexed job trains alone, because JAX needs the package "
+        "kubernetes to find the other pods; pip install kubernetes to train one model with them"
     ]
 
 
@@ -384,8 +384,8 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
     with pytest.raises(ProcessError) as raised:
         processes.join()
     assert str(raised.value) == (
-        "processes: mpirun has started 4 of them, and JAX finds process 0 under Open MPI 4 only; "
-        "give all three of --coordinator, --processes and --process"
+        "processes: mpirun has started 4 processes, but JAX finds process 0 under Open MPI 4 only; "
+        "give all three of coordinator, processes and process"
     )
 
 
@@ -394,23 +394,22 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
     [
         (
             ("node1:29500", None, 0),
-            "give all three of --coordinator, --processes and --process, or none; missing: "
-            "--processes",
+            "give all three of coordinator, processes and process, or none; missing: processes",
         ),
         (
             (None, 2, None),
-            "give all three of --coordinator, --processes and --process, or none; missing: "
-            "--coordinator, --process",
+            "give all three of coordinator, processes and process, or none; missing: "
+            "coordinator, process",
         ),
         (
             ("node1", 2, 0),
-            "--coordinator must be host:port of process 0, not 'node1'; choose a free port there, "
+            "coordinator must be host:port of process 0, not 'node1'; choose a free port there, "
             "for example node1:29500",
         ),
-        (("node1:29500", 0, 0), "--processes must be 1 or more, not 0"),
+        (("node1:29500", 0, 0), "processes must be 1 or more, not 0"),
         (
             ("node1:29500", 2, 2),
-            "--process must be from 0 to 1 with --processes 2, not 2",
+            "process must be from 0 to 1 with 2 processes, not 2",
         ),
     ],
 )
@@ -426,8 +425,8 @@ def test_a_port_that_is_taken_is_refused() -> None:
         with pytest.raises(ProcessError) as raised:
             processes.join(coordinator, 2, 0)
     assert str(raised.value) == (
-        f"processes: process 0 must be able to listen at --coordinator {coordinator}, and the "
-        "system says 'Address already in use'; choose another port"
+        f"processes: process 0 cannot listen at the coordinator's {coordinator} (Address already "
+        "in use); choose another port"
     )
 
 
@@ -454,8 +453,8 @@ processes.join("localhost:1234", 2, 0)
     )
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
-        "feedax.errors.ProcessError: processes: they must join before JAX computes anything, and "
-        "it has; call feedax.train.processes.join first"
+        "feedax.errors.ProcessError: processes: JAX has computed something already; call "
+        "feedax.train.processes.join earlier"
     )
 
 

@@ -89,10 +89,12 @@ def _run(argv: list[str]) -> int:
         raise UsageError(
             f"the command must be one of {', '.join(COMMANDS)}, not {name!r}; {remedy}"
         )
-    # Only the command that runs is imported: --help must not wait for JAX and torch.
-    command = importlib.import_module(f"feedax.cli.{name}")
+    # The flags first, and then the command that runs: --help waits neither for JAX nor for PyTorch.
+    commands = importlib.import_module("feedax.cli.commands")
+    arguments = commands.renamed(arguments)
     try:
-        code: int = command.run(arguments)
+        flags = commands.PARSERS[name](arguments)
+        code: int = importlib.import_module(f"feedax.cli.{name}").run(flags, arguments)
     except SystemExit as stop:
         if any(word.startswith(("-h", "--help", "--tyro-")) for word in arguments):
             raise  # the parser has printed what was asked for

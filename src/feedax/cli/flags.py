@@ -1,21 +1,49 @@
-"""The flags of `feedax train`, as dataclasses that check their values when they are built.
+"""The flags of `feedax train`: their values, their help, their defaults.
 
-A field is a flag, its docstring (or ``help``, where it is long) is the flag's help. Nothing heavy
-is imported here.
+They are dataclasses that check their values when they are built. A field is a flag, its docstring
+(or ``help``, where it is long) is the flag's help. What a network is trained like has the defaults
+of `feedax.presets`. Nothing heavy is imported here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from feedax.cli import UsageError
-from feedax.cli.augment_flags import AugmentFlags
-from feedax.cli.bounds import above_zero, at_least, from_zero_on, share
+from feedax.cli.parse import changed, flag, flag_values, given_flags, read_words, spelled
+from feedax.errors import RunFolderError
+from feedax.presets import DECAY_EPOCHS, PRESETS, WEIGHT_DECAY, OptimizerName, Recipe, ScheduleName
+
+if TYPE_CHECKING:  # predict and --help do without what it loads
+    from feedax.report.run_folder import RunFolder
 
 arg = tyro.conf.arg
+
+
+def at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{flag} must be at least {least}, and it is {value}")
+
+
+def above_zero(flag: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"{flag} must be a finite number above 0, and it is {value}")
+
+
+def from_zero_on(flag: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < math.inf:
+        raise UsageError(f"{flag} must be a finite number from 0 on, and it is {value}")
+
+
+def fraction(flag: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UsageError(f"{flag} must be a fraction from 0 to below 1, and it is {value}")
 
 
 def default_or(hint: str) -> Callable[[str], str]:
@@ -29,9 +57,6 @@ DATASETS = (
 )
 
 
-HIDDEN = (512, 512)
-
-
 @dataclass(frozen=True)
 class DataFlags:
     """Which examples, in which batches."""
@@ -39,9 +64,9 @@ class DataFlags:
     dataset: Annotated[str, arg(metavar="NAME", help=DATASETS)] = "mnist"
     root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a cache)")] = None
     """Folder for a dataset that is downloaded or unpacked."""
-    batch_size: int = 128
+    batch_size: int = Recipe.batch_size
     """Examples in one step."""
-    shuffle: bool = False
+    shuffle: bool = Recipe.shuffle
     """A new random order every epoch, drawn from --seed."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is short."""
@@ -60,7 +85,7 @@ class DataFlags:
         at_least("--batch-size", self.batch_size, 1)
         at_least("--num-workers", self.num_workers, 0)
         at_least("--seed", self.seed, 0)
-        share("--validation", self.validation)
+        fraction("--validation", self.validation)
         if self.seed >= 2**32:
             raise UsageError(f"--seed must be below 2**32, and it is {self.seed}")
         if not self.dataset.strip():
@@ -86,23 +111,23 @@ class ModelFlags:
             help_behavior_hint="(default: drawn from --seed)",
         ),
     ] = None
-    initialisation: Literal["tutorial", "he"] = "tutorial"
+    initialisation: Literal["tutorial", "he"] = Recipe.initialisation
     """tutorial: normal, of 0.01. he: weights of sqrt(2 / inputs), as for ReLU; biases are 0."""
-    scale_pixels: bool = False
+    scale_pixels: bool = Recipe.scale_pixels
     """Divide the inputs by 255, so that pixels lie in 0 to 1."""
-    dropout: Annotated[float, arg(metavar="RATE")] = 0.0
+    dropout: Annotated[float, arg(metavar="RATE")] = Recipe.dropout
     """Share of every hidden layer's outputs that are left out at random in training."""
 
     def __post_init__(self) -> None:
-        share("--dropout", self.dropout)
+        fraction("--dropout", self.dropout)
         if self.hidden is not None and self.layers is not None:
             raise UsageError(
                 "--hidden and --layers must not be given together: --layers has the hidden sizes "
                 "too; leave one out"
             )
-        for flag, sizes in (("--hidden", self.hidden), ("--layers", self.layers)):
+        for name, sizes in (("--hidden", self.hidden), ("--layers", self.layers)):
             for size in sizes or ():
-                at_least(f"every size of {flag}", size, 1)
+                at_least(f"every size of {name}", size, 1)
         if self.layers is not None and len(self.layers) < 2:
             raise UsageError(
                 f"--layers must have at least two sizes, input and output, and it has "
@@ -120,11 +145,11 @@ class TrainingFlags:
     """Times to go through the training set."""
     steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(or --epochs)")] = None
     """Steps to train for, in place of --epochs."""
-    loss: Literal["tutorial", "cross_entropy"] = "tutorial"
+    loss: Literal["tutorial", "cross_entropy"] = Recipe.loss
     """tutorial is the mean over the classes too: a tenth of the cross-entropy for 10 classes."""
-    label_smoothing: Annotated[float, arg(metavar="SHARE")] = 0.0
+    label_smoothing: Annotated[float, arg(metavar="SHARE")] = Recipe.label_smoothing
     """With --loss cross_entropy: share of the target that is spread over all classes."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Recipe.precision
     """What the network computes in; parameters stay float32. bfloat16 is slower on a CPU."""
 
     def __post_init__(self) -> None:
@@ -132,7 +157,7 @@ class TrainingFlags:
             raise UsageError("--epochs and --steps must not be given together; leave one out")
         at_least("--epochs", self.epochs, 1)
         at_least("--steps", self.steps, 1)
-        share("--label-smoothing", self.label_smoothing)
+        fraction("--label-smoothing", self.label_smoothing)
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(
                 "--label-smoothing is for --loss cross_entropy, and the loss is "
@@ -141,27 +166,67 @@ class TrainingFlags:
 
 
 @dataclass(frozen=True)
+class AugmentFlags:
+    """Random changes of every image that is trained on, afresh in each epoch. 0 is none."""
+
+    rotation: Annotated[float, arg(metavar="DEGREES")] = Recipe.rotation
+    """Turn by up to this angle, either way."""
+    scaling: Annotated[float, arg(metavar="SHARE")] = Recipe.scaling
+    """Stretch or shrink height and width by up to this share, each by its own."""
+    shear: Annotated[float, arg(metavar="SLOPE")] = Recipe.shear
+    """Slant by up to this slope, either way."""
+    translation: Annotated[float, arg(metavar="PIXELS")] = Recipe.translation
+    """Move by up to so many pixels, fractions too, along height and width."""
+    elastic_alpha: Annotated[float, arg(metavar="PIXELS")] = Recipe.elastic_alpha
+    """Strength of a smooth random distortion, as of handwriting: 34 is strong."""
+    elastic_sigma: Annotated[float, arg(metavar="PIXELS")] = Recipe.elastic_sigma
+    """How smooth that distortion is: the standard deviation of a Gaussian."""
+    crop_padding: Annotated[int, arg(metavar="PIXELS")] = Recipe.crop_padding
+    """Pad every side by so many pixels, and cut the image's size out of that anywhere."""
+    flip: bool = Recipe.flip
+    """Exchange left and right in half of the images."""
+    cutout: Annotated[int, arg(metavar="PIXELS")] = Recipe.cutout
+    """Blank out a square with sides of so many pixels."""
+    brightness: Annotated[float, arg(metavar="SHARE")] = Recipe.brightness
+    """Lighten or darken by up to this share."""
+    contrast: Annotated[float, arg(metavar="SHARE")] = Recipe.contrast
+    """Raise or lower the contrast by up to this share."""
+    mixup: Annotated[float, arg(metavar="ALPHA")] = Recipe.mixup
+    """Mix each example with another of its batch, in shares drawn from a Beta(ALPHA, ALPHA)."""
+
+    def __post_init__(self) -> None:
+        from_zero_on("--rotation", self.rotation)
+        from_zero_on("--scaling", self.scaling)
+        from_zero_on("--shear", self.shear)
+        from_zero_on("--translation", self.translation)
+        from_zero_on("--elastic-alpha", self.elastic_alpha)
+        above_zero("--elastic-sigma", self.elastic_sigma)
+        at_least("--crop-padding", self.crop_padding, 0)
+        at_least("--cutout", self.cutout, 0)
+        from_zero_on("--brightness", self.brightness)
+        from_zero_on("--contrast", self.contrast)
+        from_zero_on("--mixup", self.mixup)
+
+
+@dataclass(frozen=True)
 class OptimizerFlags:
     """How a step changes the parameters."""
 
-    optimizer: Literal[
-        "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam",
-        "adabelief", "lion",
-    ] = "sgd"  # fmt: skip
+    optimizer: OptimizerName = Recipe.optimizer
     """The update rule; momentum and nesterov are sgd with a momentum of 0.9."""
-    learning_rate: float = 0.01
+    learning_rate: float = Recipe.learning_rate
     """The step size at its highest; adam and its kin want about 0.001."""
-    schedule: Literal["constant", "cosine", "one_cycle", "step"] = "constant"
+    schedule: ScheduleName = Recipe.schedule
     """Of the learning rate: cosine falls to 0 at the end, one_cycle rises before, step falls."""
-    warmup_steps: int = 0
+    warmup_steps: int = Recipe.warmup_steps
     """First steps, in which the learning rate rises from 0; one_cycle has its own."""
-    warmup_share: Annotated[float, arg(metavar="SHARE")] = 0.0
-    """In place of --warmup-steps: the same as a share of the steps of the whole run."""
+    warmup_fraction: Annotated[float, arg(metavar="FRACTION")] = Recipe.warmup_fraction
+    """In place of --warmup-steps: the same as a fraction of the steps of the whole run."""
     decay_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint=default_or("30"))] = (
         None
     )
     """With --schedule step: the learning rate falls after each so many epochs."""
-    decay_rate: float = 0.1
+    decay_rate: float = Recipe.decay_rate
     """With --schedule step: the factor by which it falls."""
     weight_decay: Annotated[
         float | None, arg(metavar="FLOAT", help_behavior_hint=default_or("0, adamw: 0.0001"))
@@ -177,15 +242,15 @@ class OptimizerFlags:
         above_zero("--decay-rate", self.decay_rate)
         above_zero("--clip-norm", self.clip_norm)
         at_least("--warmup-steps", self.warmup_steps, 0)
-        share("--warmup-share", self.warmup_share)
-        if self.warmup_steps and self.warmup_share:
+        fraction("--warmup-fraction", self.warmup_fraction)
+        if self.warmup_steps and self.warmup_fraction:
             raise UsageError(
-                "--warmup-steps and --warmup-share must not be given together; leave one out"
+                "--warmup-steps and --warmup-fraction must not be given together; leave one out"
             )
-        if self.schedule == "one_cycle" and self.warmup_share:
+        if self.schedule == "one_cycle" and self.warmup_fraction:
             raise UsageError(
-                "--warmup-share must be 0 with --schedule one_cycle, which has a warm-up of its "
-                f"own, and it is {self.warmup_share}; set it to 0, or choose another schedule"
+                "--warmup-fraction must be 0 with --schedule one_cycle, which has a warm-up of its "
+                f"own, and it is {self.warmup_fraction}; set it to 0, or choose another schedule"
             )
         at_least("--decay-epochs", self.decay_epochs, 1)
         from_zero_on("--weight-decay", self.weight_decay)
@@ -321,3 +386,118 @@ class TrainFlags:
     checkpoint: CheckpointFlags = field(default_factory=CheckpointFlags)
     device: DeviceFlags = field(default_factory=DeviceFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+
+
+def _of_preset(name: str, recipe: Recipe) -> TrainFlags:
+    return changed(TrainFlags(), preset=name, **vars(recipe))
+
+
+PRESET_FLAGS = {name: _of_preset(name, recipe) for name, recipe in PRESETS.items()}
+
+WHAT = {
+    "tutorial": "the JAX tutorial's job, number for number",
+    "modern": "the same network, trained as networks are trained today",
+    "best": "a larger network, trained for longer: the highest accuracy, at many times the cost",
+}
+"""Each preset in words."""
+
+
+def recipe_of(flags: TrainFlags) -> Recipe:
+    """How the network is trained; without sizes of hidden layers where --layers has them."""
+    values = flag_values(flags)
+    given = {one.name: values[flag(one.name)] for one in fields(Recipe)}
+    return Recipe(**given | {"hidden": given["hidden"] or ()})
+
+
+def defaults(arguments: Sequence[str]) -> TrainFlags:
+    """The flags that a command line starts from: those of the preset that it names.
+
+    What is given in place of one of them takes it away: ``--steps`` the epochs, say.
+
+    Args:
+        arguments: what follows ``feedax train``.
+    """
+    # A name that is none is refused when all flags are parsed.
+    flags = PRESET_FLAGS.get(_last(arguments, "--preset"), PRESET_FLAGS["tutorial"])
+    given = given_flags(arguments)
+    if "--steps" in given:
+        flags = changed(flags, epochs=None)
+    if "--layers" in given or "--initial-params" in given:
+        flags = changed(flags, hidden=None)
+    if _last(arguments, "--loss") == "tutorial":
+        flags = changed(flags, label_smoothing=0.0)
+    if "--warmup-steps" in given or _last(arguments, "--schedule") == "one_cycle":
+        flags = changed(flags, warmup_fraction=0.0)
+    return flags
+
+
+def complete(flags: TrainFlags) -> TrainFlags:
+    """The same flags with defaults in place that depend on other flags.
+
+    Raises:
+        UsageError: one of them is of no use beside another.
+    """
+    optimizer = flags.optimizer
+    if optimizer.schedule != "step" and optimizer.decay_epochs is not None:
+        raise UsageError(
+            f"--decay-epochs is for --schedule step, and the schedule is {optimizer.schedule}; "
+            "leave it out"
+        )
+    if optimizer.schedule == "step" and optimizer.decay_epochs is None:
+        flags = changed(flags, decay_epochs=DECAY_EPOCHS)
+    if optimizer.weight_decay is None:
+        flags = changed(flags, weight_decay=WEIGHT_DECAY.get(optimizer.optimizer, 0.0))
+    if flags.selection.best is None and flags.data.validation:
+        flags = changed(flags, best="validation_accuracy")
+    return flags
+
+
+def preset_flags(name: str) -> list[str]:
+    """What a preset sets otherwise than the tutorial, as a command line."""
+    tutorial = flag_values(PRESET_FLAGS["tutorial"])
+    words: list[str] = []
+    for given, value in flag_values(PRESET_FLAGS[name]).items():
+        if given != "--preset" and value != tutorial[given]:
+            words += spelled(given, value)
+    return words
+
+
+def description() -> str:
+    """The part of the help that says what every preset sets."""
+    lines = ["presets, whose values the other flags override:"]
+    for name, what in WHAT.items():
+        lines.append(f"  --preset {name}: {what}")
+        # A flag and its values stay on one line.
+        given = " ".join(preset_flags(name)).replace(" --", "\n--").splitlines()
+        filled = textwrap.wrap(
+            " ".join(one.replace(" ", "\0") for one in given), 74, break_on_hyphens=False
+        )
+        lines += [f"    {line}".replace("\0", " ") for line in filled]
+    return "\n".join(lines)
+
+
+def _last(arguments: Sequence[str], name: str) -> str:
+    """The last value of a flag in a command line; empty where it is not given."""
+    found = ""
+    for word, following in itertools.pairwise([*arguments, ""]):
+        given, _, value = word.partition("=")
+        if given == name:
+            found = value or following
+    return found
+
+
+def recorded_flags(folder: "RunFolder") -> TrainFlags:
+    """The flags that a run was started with.
+
+    All of them are recorded, so a later change of its preset or of a default changes none.
+
+    Raises:
+        RunFolderError: they cannot be read.
+    """
+    try:
+        return read_words(TrainFlags, folder.setting("arguments"))
+    except UsageError as error:
+        raise RunFolderError(
+            f"run folder: {folder.path / 'config.json'} must hold the flags of feedax train, and "
+            f"they cannot be read ({error}); use the version of feedax that wrote it"
+        ) from error

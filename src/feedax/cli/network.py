@@ -1,82 +1,104 @@
-"""The network of the command line: the tutorial's MLP on examples of any shape."""
+"""The network of the command line: its sizes, its arguments of `fit`, its saved parameters."""
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
-from feedax.cli.flags import HIDDEN, ModelFlags
-from feedax.errors import CheckpointError, ModelError, shown
+from feedax.cli import UsageError
+from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of
+from feedax.cli.parse import flag
+from feedax.errors import CheckpointError, ModelError, OptimizerError, shown
+from feedax.presets import TUTORIAL
 from feedax.report.run_folder import RunFolder
 from feedax.storage.leaf_names import named_leaves
 from feedax.storage.snapshot import Snapshot
-from feedax.train import Checkpoints, init_network_params, relu
-from feedax.train import predict as predict_flat
+from feedax.train import Checkpoints
+from feedax.train import fit_arguments as arguments_of_fit
 from feedax.train.checkpoints import most_bytes
+from feedax.train.recipe import CHANGES, CHANNELS, are_channels_first
 
 if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
     from feedax.cli.examples import Examples
 
 
-def predict(params: Any, example: ArrayLike, *, divisor: float = 1) -> jax.Array:
-    """Log-probabilities of the classes for one example of any shape.
+def fit_arguments(flags: TrainFlags, examples: "Examples", loader: Sized) -> dict[str, Any]:
+    """The arguments of `fit` and `sweep` that say how these flags train on these examples.
+
+    Parameters, sets and ``key`` are not among them.
 
     Args:
-        params: the network, see `feedax.train.init_network_params`.
-        example: one example.
-        divisor: of every input; 255 for pixels that shall lie in 0 to 1.
+        flags: complete ones.
+        examples: what is trained on.
+        loader: of the training set.
+
+    Raises:
+        ModelError: images are to be changed, and the examples are not known to be images.
+        UsageError: --cutout is larger than the images.
+        OptimizerError: the schedule does not fit the length of the run.
     """
-    return predict_flat(params, _flat(example, divisor))
+    length = None
+    with contextlib.suppress(TypeError):  # a stream may not know
+        length = len(loader)
+    given, dataset = flags.optimizer, flags.data.dataset
+    if length is None and given.schedule == "step":
+        raise OptimizerError(
+            f"optimizer: --decay-epochs counts epochs, and the stream {dataset} does not know its "
+            "length; choose another --schedule"
+        )
+    if length is None and flags.training.steps is None and given.warmup_fraction:
+        raise OptimizerError(
+            f"optimizer: --warmup-fraction is a fraction of the run, and the stream {dataset} does "
+            "not know its length; give --warmup-steps or --steps"
+        )
+    shape, white = _images(flags, examples)
+    return arguments_of_fit(
+        recipe_of(flags), steps_per_epoch=length, image_shape=shape, white=white
+    )
 
 
-def predict_with_dropout(
-    params: Any,
-    example: ArrayLike,
-    key: jax.Array,
-    train: bool,
-    dropout: ArrayLike,
-    *,
-    divisor: float = 1,
-) -> jax.Array:
-    """As `predict`, with a share of every hidden layer's outputs left out in training.
-
-    The others are divided by the share that is kept, so that their expectation stays
-    (Srivastava et al. 2014, "Dropout", in the form called inverted).
-
-    Args:
-        params: the network.
-        example: one example.
-        key: a random key of the example's own.
-        train: whether the network is trained; otherwise nothing is left out.
-        dropout: the share, from 0 to below 1.
-        divisor: of every input.
-    """
-    if not train:
-        return predict(params, example, divisor=divisor)
-    activations = _flat(example, divisor)
-    for (w, b), layer_key in zip(params[:-1], jax.random.split(key, len(params)), strict=False):
-        outputs = relu(jnp.dot(w, activations) + b)
-        kept = jax.random.bernoulli(layer_key, 1 - dropout, outputs.shape)
-        scaled = outputs / jnp.asarray(1 - dropout, outputs.dtype)
-        activations = jnp.where(kept, scaled, 0)
-    return predict_flat(params[-1:], activations)
-
-
-def build_predict(flags: ModelFlags) -> Callable[..., jax.Array]:
-    """The function that `fit` and `evaluate` get: it takes a key only where there is dropout."""
-    function = predict_with_dropout if flags.dropout else predict
-    return partial(function, divisor=255) if flags.scale_pixels else function
-
-
-def _flat(example: ArrayLike, divisor: float) -> jax.Array:
-    flat = jnp.ravel(example)
-    return flat if divisor == 1 else flat / divisor
+def _images(flags: TrainFlags, examples: "Examples") -> tuple[tuple[int, ...] | None, float | None]:
+    """The shape of the images and the largest value of a pixel; None where nothing changes them."""
+    given = flags.augment
+    asked = [flag(name) for name in CHANGES if getattr(given, name)]
+    if not asked:
+        return None, None
+    shape = examples.input_shape
+    images = shape if len(shape) in (2, 3) else examples.flattened_shape
+    if images is None:
+        raise ModelError(
+            f"the network: {asked[0]} changes images, and the examples of "
+            f"{examples.flags.dataset}, of shape {shape}, are not known to be that; "
+            "leave it out, or use examples of (height, width) or (height, width, channels)"
+        )
+    if len(images) == 3 and (images[0] in CHANNELS) == (images[2] in CHANNELS):
+        raise ModelError(
+            f"the network: {asked[0]} changes images of 1 or 3 channels, first or last, and "
+            f"those of {examples.flags.dataset} have the shape {images}; leave it out, or let the "
+            "dataset yield such images"
+        )
+    height, width = images[1:] if are_channels_first(images) else images[:2]
+    if given.cutout > min(height, width):
+        raise UsageError(
+            f"--cutout must be no larger than the images of {height} x {width} pixels, and it is "
+            f"{given.cutout}"
+        )
+    is_0_to_255 = flags.model.scale_pixels or examples.image_shape is not None
+    first = examples.first_input
+    if not is_0_to_255 and first.dtype != np.uint8:
+        for name in ("brightness", "contrast"):
+            if getattr(given, name) and not (first.min() >= 0 and first.max() <= 1):
+                raise ModelError(
+                    f"the network: --{name} wants pixels from 0 to 1, and those of the first "
+                    f"example of {examples.flags.dataset} go from {first.min()} to {first.max()}; "
+                    "leave it out, or give --scale-pixels for pixels from 0 to 255"
+                )
+    return images, 255.0 if is_0_to_255 else None
 
 
 def resolve_layers(
@@ -97,7 +119,7 @@ def resolve_layers(
     elif flags.hidden is None and other is not None:
         layers = tuple(other.setting("layers"))
     else:
-        hidden = HIDDEN if flags.hidden is None else flags.hidden
+        hidden = TUTORIAL.hidden if flags.hidden is None else flags.hidden
         return (examples.values, *hidden, examples.class_count)
     check_layers(layers, examples)
     return layers
@@ -123,48 +145,6 @@ def check_layers(layers: Sequence[int], examples: "Examples") -> None:
             f"of {examples.flags.dataset}, and it has {layers[-1]}; end --layers with "
             f"{len(names)}, or give --hidden sizes only"
         )
-
-
-def initial_params(layers: Sequence[int], seed: int, initialisation: str = "tutorial") -> Any:
-    """The parameters that training starts from.
-
-    Args:
-        layers: the sizes of all layers.
-        seed: of the random numbers.
-        initialisation: ``"tutorial"`` for those of the tutorial, for its sizes and seed 0, or
-            ``"he"`` for those of `he_params`.
-    """
-    if initialisation == "he":
-        return _he_params(tuple(layers), jax.random.key(seed))
-    # The tutorial's table was made with JAX's old random bits; they hold for this block only.
-    with jax.threefry_partitionable(False):
-        # One program, not one for each array.
-        return _init_network_params(tuple(layers), jax.random.PRNGKey(seed))
-
-
-def he_params(layers: Sequence[int], key: jax.Array) -> Any:
-    """Parameters under which a layer of ReLU keeps the size of what goes through it.
-
-    Weights are drawn from a normal distribution of standard deviation sqrt(2 / inputs), biases are
-    0 (He et al. 2015, "Delving Deep into Rectifiers", section 2.2).
-
-    Args:
-        layers: the sizes of all layers.
-        key: a random key.
-
-    Returns:
-        One pair of weights float32 `(outputs, inputs)` and biases float32 `(outputs,)` per layer.
-    """
-    sizes = list(itertools.pairwise(layers))
-    keys = jax.random.split(key, len(sizes))
-    return [
-        ((2 / inputs) ** 0.5 * jax.random.normal(one, (outputs, inputs)), jnp.zeros(outputs))
-        for one, (inputs, outputs) in zip(keys, sizes, strict=True)
-    ]
-
-
-_init_network_params = jax.jit(init_network_params, static_argnums=0)
-_he_params = jax.jit(he_params, static_argnums=0)
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:

@@ -1,20 +1,174 @@
-"""From command-line arguments to flags; what is wrong with them in one sentence."""
+"""Flags: from the words of a command line to values in dataclasses, and back to words.
+
+`parse` reads what a person types, and says in one sentence what is wrong with it. `read_words`
+reads what `command_line` wrote into a config.json.
+"""
 
 import contextlib
 import difflib
 import io
 import itertools
 import re
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from feedax.cli import UsageError
-from feedax.cli.flag_words import flag_names
-from feedax.errors import shortened
+from feedax.errors import printable, shortened
 
 Flags = TypeVar("Flags")
+
+OLD_NAMES = {"--warmup-share": "--warmup-fraction"}
+"""Names that flags had in earlier versions, and the names they have now."""
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``--batch-size`` of ``batch_size``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def field_of(name: str) -> str:
+    """The field of a flag: ``batch_size`` of ``--batch-size``."""
+    return name.removeprefix("--").replace("-", "_")
+
+
+def fields_of(kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every flag of a dataclass of flags: its name, its type, and the dataclass it stands in."""
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        if is_dataclass(one.default_factory):
+            yield from fields_of(one.default_factory)
+        else:
+            yield flag(one.name), hints[one.name], kind
+
+
+def flag_names(kind: Any) -> list[str]:
+    """Every ``--flag`` of a dataclass of flags."""
+    return [name for name, _, _ in fields_of(kind)]
+
+
+def flag_values(flags: Any) -> dict[str, Any]:
+    """The value of every ``--flag``."""
+    values: dict[str, Any] = {}
+    for one in fields(flags):
+        value = getattr(flags, one.name)
+        values |= flag_values(value) if is_dataclass(value) else {flag(one.name): value}
+    return values
+
+
+def changed(flags: Flags, **values: Any) -> Flags:
+    """The same flags with other values, by the names of the fields in whatever group they are."""
+    changes: dict[str, Any] = {}
+    for one in fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, one.name)
+        if is_dataclass(value):
+            changes[one.name] = changed(value, **values)
+        elif one.name in values:
+            changes[one.name] = values[one.name]
+    return replace(flags, **changes)  # type: ignore[type-var]
+
+
+def command_line(flags: Any) -> list[str]:
+    """The words that give these flags again, whatever the defaults are by then."""
+    return [word for name, value in flag_values(flags).items() for word in spelled(name, value)]
+
+
+def spelled(name: str, value: Any) -> list[str]:
+    """The words that set a flag; none for a flag that is not given."""
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [name, *map(str, value)]
+    return [] if value is None else [name, str(value)]
+
+
+def given_flags(words: Sequence[str]) -> list[str]:
+    """The names of the flags in a command line, as they are documented."""
+    names = []
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].replace("_", "-")
+            names.append(name.replace("--no-", "--", 1))
+    return list(dict.fromkeys(names))
+
+
+def renamed(words: Sequence[str]) -> list[str]:
+    """The words of a command line with the names that flags have now.
+
+    >>> renamed(["--warmup-share", "0.1", "--warmup_share=0.1"])
+    ['--warmup-fraction', '0.1', '--warmup-fraction=0.1']
+    """
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        now = OLD_NAMES.get(name.replace("_", "-"))
+        found.append(word if now is None else f"{now}{equals}{value}")
+    return found
+
+
+def read_words(kind: type[Flags], words: Sequence[str]) -> Flags:
+    """The flags that `command_line` made these words of, in this version or an earlier one.
+
+    Raises:
+        UsageError: they are others.
+    """
+    hints = {name: hint for name, hint, _ in fields_of(kind)}
+    values: dict[str, Any] = {}
+    given = ""
+    texts: dict[str, list[str]] = {}
+    for word in renamed(words):
+        # A number can begin with a minus.
+        if word.startswith("--") or not given:
+            given = word
+            texts[given] = []
+        else:
+            texts[given].append(word)
+    for given, some in texts.items():
+        name = given if given in hints else given.replace("--no-", "--", 1)
+        if name not in hints:
+            raise UsageError(f"there is no flag {printable(given)}")
+        values[name] = _value(given, hints[name], some) if name == given else _off(given, some)
+    return _built(kind, values)
+
+
+def _built(kind: Any, values: dict[str, Any]) -> Any:
+    found: dict[str, Any] = {}
+    for one in fields(kind):
+        if is_dataclass(one.default_factory):
+            found[one.name] = _built(one.default_factory, values)
+        elif flag(one.name) in values:
+            found[one.name] = values[flag(one.name)]
+    return kind(**found)
+
+
+def _off(given: str, texts: list[str]) -> bool:
+    if texts:
+        raise UsageError(f"{given} must stand alone, and {shortened(texts[0])} follows it")
+    return False
+
+
+def _value(name: str, hint: Any, texts: list[str]) -> Any:
+    """The value of a flag of some type, of the words that follow its name."""
+    if hint is bool:
+        return not _off(name, texts)
+    kinds = [one for one in get_args(hint) or [hint] if one is not NoneType]
+    if get_origin(kinds[0]) is tuple:
+        return tuple(_value(name, int, [text]) for text in texts)
+    if len(texts) != 1:
+        raise UsageError(f"{name} must have one value, and it has {len(texts)}")
+    text = texts[0]
+    if get_origin(hint) is Literal:
+        if text not in kinds:
+            raise UsageError(f"{name} must be one of {', '.join(kinds)}, and it is {text!r}")
+        return text
+    try:
+        return kinds[0](text)
+    except ValueError:
+        what = "a whole number" if kinds[0] is int else "a number"
+        raise UsageError(f"{name} must be {what}, and it is {shortened(repr(text))}") from None
 
 
 def parse(

@@ -1,83 +1,24 @@
 """``feedax predict``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import tyro
+import numpy as np
 
-from feedax.cli import UsageError, say
-from feedax.cli.parse import parse
-from feedax.cli.recorded import recorded_flags
+from feedax.cli import say
+from feedax.cli.commands import PredictFlags
+from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.flags import recipe_of, recorded_flags
+from feedax.cli.network import load_params
 from feedax.errors import ImageError, printable
-
-if TYPE_CHECKING:
-    import numpy as np
-
-arg = tyro.conf.arg
-
-DESCRIPTION = """\
-Say what a trained run sees in image files: one line an image, with the likeliest class.
-
-An image is prepared as the training examples were. For MNIST and its kin that means: made grey,
-taken off its paper, inverted if it is dark on light, cropped to the ink, scaled, and centred in
-28 x 28. What was done, and what is doubtful, is said on standard error.
-
-examples:
-  feedax predict runs/20260131-142501-mnist seven.png
-  feedax predict runs/20260131-142501-mnist scans/*.jpg
-  feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
-
-UNSURE = 0.7
-"""Where the likeliest class has less, a network errs in every second to fourth photograph."""
+from feedax.predicting.image import UNSURE, prepare_image
+from feedax.report.run_folder import RunFolder
+from feedax.train import evaluate_arguments
 
 
-@dataclass(frozen=True)
-class PredictFlags:
-    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
-    """The folder of a run."""
-    images: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]],
-        arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
-    ]
-    """PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files of any size."""
-    show: Annotated[
-        Path | None, arg(metavar="FILE.png", help_behavior_hint="(default: nothing)")
-    ] = None
-    """Draw what the network saw, beside its probabilities."""
-
-    def __post_init__(self) -> None:
-        if not self.images:
-            raise UsageError(
-                "at least one IMAGE must be given after RUN; see feedax predict --help"
-            )
-        if self.show is None:
-            return
-        if self.show.suffix.lower() != ".png":
-            raise UsageError(f"--show must name a .png file, not {self.show}; call it seen.png")
-        if len(self.images) > 100:
-            raise UsageError(
-                f"--show must have at most 100 images to draw, not {len(self.images)}; name fewer"
-            )
-        if any(self.show.resolve() == image.resolve() for image in self.images):
-            raise UsageError(
-                f"--show must name a file of its own, and {self.show} is one of the images; "
-                "call it seen.png"
-            )
-
-
-def run(arguments: Sequence[str]) -> int:
+def run(flags: PredictFlags, arguments: Sequence[str]) -> int:
     """Predict, and return the exit code: 1 if an image could not be used."""
-    flags = parse(PredictFlags, arguments, "predict", DESCRIPTION)
-
-    import numpy as np
-
-    from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.cli.network import build_predict, load_params
-    from feedax.predicting.image import prepare_image
-    from feedax.report.run_folder import RunFolder
-
     use_compilation_cache()
     folder = RunFolder.open(flags.run)
     shape = folder.setting("image_shape")
@@ -87,7 +28,8 @@ def run(arguments: Sequence[str]) -> int:
             f"{folder.setting('dataset')} are not known to be that; predict in Python"
         )
     # Nothing is left out of a network that only predicts.
-    predict = build_predict(replace(recorded_flags(folder).model, dropout=0.0))
+    recipe = replace(recipe_of(recorded_flags(folder)), dropout=0.0)
+    predict = evaluate_arguments(recipe)["predict"]
     layers = folder.setting("layers")
     params = load_params(folder, layers)
     names = [printable(name) for name in folder.setting("class_names") or ()]
@@ -120,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _draw(
-    file: Path, seen: "Sequence[tuple[str, np.ndarray, np.ndarray]]", names: Sequence[str]
+    file: Path, seen: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence[str]
 ) -> None:
     from feedax.predicting.shown import seen_png
 
@@ -134,7 +76,7 @@ def _draw(
     say("feedax predict", f"what the network saw is in {file}")
 
 
-def _ranking(probabilities: "np.ndarray", names: Sequence[str]) -> str:
+def _ranking(probabilities: np.ndarray, names: Sequence[str]) -> str:
     """The likeliest class and the runner-up, in words."""
     likeliest = (-probabilities).argsort(kind="stable")[:2]
     return ", then ".join(

@@ -1,8 +1,8 @@
-"""What a person sees while a network trains."""
+"""What a person sees while networks train, and the tables of a sweep."""
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -10,12 +10,25 @@ import numpy as np
 from feedax.cli import forget
 from feedax.cli.examples import TITLES
 from feedax.cli.stop import StopRequest
-from feedax.train.events import EpochEnded, Event, Started, Stepped
+from feedax.report.sweep_folder import Record, columns, mean_seconds, summaries
+from feedax.train.events import (
+    EpochEnded,
+    Event,
+    NetworkEnded,
+    NetworksStarted,
+    Started,
+    Stepped,
+    StopTraining,
+)
+from feedax.train.networks import Network, setting_name
 
 SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
 REFRESHES = 4
-"""Times a second that the bar is drawn; training says as often what is new, and wants the CPU."""
+"""Times a second that the bar is drawn; training says as often what is new, and needs the CPU."""
+SETS = {"test": "test set", "validation": "validation set", "train": "training set"}
+ROUNDED = 5
+"""Decimals of an accuracy in a sweep: one example of 100,000."""
 
 
 def accuracy_lines(row: Mapping[str, float]) -> list[str]:
@@ -58,6 +71,9 @@ class Progress:
         quiet: whether another process prints the lines.
     """
 
+    is_of_networks = False
+    """Whether the bar counts networks, and not the steps of one."""
+
     def __init__(self, note: Callable[[str], None], stop: StopRequest, quiet: bool = False) -> None:
         self._note = note
         self._stop = stop
@@ -87,7 +103,7 @@ class Progress:
             case Started(steps=steps, how=how):
                 self._note(how)
                 if sys.stdout.isatty() and not self._quiet:
-                    self._start_bar(steps)
+                    self._start_bar("Epoch 0", steps)
             case Stepped() if self._bar is not None:
                 self._bar.update(
                     self._task,
@@ -111,19 +127,144 @@ class Progress:
             code = 141 if isinstance(error, BrokenPipeError) else 1
             self._stop.ask(f"its standard output ({error.strerror})", code)
 
-    def _start_bar(self, steps: int | None) -> None:
+    def _start_bar(self, description: str, total: int | None) -> None:
         # Only here: piped output does without rich.
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
+        from rich import progress
 
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("steps  {task.fields[said]}"),
-            TimeElapsedColumn(),
+        said, left = "steps  {task.fields[said]}", []
+        if self.is_of_networks:
+            said = "{task.fields[said]}"
+            left = [progress.TextColumn("left"), progress.TimeRemainingColumn()]
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            *([] if self.is_of_networks else [progress.MofNCompleteColumn()]),
+            progress.TextColumn(said),
+            progress.TimeElapsedColumn(),
+            *left,
             transient=True,
             refresh_per_second=REFRESHES,
         )
-        self._task = self._bar.add_task("Epoch 0", total=steps, said="")
+        self._task = self._bar.add_task(description, total=total, said="")
         self._bar.start()
+
+
+class SweepProgress(Progress):
+    """Prints a line for every network that has ended, on a terminal with a bar below.
+
+    A context manager, as `Progress`; `watch` gives the callback for a group of networks.
+
+    Args:
+        note: says what does not belong to the lines.
+        stop: what asks to stop.
+        names: of all networks.
+        keep: is given what is to be written down of a network that has ended.
+    """
+
+    is_of_networks = True
+
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        stop: StopRequest,
+        names: Sequence[str],
+        keep: Callable[[Record], None],
+    ) -> None:
+        super().__init__(note, stop)
+        self._count = len(names)
+        self._width = max(map(len, names))
+        self._keep = keep
+        self._started = NetworksStarted([], 0, 0, None, None)
+
+    def watch(
+        self, record_of: Callable[[Network, int], Record], before: int
+    ) -> Callable[[Any], None]:
+        """A callback of `feedax.sweep`.
+
+        Args:
+            record_of: what is written down of a network that was trained with so many at a time.
+            before: how many networks were trained by earlier calls.
+        """
+
+        def tell(event: NetworksStarted | Stepped | NetworkEnded) -> None:
+            match event:
+                case NetworksStarted() | Stepped() if self._stop.by:
+                    raise StopTraining
+                case NetworksStarted():
+                    self._started = event
+                    self._show(before + event.ended, "")
+                case Stepped(epoch=epoch, loss=loss):
+                    done = before + self._started.ended + self._share(event)
+                    self._show(done, f"{len(self._started.names)} at once  ", epoch, loss)
+                case NetworkEnded(network=network):
+                    record = record_of(network, len(self._started.names))
+                    self._keep(record)
+                    self._print(network_line(record, self._width))
+
+        return tell
+
+    def _share(self, event: Stepped) -> float:
+        """How many networks' worth of the work of those at work is done."""
+        started = self._started
+        if started.epochs is None or not started.steps:
+            return 0.0
+        done = event.epoch + event.step / started.steps
+        return len(started.names) * min(1.0, done / started.epochs)
+
+    def _show(self, done: float, said: str, epoch: int = 0, loss: float | None = None) -> None:
+        if self._bar is None and sys.stdout.isatty():
+            self._start_bar("", self._count)
+        if self._bar is None:
+            return
+        said = said if len(self._started.names) > 1 else ""
+        if loss is not None:
+            said += f"epoch {epoch}  loss {loss:.4f}"
+        # Whole networks are counted; the bar shows the rest.
+        self._bar.update(
+            self._task, completed=done, said=said, description=f"{int(done)}/{self._count} networks"
+        )
+
+
+def network_line(record: Record, width: int) -> str:
+    """One network that has ended: its name, its seconds of training and its accuracies."""
+    start = f"{record['name']:<{width}}  {record['seconds']:8.2f} sec"
+    if record["error"] is not None:
+        return f"{start}  {record['error']}"
+    scores = [
+        f"{_label(column)} {record['result'][column]:.{ROUNDED}f}"
+        for column in columns([record])
+        if column.endswith("accuracy")
+    ]
+    return "  ".join([start, *scores])
+
+
+def tables(records: Sequence[Record]) -> list[str]:
+    """The lines of a table for each accuracy: what the networks of each setting have in common."""
+    lines = []
+    for column in columns(records):
+        if not column.endswith("accuracy"):
+            continue
+        rows = [["networks", "mean", "sd", "min", "max", "failed", "sec each"]]
+        names = [_label(column)]
+        for one in summaries(records, column):
+            some = [record for record in records if record["setting"] == one.setting]
+            numbers = [_number(value) for value in (one.mean, one.sd, one.minimum, one.maximum)]
+            seconds = _number(mean_seconds(some), 2)
+            rows.append([str(one.count), *numbers, str(one.failed), seconds])
+            names.append(setting_name(one.setting) or "every network")
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        first = max(map(len, names))
+        lines.append("")
+        for name, row in zip(names, rows, strict=True):
+            cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join([f"{name:<{first}}", *cells]))
+    return lines
+
+
+def _label(column: str) -> str:
+    name, _, measure = column.rpartition("_")
+    return f"{SETS.get(name, name)} {measure}" if name else f"{measure} while training"
+
+
+def _number(value: float, decimals: int = ROUNDED) -> str:
+    return f"{value:.{decimals}f}" if value == value else "-"

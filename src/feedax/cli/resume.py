@@ -1,19 +1,56 @@
-"""``feedax train --resume RUN``: the flags of a run, and what may be changed in them."""
+"""``--resume``: what the folder of a run or a sweep records, and what may be changed in it.
 
-import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+The folder may come from somebody else. Of what its flags name, a person names again what would run
+code, read or write outside of the folder, or start many processes.
+"""
 
-from feedax.cli import UsageError
-from feedax.cli.flag_words import flag_values, given_flags
-from feedax.cli.flags import OptimizerFlags, TrainFlags
-from feedax.cli.recorded import recorded_flags, refuse_unnamed
-from feedax.errors import printable
+import os
+import shlex
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from feedax.report.run_folder import RunFolder
+from feedax import datasets
+from feedax.cli import UsageError, say
+from feedax.cli.flags import (
+    CheckpointFlags,
+    DataFlags,
+    ModelFlags,
+    OptimizerFlags,
+    TrainFlags,
+    recorded_flags,
+)
+from feedax.cli.parse import (
+    OLD_NAMES,
+    changed,
+    command_line,
+    field_of,
+    flag,
+    flag_values,
+    given_flags,
+    read_words,
+    spelled,
+)
+from feedax.cli.sweep_flags import (
+    MOST_NETWORKS,
+    Combination,
+    ManyFlags,
+    SweepFlags,
+    setting_of,
+    several_flags,
+)
+from feedax.errors import RunFolderError, printable, shown
+from feedax.machine import usable_cpus
+from feedax.presets import TUTORIAL
+from feedax.report.environment import environment
+from feedax.report.run_folder import RunFolder
+from feedax.report.sweep_folder import SweepFolder
+from feedax.train import Checkpoints
+from feedax.train.optimizers import depends_on_length
 
-Flags = TypeVar("Flags")
+MANY_PROCESSES = max(16, usable_cpus())
+"""Workers that a folder may start without being asked."""
 
 FREE = (
     "--resume",
@@ -26,12 +63,12 @@ FREE = (
     "--checkpoint-every-epochs",
     "--keep-checkpoints",
 )
-"""Flags that say where and how a run goes on, and not what it computes."""
+"""Flags that say where and how a run is continued, and not what it computes."""
 
 LENGTHS = ("--epochs", "--steps")
 
 
-def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
+def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
     """The flags of a run that goes on; says what is read that its folder names.
 
     Args:
@@ -60,35 +97,27 @@ def resumed_flags(folder: "RunFolder", flags: TrainFlags, arguments: Sequence[st
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)
     refuse_unnamed(folder.path, recorded.data, given, "feedax train")
-    changes = {
-        name.removeprefix("--").replace("-", "_"): now[name]
-        for name in given
-        if name in (*FREE, *LENGTHS)
-    }
-    return dataclasses.replace(
-        recorded,
-        training=_changed(recorded.training, changes),
-        checkpoint=_changed(recorded.checkpoint, changes),
-        device=_changed(recorded.device, changes),
-    )
+    return changed(recorded, **_free_values(flags, given, *LENGTHS))
+
+
+def _free_values(flags: TrainFlags, given: Sequence[str], *more: str) -> dict[str, Any]:
+    """The given values of flags that may be changed, by the names of their fields."""
+    values = flag_values(flags)
+    return {field_of(name): values[name] for name in given if name in (*FREE, *more)}
 
 
 def from_anywhere(flags: TrainFlags) -> TrainFlags:
     """The same flags for whoever reads the run's folder from another one."""
-    from feedax import datasets
-
-    data, model = flags.data, flags.model
-    root = None if data.root is None else data.root.absolute()
-    dataset = datasets.from_anywhere(data.dataset)
-    data = dataclasses.replace(data, dataset=dataset, root=root)
-    if model.initial_params is not None:
-        model = dataclasses.replace(model, initial_params=model.initial_params.absolute())
-    return dataclasses.replace(flags, data=data, model=model)
+    root, start = flags.data.root, flags.model.initial_params
+    return changed(
+        flags,
+        dataset=datasets.from_anywhere(flags.data.dataset),
+        root=root and root.absolute(),
+        initial_params=start and start.absolute(),
+    )
 
 
 def _refuse_length(name: str, was: int | None, now: int, optimizer: OptimizerFlags) -> None:
-    from feedax.train.optimizers import depends_on_length
-
     if was is None:
         other = next(other for other in LENGTHS if other != name)
         raise UsageError(
@@ -98,19 +127,13 @@ def _refuse_length(name: str, was: int | None, now: int, optimizer: OptimizerFla
     if now < was:
         raise UsageError(f"{name} must be at least the run's own {was}, and it is {now}; raise it")
     is_laid_out = depends_on_length(optimizer.schedule)
-    if now > was and (is_laid_out or optimizer.warmup_share):
-        what = f"schedule {optimizer.schedule}" if is_laid_out else "warm-up of --warmup-share"
+    if now > was and (is_laid_out or optimizer.warmup_fraction):
+        what = f"schedule {optimizer.schedule}" if is_laid_out else "warm-up of --warmup-fraction"
         raise UsageError(
             f"the {what} is laid out over the whole run, so with {name} {now} in "
             f"place of {was} the learning rate of every step would have been another one; leave it "
             "out, or start a new run with --initial-params"
         )
-
-
-def _changed(flags: Flags, changes: dict[str, object]) -> Flags:
-    names = {one.name for one in dataclasses.fields(flags)}  # type: ignore[arg-type]
-    mine = {name: value for name, value in changes.items() if name in names}
-    return dataclasses.replace(flags, **mine)  # type: ignore[type-var]
 
 
 def in_words(value: Any) -> str:
@@ -120,3 +143,227 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return printable(" ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+
+
+def begun(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What config.json says of each start of a command: when and where it was."""
+    return {
+        "command": shlex.join(["feedax", command, *arguments]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **environment(),
+    }
+
+
+def checkpoints_of(flags: CheckpointFlags, folder: RunFolder | None) -> Checkpoints:
+    """Where and when a run or a sweep saves; `folder` is None where another process saves."""
+    found = Checkpoints(
+        "elsewhere" if folder is None else folder.path,
+        every_steps=flags.checkpoint_every_steps,
+        every_seconds=flags.checkpoint_every_seconds,
+        every_epochs=flags.checkpoint_every_epochs,
+        keep=flags.keep_checkpoints,
+        run="" if folder is None else folder.setting("run"),
+    )
+    return found if folder is None else found.within(folder.checkpoints_path.name)
+
+
+def recorded_layers(folder: RunFolder, flags: ModelFlags) -> list[int]:
+    """The sizes of the layers of a run, which agree with its flags.
+
+    Raises:
+        RunFolderError: they do not.
+    """
+    layers: list[int] = folder.setting("layers")
+    hidden = flags.hidden if flags.layers is None else flags.layers[1:-1]
+    if hidden is None and flags.initial_params is None:
+        hidden = TUTORIAL.hidden
+    ends = (layers[0], layers[-1]) if flags.layers is None else (flags.layers[0], flags.layers[-1])
+    if hidden is not None and layers != [ends[0], *hidden, ends[1]]:
+        raise RunFolderError(
+            f"run folder: 'layers' of {folder.path / 'config.json'} must be those of its flags, "
+            f"and it is {shown(layers)}; restore the file from a copy or train again"
+        )
+    return layers
+
+
+def refuse_unnamed(folder: Path, flags: DataFlags, given: Collection[str], who: str) -> None:
+    """Refuse flags of a run's folder that a person has to name; say what is read in the folder.
+
+    Args:
+        folder: of the run.
+        flags: that it records.
+        given: the names of those that are given on the command line.
+        who: begins what is said.
+
+    Raises:
+        RunFolderError: one of them is not given.
+    """
+    reasons = {name: why for name, why in _reasons(folder, flags).items() if name not in given}
+    if reasons:
+        words = shlex.join(_words(flags, list(reasons)))
+        raise RunFolderError(f"run folder: {next(iter(reasons.values()))}; add {words}")
+    if "--dataset" not in given and datasets.is_path(flags.dataset):
+        what = printable(flags.dataset)
+        say(who, f"reads {what}, which {folder} names")
+
+
+def refuse_unnamed_start(folder: Path, start: Path | None, given: Collection[str]) -> None:
+    """Refuse to begin with the parameters of another run that a person has not named.
+
+    Raises:
+        RunFolderError: they are not named.
+    """
+    if start is not None and "--initial-params" not in given:
+        raise RunFolderError(
+            "run folder: parameters of another run must be named by you, not by a file, and those "
+            f"that {folder} begins with are {printable(str(start))}; add "
+            f"{shlex.join(['--initial-params', str(start)])}"
+        )
+
+
+def resume_command(command: str, folder: Path, flags: DataFlags) -> str:
+    """The command line that resumes a run or a sweep, with what a person has to name again."""
+    named = _words(flags, list(_reasons(folder, flags)))
+    return shlex.join(["feedax", command, "--resume", str(folder), *named])
+
+
+def _words(flags: DataFlags, names: list[str]) -> list[str]:
+    values = flag_values(flags)
+    return [word for name in names for word in spelled(name, values[name])]
+
+
+def _reasons(folder: Path, flags: DataFlags) -> dict[str, str]:
+    """The flags that a person has to name, and why."""
+    reasons, dataset = {}, printable(flags.dataset)
+    if datasets.is_code(flags.dataset):
+        reasons["--dataset"] = (
+            f"code must be named by you, not by a file, and the dataset of {folder} is made by "
+            f"{dataset}"
+        )
+    elif datasets.is_path(flags.dataset) and not _is_inside(
+        folder, flags.dataset.partition(":")[2]
+    ):
+        reasons["--dataset"] = (
+            "data outside of a run's folder must be named by you, not by a file, and the dataset "
+            f"of {folder} is {dataset}"
+        )
+    if flags.root is not None:
+        reasons["--root"] = (
+            "a folder that data are read from and written to must be named by you, not by a file, "
+            f"and that of {folder} is {printable(str(flags.root))}"
+        )
+    if flags.num_workers > MANY_PROCESSES:
+        reasons["--num-workers"] = (
+            f"more than {MANY_PROCESSES} processes must be asked for by you, not by a file, and "
+            f"{folder} asks for {flags.num_workers}"
+        )
+    return reasons
+
+
+def _is_inside(folder: Path, path: str) -> bool:
+    """Whether a path leads into a folder, and nothing in it out again."""
+    place, within = Path(path).expanduser().resolve(), folder.resolve()
+    if not place.is_relative_to(within):
+        return False
+    return not any(
+        os.path.islink(os.path.join(top, name))
+        for top, folders, files in os.walk(place)
+        for name in (*folders, *files)
+    )
+
+
+MANY = ("--seeds", "--together")
+
+
+def recorded(many: ManyFlags, combinations: Sequence[Combination]) -> dict[str, Any]:
+    """What config.json says of the networks of a sweep."""
+    return {
+        "arguments": command_line(many),
+        "settings": [
+            {"setting": one.setting, "arguments": command_line(one.flags)} for one in combinations
+        ],
+    }
+
+
+def resumed(
+    folder: SweepFolder,
+    flags: SweepFlags,
+    given: Sequence[Combination],
+    arguments: Sequence[str],
+) -> tuple[ManyFlags, list[Combination]]:
+    """The networks of a sweep that goes on; says what is read that its folder names.
+
+    Args:
+        folder: of the sweep.
+        flags: those that are given now.
+        given: the combinations that they make.
+        arguments: the words that they come from.
+
+    Raises:
+        UsageError: one of them contradicts the sweep.
+        RunFolderError: the sweep's own flags cannot be read, or name what a person has to name.
+    """
+    names = given_flags(arguments)
+    many, combinations = _read(folder, _free_values(flags, names))
+    fixed = [name for name in names if name not in (*FREE, *MANY)]
+    pairs = [(name, _values(combinations, name), _values(given, name)) for name in fixed]
+    others = [f"{name} was {was} and is {is_now}" for name, was, is_now in pairs if was != is_now]
+    if others:
+        raise UsageError(
+            f"a sweep goes on with the flags that it began with, and {'; '.join(others)}; leave "
+            f"{'it' if len(others) == 1 else 'them'} out, or start a new sweep"
+        )
+    if "--seeds" in names:
+        if flags.sweep.seeds < many.seeds:
+            raise UsageError(
+                f"--seeds must be at least the sweep's own {many.seeds}, and it is "
+                f"{flags.sweep.seeds}; raise it"
+            )
+        many = changed(many, seeds=flags.sweep.seeds)
+    if "--together" in names:
+        many = changed(many, together=flags.sweep.together)
+    for data in dict.fromkeys(one.flags.data for one in combinations):
+        refuse_unnamed(folder.path, data, names, "feedax sweep")
+    return many, combinations
+
+
+def _read(folder: SweepFolder, changes: dict[str, Any]) -> tuple[ManyFlags, list[Combination]]:
+    """What `recorded` has written, with other values of some flags."""
+    try:
+        many = read_words(ManyFlags, folder.setting("arguments"))
+        settings = [(one["setting"], one["arguments"]) for one in folder.setting("settings")]
+        if not settings:
+            raise ValueError("there is no setting")
+        if (count := many.seeds * len(settings)) > MOST_NETWORKS:
+            raise ValueError(f"they are {count} networks")
+        # Files are named after the settings, so these are made again of the flags.
+        swept = list(settings[0][0])
+        if (
+            foreign := {flag(name) for name in swept}
+            - set(several_flags(SweepFlags))
+            - set(OLD_NAMES)
+        ):
+            raise ValueError(f"{shown(min(foreign))} has one value in a sweep")
+        found: list[Combination] = []
+        for setting, arguments in settings:
+            # Each was written down as a run is.
+            run = RunFolder(folder.path, {"arguments": arguments})
+            flags = changed(recorded_flags(run), **changes)
+            one = Combination(setting_of(flags, swept), flags)
+            if one.setting != setting:
+                raise ValueError(f"{shown(setting)} is {shown(one.setting)} by its flags")
+            if any(one.setting == other.setting for other in found):
+                raise ValueError(f"{shown(setting)} is there twice")
+            found.append(one)
+    except (UsageError, ValueError) as error:
+        raise RunFolderError(
+            f"run folder: {folder.path / 'config.json'} must hold the settings of a sweep, and "
+            f"they cannot be read ({error}); use the version of feedax that wrote it"
+        ) from error
+    return many, found
+
+
+def _values(combinations: Sequence[Combination], name: str) -> str:
+    """The values of a flag in words."""
+    found = [flag_values(from_anywhere(one.flags))[name] for one in combinations]
+    return " and ".join(dict.fromkeys(map(in_words, found)))

@@ -1,88 +1,140 @@
 """``feedax sweep``."""
 
-import dataclasses
 import secrets
-import shlex
-import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
 
 from feedax.cli import UsageError, say
-from feedax.cli.presets import description
-from feedax.cli.sweep_flags import MOST_NETWORKS, ManyFlags, Setting, parse_sweep
+from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.examples import Examples
+from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
+from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
+from feedax.cli.parse import flag, flag_values
+from feedax.cli.progress import SweepProgress, tables
+from feedax.cli.resume import (
+    begun,
+    checkpoints_of,
+    from_anywhere,
+    recorded,
+    resume_command,
+    resumed,
+)
+from feedax.cli.stop import StopRequest
+from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Setting, SweepFlags
+from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
-
-if TYPE_CHECKING:
-    from feedax.cli.stop import StopRequest
-    from feedax.cli.sweep_groups import Group
-    from feedax.report.sweep_folder import Record, SweepFolder
-    from feedax.train import Checkpoints
-
-DESCRIPTION = f"""\
-Train many networks: every combination of the values that are given, many seeds each. A flag of one
-number or one choice can have several values.
-
-examples:
-  feedax sweep --preset modern --seeds 20
-  feedax sweep --learning-rate 0.0005 0.001 0.002 --optimizer adam --loss cross_entropy --seeds 5
-  feedax sweep --preset modern --dropout 0 0.1 --batch-size 128 256 --validation 0.1
-  feedax sweep --resume runs/20260131-142501-mnist
-
-{description()}
-
-The network of a seed is the one that feedax train trains with it. Standard output gets a line a
-network, and tables of what the networks of each setting have in common; the sweep's folder gets
-the configuration, networks.jsonl, summary.json, the curves, and the parameters of every network.
-Ctrl-C stops in good order. Where a sweep stopped, or was killed, --resume goes on as if nothing had
-happened."""
+from feedax.feed import Devices, Residents, Source
+from feedax.report.sweep_folder import Record, SweepFolder
+from feedax.train import Checkpoints, init_mlp
+from feedax.train.check import ModelCheck
+from feedax.train.evaluation import Evaluation
+from feedax.train.history import Best
+from feedax.train.model import Model, compute_dtype
+from feedax.train.networks import Member, Network, file_name, network_name, setting_name
+from feedax.train.recipe import hyperparams
+from feedax.train.sweep import sweep_members
 
 
-def run(arguments: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class Group:
+    """Networks that one compiled program trains: they differ in its scalars and in their seeds.
+
+    Attributes:
+        name: what their settings have in common; no other group has it.
+        layers: the sizes of the layers of each.
+        members: the networks, as `feedax.sweep` names them.
+        settings: of the sweep's flags, by those names.
+        arguments: of `feedax.sweep` besides.
+        flags: of the first of them.
+        test: the loader of the test set, which is looked at once, when a network has ended; None
+            where there is none.
+    """
+
+    name: str
+    layers: Sequence[int]
+    members: Sequence[Member]
+    settings: Mapping[str, Setting]
+    arguments: Mapping[str, Any]
+    flags: TrainFlags
+    test: NumpyLoader | None
+
+    def name_of(self, network: Network) -> str:
+        """The name that a network has in the whole sweep."""
+        return network_name(network.seed, self.settings[network.name])
+
+    def record(self, network: Network, side_by_side: int) -> Record:
+        """What is written down of a network that was trained with others at the same time."""
+        result = network.result
+        if result is not None and network.error is None and self.test is not None:
+            result = result | self._test_scores(network)
+        return {
+            "name": self.name_of(network),
+            "setting": self.settings[network.name],
+            "seed": network.seed,
+            "seconds": sum(row["seconds"] for row in network.history) / side_by_side,
+            "error": None if network.error is None else str(network.error),
+            "params": "/".join(
+                filter(None, ["networks", file_name(self.name), file_name(network.name)])
+            )
+            + ".safetensors",
+            "result": result,
+            "rows": network.history,
+        }
+
+    def _test_scores(self, network: Network) -> dict[str, float]:
+        """The columns of the test set, of the parameters that are kept."""
+        assert self.test is not None
+        scalars = next(one.hyperparams for one in self.members if one.name == network.name)
+        scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
+        return {f"test_{name}": value for name, value in scores.items()}
+
+    @cached_property
+    def _test(self) -> Evaluation:
+        """Compiled once for all networks."""
+        asked = self.arguments
+        model = Model(asked["predict"], dtype=compute_dtype(asked["precision"]))
+        params = asked["init"](jax.random.key(0))
+        scalars = dict.fromkeys(self.members[0].hyperparams, 0.0)
+        check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
+        return Evaluation(model, check, Residents(Devices(1)))
+
+
+def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[str]) -> int:
     """Train them all, and return the exit code."""
-    flags, given = parse_sweep(arguments, DESCRIPTION)
-
-    from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.cli.examples import Examples
-    from feedax.cli.recorded import to_name
-    from feedax.cli.resume import from_anywhere
-    from feedax.cli.stop import StopRequest
-    from feedax.cli.sweep_groups import groups_of
-    from feedax.cli.sweep_progress import tables
-    from feedax.cli.sweep_resume import recorded, resumed
-    from feedax.report.environment import environment
-    from feedax.report.sweep_folder import SweepFolder, name_of
-    from feedax.train import Checkpoints
-
+    flags, given = parsed
     use_compilation_cache()
-    begun = {
-        "command": shlex.join(["feedax", "sweep", *arguments]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **environment(),
-    }
+    start = begun("sweep", arguments)
     folder, many = None, flags.sweep
-    combinations = [dataclasses.replace(one, flags=from_anywhere(one.flags)) for one in given]
+    combinations = [replace(one, flags=from_anywhere(one.flags)) for one in given]
     if flags.checkpoint.resume is not None:
         folder = SweepFolder.open(flags.checkpoint.resume)
         many, combinations = resumed(folder, flags, given, arguments)
     data = combinations[0].flags.data
     seeds = _seeds(data.seed, many, len(combinations))
     examples = Examples.open(data)
-    groups = groups_of(combinations, examples)
-    goes_on = folder is not None
+    groups = groups_of(combinations, seeds, examples)
+    is_resumed = folder is not None
     if folder is None:
         config = {"run": secrets.token_hex(8), "made_by": SweepFolder.command}
         config |= recorded(many, combinations) | {"dataset": data.dataset}
         out, name = flags.output.out, flags.output.name or examples.name
-        folder = SweepFolder.create({**config, **begun}, path=out, name=name)
+        folder = SweepFolder.create({**config, **start}, path=out, name=name)
     note(f"the sweep's folder is {folder.path}")
 
     # Held to the end, so that no other process goes on with the same sweep.
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:
-        if goes_on:
-            folder.go_on(recorded(many, combinations)["arguments"], begun)
-        every = [one.setting | {"seed": seed} for one in combinations for seed in seeds]
-        names = {name_of(one): one for one in every}
-        records = _train(folder, groups, many, seeds, names, stop)
+        if is_resumed:
+            folder.go_on(recorded(many, combinations)["arguments"], start)
+        names = {
+            network_name(seed, one.setting): one.setting | {"seed": seed}
+            for one in combinations
+            for seed in seeds
+        }
+        records = _train(folder, groups, many, names, stop)
         done = [records[name] for name in names if name in records]
         is_complete = len(done) == len(names)
         folder.write_rows(done)
@@ -90,8 +142,7 @@ def run(arguments: Sequence[str]) -> int:
     for line in tables(done):
         print(line)
     if not is_complete:
-        named = to_name(folder.path, data)
-        rest = shlex.join(["feedax", "sweep", "--resume", str(folder.path), *named])
+        rest = resume_command("sweep", folder.path, data)
         note(
             f"stopped by {stop.by} after {len(done)} of {len(names)} networks; what they are is in "
             f"{folder.path}; go on with: {rest}"
@@ -105,18 +156,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _train(
-    folder: "SweepFolder",
-    groups: "Sequence[Group]",
+    folder: SweepFolder,
+    groups: Sequence[Group],
     many: ManyFlags,
-    seeds: Sequence[int],
     names: Mapping[str, Setting],
-    stop: "StopRequest",
-) -> "dict[str, Record]":
+    stop: StopRequest,
+) -> dict[str, Record]:
     """Train the networks that are not trained yet; all that are, by name."""
-    from feedax.cli.network import refuse_other_networks
-    from feedax.cli.sweep_progress import SweepProgress
-    from feedax.train import sweep
-
     records = {one["name"]: one for one in folder.whole_records()}
     for name, one in records.items():
         if names.get(name) != one["setting"] | {"seed": one["seed"]}:
@@ -127,7 +173,7 @@ def _train(
     if records:
         note(f"goes on: {len(records)} of {len(names)} networks are trained already")
 
-    def keep(record: "Record") -> None:
+    def keep(record: Record) -> None:
         records[record["name"]] = record
         folder.append_row(record)
 
@@ -139,11 +185,11 @@ def _train(
             checkpoints = _checkpoints(group, folder)
             # Before a network is drawn: a folder can ask for one of any size.
             refuse_other_networks(checkpoints, group.layers, len(names))
-            found = sweep(
-                seeds=seeds,
+            found = sweep_members(
+                group.members,
                 together=many.together,
                 checkpoints=checkpoints,
-                callbacks=[progress.watch(group, before)],
+                callbacks=[progress.watch(group.record, before)],
                 **group.arguments,
             )
             for network in found.networks:  # one may be saved and not written down by a kill
@@ -153,19 +199,8 @@ def _train(
     return records
 
 
-def _checkpoints(group: "Group", folder: "SweepFolder") -> "Checkpoints":
-    from feedax.train import Checkpoints
-    from feedax.train.networks import file_name
-
-    given = group.flags.checkpoint
-    found = Checkpoints(
-        folder.path,
-        every_steps=given.checkpoint_every_steps,
-        every_seconds=given.checkpoint_every_seconds,
-        every_epochs=given.checkpoint_every_epochs,
-        keep=given.keep_checkpoints,
-        run=folder.setting("run"),
-    ).within(folder.checkpoints_path.name)
+def _checkpoints(group: Group, folder: SweepFolder) -> Checkpoints:
+    found = checkpoints_of(group.flags.checkpoint, folder)
     return found.within(file_name(group.name)) if group.name else found
 
 
@@ -183,3 +218,97 @@ def _seeds(first: int, many: ManyFlags, settings: int) -> range:
 def note(sentence: str) -> None:
     """Say something that is no line of a network and no table."""
     say("feedax sweep", sentence)
+
+
+def groups_of(
+    combinations: Sequence[Combination], seeds: Sequence[int], examples: Examples
+) -> list[Group]:
+    """The networks of all combinations, those together that share a program.
+
+    The data are loaded once. What is wrong with a combination is found here, before there is a
+    folder.
+
+    Raises:
+        FeedaxError: as in `feedax train`.
+    """
+    together: dict[tuple[Any, ...], list[Combination]] = {}
+    for one in combinations:
+        together.setdefault(_program(one.flags), []).append(one)
+    loaders: dict[DataFlags, dict[str, NumpyLoader]] = {}
+    found = []
+    for some in together.values():
+        data = some[0].flags.data
+        seen = Examples(data, examples.train, examples.test)
+        if data not in loaders:
+            loaders[data] = seen.loaders()
+        found.append(_group(some, seeds, seen, loaders[data]))
+    return found
+
+
+def _group(
+    combinations: Sequence[Combination],
+    seeds: Sequence[int],
+    examples: Examples,
+    loaders: Mapping[str, NumpyLoader],
+) -> Group:
+    flags = combinations[0].flags
+    sets = {name: loader for name, loader in loaders.items() if name in _evaluated(flags)}
+    Devices(flags.device.devices)
+    Best(flags.selection.best, flags.selection.patience).check(sets)
+    arguments = fit_arguments(flags, examples, loaders["train"])
+    del arguments["learning_rate"], arguments["hyperparams"]  # each network has its own
+    layers = resolve_layers(flags.model, examples, None)
+    scalars_of = [(one, _scalars(one.flags)) for one in combinations]
+    values = {
+        name: list(dict.fromkeys(scalars[name] for _, scalars in scalars_of))
+        for name in _scalars(flags)
+    }
+    swept = [name for name, some in values.items() if len(some) > 1]
+    # In the order of `feedax.sweep`: the last scalar changes first.
+    scalars_of.sort(key=lambda pair: [values[name].index(pair[1][name]) for name in swept])
+    members: list[Member] = []
+    settings: dict[str, Setting] = {}
+    for one, scalars in scalars_of:
+        setting = {name: scalars[name] for name in swept}
+        rate = scalars.pop("learning_rate")
+        new = [Member(seed, setting, rate, scalars) for seed in seeds]
+        members += new
+        settings |= {member.name: one.setting for member in new}
+    common = {name: value for name, value in combinations[0].setting.items() if name not in swept}
+    return Group(
+        setting_name(common),
+        layers,
+        members,
+        settings,
+        {
+            **arguments,
+            "init": partial(init_mlp, layers, initialisation=flags.model.initialisation),
+            "train": loaders["train"],
+            "evaluate": sets,
+            "best": flags.selection.best,
+            "patience": flags.selection.patience,
+            "devices": flags.device.devices,
+        },
+        flags,
+        loaders.get("test"),
+    )
+
+
+def _program(flags: TrainFlags) -> tuple[Any, ...]:
+    """What must be equal in networks that are trained by one program: all but numbers it is given.
+
+    A hyperparameter of 0 is left out of the program, so it has another one.
+    """
+    given = {flag(name): None for name in _scalars(flags)}
+    return tuple((flag_values(flags) | given).items())
+
+
+def _scalars(flags: TrainFlags) -> dict[str, float]:
+    scalars = {"learning_rate": flags.optimizer.learning_rate, **hyperparams(recipe_of(flags))}
+    return {name: float(value) for name, value in scalars.items()}
+
+
+def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
+    """The whole training set is only looked at where it decides which parameters are kept."""
+    decides = (flags.selection.best or "").startswith("train_")
+    return ("train", "validation") if decides else ("validation",)

@@ -2,19 +2,24 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
 from feedax.cli import UsageError
-from feedax.cli.bounds import at_least
-from feedax.cli.flag_words import flag_values, given_flags
-from feedax.cli.flags import CheckpointFlags, DeviceFlags, ModelFlags, TrainFlags
-from feedax.cli.parse import parse
-from feedax.cli.presets import complete, defaults
+from feedax.cli.flags import (
+    CheckpointFlags,
+    DeviceFlags,
+    ModelFlags,
+    TrainFlags,
+    at_least,
+    complete,
+    defaults,
+)
+from feedax.cli.parse import OLD_NAMES, field_of, fields_of, flag, flag_values, given_flags, parse
 
 arg = tyro.conf.arg
 
@@ -131,7 +136,10 @@ def parse_sweep(
             raise UsageError(f"{name} must not be given, since {REFUSED[name]}; leave it out")
     swept, lines = command_lines(arguments)
     parsed = [parse(SweepFlags, line, "sweep", description, _defaults(line)) for line in lines]
-    found = [Combination(setting_of(flags, swept), _train_flags(flags)) for flags in parsed]
+    found = [
+        Combination(setting_of(flags, [*map(field_of, swept)]), _train_flags(flags))
+        for flags in parsed
+    ]
     for i, one in enumerate(found):
         if any(one.setting == other.setting for other in found[:i]):
             values = " ".join(f"{name} {value}" for name, value in one.setting.items())
@@ -172,17 +180,12 @@ def command_lines(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]
 
 def several_flags(kind: Any) -> list[str]:
     """Every ``--flag`` of one number or one choice, of a dataclass of flags."""
-    names = []
-    hints = get_type_hints(kind)
-    for one in fields(kind):
-        group = one.default_factory if is_dataclass(one.default_factory) else None
-        name = f"--{one.name.replace('_', '-')}"
-        if group is not None:
-            outside = (ManyFlags, SweepCheckpointFlags, SweepDeviceFlags)
-            names += [] if group in outside else several_flags(group)
-        elif _is_one_value(hints[one.name]) and name not in SINGLE:
-            names.append(name)
-    return names
+    outside = (ManyFlags, SweepCheckpointFlags, SweepDeviceFlags)
+    return [
+        name
+        for name, hint, group in fields_of(kind)
+        if group not in outside and name not in SINGLE and _is_one_value(hint)
+    ]
 
 
 def _is_one_value(kind: Any) -> bool:
@@ -203,9 +206,9 @@ def _defaults(arguments: Sequence[str]) -> SweepFlags:
 
 
 def setting_of(flags: TrainFlags, swept: Sequence[str]) -> Setting:
-    """The values of some flags by name."""
+    """The values of some flags by the names of their fields, or by names these had earlier."""
     values = flag_values(flags)
-    return {name.removeprefix("--").replace("-", "_"): values[name] for name in swept}
+    return {name: values[OLD_NAMES.get(flag(name), flag(name))] for name in swept}
 
 
 def _train_flags(flags: SweepFlags) -> TrainFlags:

@@ -1,134 +1,107 @@
 """``feedax train``."""
 
 import dataclasses
+import os
 import secrets
-import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import jax
 
 from feedax.cli import say
-from feedax.cli.flag_words import command_line, given_flags
-from feedax.cli.flags import TrainFlags
-from feedax.cli.parse import parse
-from feedax.cli.presets import complete, defaults, description
-from feedax.cli.startup import StartUp
+from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.examples import Examples
+from feedax.cli.flags import TrainFlags, complete
+from feedax.cli.network import (
+    are_saved,
+    check_layers,
+    fit_arguments,
+    load_params,
+    resolve_layers,
+)
+from feedax.cli.parse import command_line, given_flags, read_words
+from feedax.cli.progress import Progress
+from feedax.cli.resume import (
+    begun,
+    checkpoints_of,
+    from_anywhere,
+    recorded_layers,
+    refuse_unnamed_start,
+    resume_command,
+    resumed_flags,
+)
+from feedax.cli.stop import StopRequest
 from feedax.errors import NotANumberError
-
-if TYPE_CHECKING:
-    from feedax.cli.examples import Examples
-    from feedax.report.run_folder import RunFolder
-    from feedax.train import Checkpoints
-    from feedax.train.peers import Peers
-
-DESCRIPTION = f"""\
-Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 8 epochs.
-
-examples:
-  feedax train
-  feedax train --epochs 2 --hidden 256 --name small
-  feedax train --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
-  feedax train --preset modern --epochs 3
-  feedax train --dataset npz:digits.npz --out runs/digits
-  feedax train --resume runs/digits
-
-{description()}
-
-Standard output gets three lines an epoch; the run's folder gets the configuration, the metrics, the
-curves, the parameters and checkpoints. Ctrl-C stops in good order. Where a run stopped, or was
-killed, --resume goes on as if nothing had happened."""
+from feedax.feed import Devices
+from feedax.report.recorder import Recorder
+from feedax.report.run_folder import RunFolder
+from feedax.train import fit, init_mlp, processes
+from feedax.train.history import Best
+from feedax.train.watchdog import Watchdog
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
-    flags = parse(TrainFlags, arguments, "train", DESCRIPTION, defaults(arguments))
     start_up = StartUp()
-
-    from feedax.train import processes
-    from feedax.train.peers import Peers
-
     device = flags.device
     if device.coordinator is not None or processes.found():
         processes.keep_stdout_clean()
     processes.join(device.coordinator, device.processes, device.process)
-    with Peers() as peers:
-        return _train(flags, arguments, start_up, peers)
+    with Watchdog():
+        return _train(flags, arguments, start_up)
 
 
-def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers: "Peers") -> int:
-    from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.cli.examples import Examples
-    from feedax.cli.network import (
-        are_saved,
-        check_layers,
-        initial_params,
-        load_params,
-        resolve_layers,
-    )
-    from feedax.cli.progress import Progress
-    from feedax.cli.recipe import fit_arguments
-    from feedax.cli.record import Record
-    from feedax.cli.recorded import recorded_layers, refuse_unnamed_start, to_name
-    from feedax.cli.resume import from_anywhere, resumed_flags
-    from feedax.cli.stop import StopRequest
-    from feedax.feed import Devices
-    from feedax.report.environment import environment
-    from feedax.report.run_folder import RunFolder
-    from feedax.train import fit
-    from feedax.train.history import Best
-
+def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> int:
     use_compilation_cache()
-    begun = {
-        "command": shlex.join(["feedax", "train", *arguments]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **environment(),
-    }
+    start = begun("train", arguments)
     start_up.ends("imports")
     folder = layers = None
-    goes_on_from_checkpoint = False
-    if peers.index == 0:
+    has_checkpoint = False
+    if processes.index() == 0:
         if flags.checkpoint.resume is not None:
             folder = RunFolder.open(flags.checkpoint.resume)
             flags = resumed_flags(folder, flags, arguments)
             layers = recorded_layers(folder, flags.model)
-            # It does without the parameters that it began with.
-            goes_on_from_checkpoint = are_saved(_checkpoints(flags, folder), layers)
-            if not goes_on_from_checkpoint:
+            # Then the parameters that it began with are not needed.
+            has_checkpoint = are_saved(checkpoints_of(flags.checkpoint, folder), layers)
+            if not has_checkpoint:
                 given = given_flags(arguments)
                 refuse_unnamed_start(folder.path, flags.model.initial_params, given)
         flags = complete(from_anywhere(flags))
     # The other processes may not see that folder.
-    words, layers, goes_on_from_checkpoint = peers.broadcast(
-        [command_line(flags), layers, goes_on_from_checkpoint]
+    words, layers, has_checkpoint = processes.broadcast(
+        [command_line(flags), layers, has_checkpoint]
     )
-    flags = flags if peers.index == 0 else parse(TrainFlags, words, "train", DESCRIPTION)
+    flags = flags if processes.index() == 0 else read_words(TrainFlags, words)
     examples = Examples.open(flags.data)
     loaders = examples.loaders()
     computed = fit_arguments(flags, examples, loaders["train"])
-    start = flags.model.initial_params
+    initial = flags.model.initial_params
     if layers is None:
-        other = None if start is None else RunFolder.open(start)
+        other = None if initial is None else RunFolder.open(initial)
         layers = list(resolve_layers(flags.model, examples, other))
     else:
         check_layers(layers, examples)
-    params = initial_params(layers, flags.data.seed, flags.model.initialisation)
-    if start is not None and not goes_on_from_checkpoint:
-        params = load_params(RunFolder.open(start), layers)
+    params: Any = init_mlp(layers, jax.random.key(flags.data.seed), flags.model.initialisation)
+    if initial is not None and not has_checkpoint:
+        params = load_params(RunFolder.open(initial), layers)
     # What `fit` would refuse is refused before there is a folder.
     Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(loaders)
     start_up.ends("data")
 
-    goes_on = None if folder is None else (command_line(flags), begun)
-    if peers.index == 0 and folder is None:
+    resumed = None if folder is None else (command_line(flags), start)
+    if processes.index() == 0 and folder is None:
         config = _config(flags, examples, layers, str(loaders["train"].plan()))
         out, name = flags.output.out, flags.output.name or examples.name
-        folder = RunFolder.create({**config, **begun}, path=out, name=name)
-    record = None if folder is None else Record(folder, flags.selection.best, note, goes_on)
+        folder = RunFolder.create({**config, **start}, path=out, name=name)
+    recorder = None if folder is None else Recorder(folder, flags.selection.best, note, resumed)
     speaks = note if folder is not None else _silence
     speaks(f"the run's folder is {folder.path}" if folder is not None else "")
 
-    with StopRequest(preemptible=peers.count > 1) as stop:
+    with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None
         try:
             with Progress(speaks, stop, quiet=folder is None) as progress:
@@ -136,18 +109,19 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
                     params=params,
                     train=loaders["train"],
                     **computed,
+                    key=jax.random.key(flags.data.seed),
                     evaluate=loaders,
-                    callbacks=(*([record] if record else []), progress, stop),
+                    callbacks=(*([recorder] if recorder else []), progress, stop),
                     best=flags.selection.best,
                     patience=flags.selection.patience,
-                    checkpoints=_checkpoints(flags, folder),
+                    checkpoints=checkpoints_of(flags.checkpoint, folder),
                     devices=flags.device.devices,
                 )
         except NotANumberError as error:
             params, failure = error.params, error
-        if record is not None:
-            record.end(params, failed=failure is not None)
-            start_up.seconds["compile"] = record.compile_seconds
+        if recorder is not None:
+            recorder.end(params, failed=failure is not None)
+            start_up.seconds["compile"] = recorder.compile_seconds
 
     if folder is None:
         return 1 if failure else stop.exit_code
@@ -155,14 +129,13 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: StartUp, peers
         note(f"{failure}; the parameters from the start of that epoch are in {folder.path}")
         return 1
     if stop.stopped_at is not None:
-        named = to_name(folder.path, flags.data)
-        rest = shlex.join(["feedax", "train", "--resume", str(folder.path), *named])
+        rest = resume_command("train", folder.path, flags.data)
         note(
             f"stopped by {stop.by} {stop.stopped_at}; the checkpoint and the parameters are in "
             f"{folder.path}; go on with: {rest}"
         )
         return stop.exit_code
-    if record is not None and record.found_the_end(flags.training.steps):
+    if recorder is not None and recorder.found_the_end(flags.training.steps):
         note("the run had reached its end already, and there was nothing left to train")
     note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
     note(f"{start_up}")
@@ -179,7 +152,7 @@ def _silence(sentence: str) -> None:
 
 
 def _config(
-    flags: TrainFlags, examples: "Examples", layers: Sequence[int], plan: str
+    flags: TrainFlags, examples: Examples, layers: Sequence[int], plan: str
 ) -> dict[str, Any]:
     """What config.json says of a run, besides where and when."""
     return {
@@ -196,16 +169,41 @@ def _config(
     }
 
 
-def _checkpoints(flags: TrainFlags, folder: "RunFolder | None") -> "Checkpoints":
-    from feedax.train import Checkpoints
+class StartUp:
+    """Splits the time since the process started into named parts.
 
-    given = flags.checkpoint
-    found = Checkpoints(
-        "elsewhere" if folder is None else folder.path,
-        every_steps=given.checkpoint_every_steps,
-        every_seconds=given.checkpoint_every_seconds,
-        every_epochs=given.checkpoint_every_epochs,
-        keep=given.keep_checkpoints,
-        run="" if folder is None else folder.setting("run"),
-    )
-    return found if folder is None else found.within(folder.checkpoints_path.name)
+    >>> clock = StartUp()
+    >>> clock.ends("imports")
+    >>> clock.ends("data")
+    >>> str(clock).startswith("start-up "), list(clock.seconds)
+    (True, ['imports', 'data'])
+
+    Attributes:
+        seconds: how long each part took, in order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = process_started()
+
+    def ends(self, part: str) -> None:
+        """Name what has been done since the last part ended, or since the process started."""
+        now = time.time()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
+        self._since = now
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.seconds.items())
+        return f"start-up {sum(self.seconds.values()):.1f} s: {parts}"
+
+
+def process_started() -> float:
+    """When this process started, in seconds since the epoch; now where Linux does not say."""
+    try:
+        # After the name of the program, which may hold anything; see proc_pid_stat(5), field 22.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.time()
+    return time.time() - age

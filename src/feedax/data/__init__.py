@@ -4,13 +4,12 @@ Worker processes import this package, and a worker with JAX in it would start JA
 take a share of the GPU's memory.
 """
 
-from feedax.data.account import LoaderStats
-from feedax.data.array_dataset import ArrayDataset
+from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
 from feedax.data.array_form import register_arrays
 from feedax.data.collate import numpy_collate
+from feedax.data.iterators import LoaderStats
 from feedax.data.loader import NumpyLoader
 from feedax.data.plan import Plan
-from feedax.data.transforms import FlattenAndCast
 
 __all__ = [
     "ArrayDataset",

@@ -1,4 +1,4 @@
-"""A dataset over arrays, in memory or in mapped files."""
+"""A dataset over arrays, in memory or in mapped files, and a transform of its examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,3 +62,25 @@ class ArrayDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         x = self.inputs[index]
         return (x if self.transform is None else self.transform(x)), self.targets[index]
+
+
+class FlattenAndCast:
+    """Turn one picture into one flat vector of float32, its values unchanged.
+
+    The tutorial's transform: pixels 0 to 255 stay 0.0 to 255.0.
+
+    Args:
+        pic: a PIL image or an array of any shape `(...)`, its pixels in any dtype.
+
+    Returns:
+        float32 `(pixels,)`, in row-major order.
+
+    >>> FlattenAndCast()(np.array([[0, 255], [7, 1]], np.uint8))
+    array([  0., 255.,   7.,   1.], dtype=float32)
+    """
+
+    def __call__(self, pic: Any) -> np.ndarray:
+        return np.ravel(np.array(pic, dtype=np.float32))
+
+    def __repr__(self) -> str:
+        return "FlattenAndCast()"

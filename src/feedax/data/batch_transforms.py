@@ -14,7 +14,7 @@ import torch
 import torchvision.transforms as v1
 from torchvision.transforms import v2
 
-from feedax.data.transforms import FlattenAndCast
+from feedax.data.array_dataset import FlattenAndCast
 
 Batch = Callable[[np.ndarray], np.ndarray]
 

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, MapDataPipe
 
-from feedax.data.array_form import ArrayForm, collated, name_of, tree_leaves
+from feedax.data.array_form import ArrayForm, collated, name_of
 from feedax.data.collate import numpy_collate
-from feedax.data.plan import same_bits
-from feedax.data.workers.loading import Task, examples_of
+from feedax.data.loading import examples_of
+from feedax.data.order import Task
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
-from feedax.tree import taken_apart
+from feedax.tree import named_leaves, same_bits
 
 LOADED_AGAIN = 4
 """How many examples are loaded again in each epoch that comes from memory, and compared."""
 
 FILL = 256
-"""At the end of an epoch so many examples at most are loaded here, if all others are known."""
+"""How many missing examples, at most, are loaded at the end of an epoch to complete the cache."""
 
 
 class Cache:
-    """The examples of a map-style dataset that is deterministic: its user says so.
+    """The examples of a map-style dataset that is deterministic, as its user asserts.
 
     Args:
         dataset: it yields numbers in arrays, of the same shapes for every example.
@@ -37,6 +37,7 @@ class Cache:
     def forget(self) -> None:
         self._known = np.zeros(len(self._dataset), bool)
         self._template: Any = None
+        self._paths: list[str] = []
         self._arrays: list[np.ndarray] = []
 
     def owns(self, form: Any) -> bool:
@@ -65,10 +66,9 @@ class Cache:
         if len(self._dataset) != len(self._known):
             self.forget()  # it has grown or shrunk
         if not self._arrays:
-            self._begin(tree_leaves(batch))
-            self._template = collated(batch, itertools.repeat(None))
+            self._begin(batch)
         rows = task.numbers
-        leaves = _leaves_like(self._template, batch, rows[0])
+        leaves = self._leaves(batch, rows[0])
         for array, leaf in zip(self._arrays, leaves, strict=True):
             if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
                 raise ExampleError(
@@ -80,7 +80,7 @@ class Cache:
         self._known[rows] = True
 
     def fill_up(self) -> None:
-        """At an epoch's end: load here the few examples that its sampler left out, if any."""
+        """Load the few examples that an epoch's sampler left out, if any."""
         missing = np.flatnonzero(~self._known)
         if self._arrays and 0 < len(missing) <= FILL:
             for index in missing.tolist():
@@ -95,7 +95,7 @@ class Cache:
             name=name_of(self._dataset),
             identity=(self, self._known),
             structure=lambda leaves: collated(template, iter(leaves)),
-            arrays=[_readonly(array) for array in self._arrays],
+            arrays=[_read_only(array) for array in self._arrays],
         )
 
     def check(self, epoch: int) -> None:
@@ -106,7 +106,7 @@ class Cache:
         """
         count = len(self._known)
         for index in random.Random(epoch).sample(range(count), min(LOADED_AGAIN, count)):
-            leaves = _leaves_like(self._template, self._load(index), index)
+            leaves = self._leaves(self._load(index), index)
             kept = [array[index : index + 1] for array in self._arrays]
             if not same_bits(leaves, kept):
                 raise ExampleError(
@@ -119,8 +119,9 @@ class Cache:
         with random_states_restored():
             return numpy_collate(examples_of(self._dataset, [index]))
 
-    def _begin(self, leaves: list[Any]) -> None:
-        for leaf in leaves:
+    def _begin(self, batch: Any) -> None:
+        leaves = dict(named_leaves(batch))
+        for leaf in leaves.values():
             if not isinstance(leaf, np.ndarray) or leaf.dtype.hasobject:
                 raise PlanError(
                     "NumpyLoader: cache=True keeps examples made of numbers in arrays, in tuples, "
@@ -128,24 +129,22 @@ class Cache:
                     "the dataset yield numbers only"
                 )
         count = len(self._known)
-        self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+        self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves.values()]
+        self._paths = list(leaves)
+        self._template = collated(batch, itertools.repeat(None))
+
+    def _leaves(self, batch: Any, index: Any) -> list[np.ndarray]:
+        """A batch's leaves in the order of the arrays; dicts may have their keys in another one."""
+        leaves = dict(named_leaves(batch))
+        if leaves.keys() != set(self._paths):
+            raise ExampleError(
+                "NumpyLoader: cache=True needs examples of one structure, and that of example "
+                f"{index} is another one; leave it out, or make the examples equal"
+            )
+        return [leaves[path] for path in self._paths]
 
 
-def _leaves_like(template: Any, batch: Any, index: Any) -> list[Any]:
-    """A batch's leaves in the order of a template; dicts may have their keys in another one."""
-    known, parts = taken_apart(template), taken_apart(batch)
-    if known is None and parts is None:
-        return [batch]
-    if known is not None and parts is not None and set(parts.keys) == set(known.keys):
-        pairs = [(known.get(template, key), parts.get(batch, key)) for key in known.keys]
-        return [leaf for a, b in pairs for leaf in _leaves_like(a, b, index)]
-    raise ExampleError(
-        "NumpyLoader: cache=True needs examples of one structure, and that of example "
-        f"{index} is another one; leave it out, or make the examples equal"
-    )
-
-
-def _readonly(array: np.ndarray) -> np.ndarray:
+def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
@@ -165,10 +164,10 @@ class KeptForm(ArrayForm):
 
 
 def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
-    """See that a loader with these arguments has examples to keep.
+    """Check that a loader with these arguments has examples to keep.
 
     Args:
-        alone: whether it makes no batches of them.
+        alone: whether it makes no batches.
         dataset, collate_fn, in_order, plan: as of `NumpyLoader`.
 
     Raises:

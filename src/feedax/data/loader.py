@@ -16,28 +16,32 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    IterDataPipe,
     MapDataPipe,
     RandomSampler,
     Sampler,
     SequentialSampler,
 )
 
-from feedax.data.account import Account, LoaderStats
 from feedax.data.array_form import ArrayForm
 from feedax.data.cache import Cache, refuse_cache
 from feedax.data.collate import convert_example, numpy_collate
-from feedax.data.columns import Columns, refuse_columns, why_whole
-from feedax.data.gathering import GatheringIter
-from feedax.data.plan import PLANS, Choice, Plan, choose_plan
-from feedax.data.position import Progress
-from feedax.data.randomness import Apart, OwnStates
-from feedax.data.saved_position import check_state, saved_position
-from feedax.data.workers.iterators import loaded_iterator
+from feedax.data.iterators import BatchLog, GatheringIter, LoaderStats, LocalIter, WorkersIter
+from feedax.data.loading import Loading, why_whole
+from feedax.data.order import Order, Position, Tasks
+from feedax.data.plan import PLANS, Choice, Plan, choose_plan, find_form
+from feedax.data.randomness import Apart, OwnStates, seeded_generator
+from feedax.data.saved_position import checked_position, saved_position
+from feedax.data.shard import Shard, refuse_shard
+from feedax.data.workers import HAS_OWN_WORKERS, has_own_workers
 from feedax.errors import PlanError
 from feedax.random_states import generators_in, random_states
 
 MEMORY_BUDGET = 2**31
 """The most bytes a dataset may take on the device, unless the loader is told otherwise."""
+
+if HAS_OWN_WORKERS:
+    from feedax.data.workers.server import WorkerContext
 
 _PIN_MEMORY = (
     "NumpyLoader: pin_memory pins the memory of torch's tensors, and these batches are NumPy "
@@ -184,16 +188,13 @@ class NumpyLoader(DataLoader[_T_co]):
         self.memory_budget = memory_budget
         self._choice: Choice | None = None
         self._sequential: NumpyLoader | None = None
-        self._columns = Columns()
         self._draws_apart = False
-        self._next_epoch = 0
-        self._resume: dict[str, Any] | None = None
-        self._progress: Progress | None = None
+        self._position = Position()
         self._refuse_arguments()
-        self._account = Account(Cache(dataset) if cache else None, self._columns)
+        self._log = BatchLog(Cache(dataset) if cache else None, Shard())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _ARGUMENTS or "_account" not in vars(self):
+        if name not in _ARGUMENTS or "_log" not in vars(self):
             super().__setattr__(name, value)
             return
         before = dict(vars(self))
@@ -201,7 +202,7 @@ class NumpyLoader(DataLoader[_T_co]):
         try:
             self._refuse_arguments()
             if name == "cache":
-                self._account.cache = Cache(self.dataset) if value else None
+                self._log.cache = Cache(self.dataset) if value else None
             elif name == "num_workers":  # as torch's constructor has it
                 vars(self)["prefetch_factor"] = (self.prefetch_factor or 2) if value else None
             elif name == "pin_memory" and value:
@@ -216,7 +217,7 @@ class NumpyLoader(DataLoader[_T_co]):
         vars(self).update(_choice=None, _iterator=None, _sequential=None)
 
     def _refuse_arguments(self) -> None:
-        """See that the arguments go together, as they are now.
+        """Check that the arguments, as they are now, fit together.
 
         Raises:
             PlanError: they do not.
@@ -276,11 +277,12 @@ class NumpyLoader(DataLoader[_T_co]):
 
     def _learned(self) -> tuple[str, ...]:
         """What the batches so far have told."""
-        notes = self._account.notes or ()
-        notes += (_REPEATS,) if self._account.repeats else ()
-        if self._columns.parts > 1 and (why := why_whole(self)):
-            notes += (f"Whole batches are loaded and cut into {self._columns.parts} parts: {why}",)
-        return (*notes, _JAX_IN_WORKERS) if self._account.brings_jax else notes
+        notes = self._log.notes or ()
+        notes += (_REPEATS,) if self._log.repeats else ()
+        shards = self._log.shard.count
+        if shards > 1 and (why := self._why_whole()):
+            notes += (f"Whole batches are loaded and cut into {shards} shards: {why}",)
+        return (*notes, _JAX_IN_WORKERS) if self._log.brings_jax else notes
 
     @property
     def batches_are_fresh(self) -> bool:
@@ -318,10 +320,7 @@ class NumpyLoader(DataLoader[_T_co]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next `iter` this epoch, counted from 0; a loader with a seed depends on it."""
-        epoch = operator.index(epoch)
-        if epoch != self._next_epoch:
-            self._resume = None  # a position in another epoch
-        self._next_epoch = epoch
+        self._position.set_epoch(operator.index(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the last batch handed over, as plain JSON; see `load_state_dict`.
@@ -330,25 +329,27 @@ class NumpyLoader(DataLoader[_T_co]):
         with a sampler whose own `state_dict` fails) has ``{"cannot_tell": why, ...}``, which
         `load_state_dict` refuses.
         """
-        return saved_position(self)
+        keeps_workers = self.persistent_workers and self._iterator is not None
+        return saved_position(self, self.seed, self._position, keeps_workers)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next `iter` go on after the last batch that was handed over.
+        """Let the next `iter` resume after the last batch that was handed over.
 
-        With a seed, all that follows is as if nothing had happened, whatever the number of workers
-        and the plan. Without, the rest of that epoch is, its order that is: the sampler draws the
-        epoch again, from the random state it began with, and skips what was handed over; with a
-        generator of your own later epochs are right too. A sampler with a `state_dict` of its own
-        is asked for it; one without must yield the same indices again. An iterable dataset with a
-        `state_dict` is asked for it in each worker; one without loads its examples once more.
+        With a seed, everything that follows is as if there had been no interruption, whatever the
+        number of workers and the plan. Without one, only the order of the rest of that epoch is:
+        the sampler draws the epoch again, from the random state that it began with, and skips what
+        was handed over; with a generator of your own, later epochs are the same too. A sampler
+        with a `state_dict` is restored from it; one without must yield the same indices again. An
+        iterable dataset with a `state_dict` is restored from it in each worker; one without loads
+        its examples once more.
 
         Args:
             state_dict: what `state_dict` returned, perhaps in another process.
 
         Raises:
-            PositionError: it is damaged, of another loader, or says no position; or, when batches
-                are wanted, the sampler yields other indices than then, or the dataset has another
-                length.
+            PositionError: it is damaged, belongs to another loader, or holds no position; or, when
+                batches are wanted, the sampler yields other indices than it did, or the dataset
+                has another length.
 
         >>> import torch
         >>> from feedax.data import ArrayDataset
@@ -361,19 +362,18 @@ class NumpyLoader(DataLoader[_T_co]):
         >>> [x.tolist() for x, y in another] == [x.tolist() for x, y in epoch]
         True
         """
-        self._resume = copy.deepcopy(check_state(self, state_dict))
-        self._next_epoch = self._resume["epoch"]
+        self._position.load(checked_position(state_dict, self.seed))
         self._iterator = None  # persistent workers stand elsewhere
 
     def stats(self) -> LoaderStats:
         """Where this loader's time went since it was made."""
-        return dataclasses.replace(self._account.stats)
+        return dataclasses.replace(self._log.stats)
 
     def refresh(self) -> None:
         """Look at the dataset again: NumPy arrays were edited in place, which nobody can see."""
         self._look_again()
-        if self._account.cache is not None:
-            self._account.cache.forget()
+        if self._log.cache is not None:
+            self._log.cache.forget()
 
     @property
     def takes_each_once(self) -> bool:
@@ -395,7 +395,7 @@ class NumpyLoader(DataLoader[_T_co]):
         epoch: see `takes_each_once`.
         """
         if self._sequential is None and not self.takes_each_once:
-            self._sequential = self._twin(_resume=None, _draws_apart=True)
+            self._sequential = self._twin(_position=Position(), _draws_apart=True)
         if self._sequential is None:
             sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
             self._sequential = self._twin(
@@ -403,7 +403,7 @@ class NumpyLoader(DataLoader[_T_co]):
                 batch_sampler=BatchSampler(sampler, self.batch_size or 1, False),
                 drop_last=False,
                 generator=torch.Generator(),
-                _resume=None,
+                _position=Position(),
                 _draws_apart=True,
             )
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
@@ -421,25 +421,25 @@ class NumpyLoader(DataLoader[_T_co]):
         if self.generator is not None:
             raise _two_orders()
         self.plan()  # made once, for all of them
-        return self._twin(seed=operator.index(seed), _resume=None, _next_epoch=0)
+        return self._twin(seed=operator.index(seed), _position=Position())
 
-    def columns(self, part: int, parts: int, *, seed: int | None = None) -> "NumpyLoader":
-        """This process's part of every batch, where several processes train one model.
+    def shard(self, index: int, count: int, *, seed: int | None = None) -> "NumpyLoader":
+        """This process's share of every batch, where several processes train one model.
 
-        Every part draws the same whole batches and loads only its rows of each, part p those from
-        `p * n // parts` to `(p + 1) * n // parts`. Where n is not divisible by parts (the last
-        batch, say) each of them has the whole batch; `has_part` tells which it was. Seeds,
-        positions and `index_batches` are those of the whole batches: a position saved by any part
-        is that of all, and a loader with another number of parts can go on from it.
+        Every shard draws the same whole batches and loads only its rows of each: shard i those from
+        `i * n // count` to `(i + 1) * n // count`. Where n is not divisible by count (in the last
+        batch, perhaps) every shard has the whole batch; `has_part` tells which it was. Seeds,
+        positions and `index_batches` are those of the whole batches: a position saved by any shard
+        is that of all, and a loader with another number of shards can resume from it.
 
         Where examples are not loaded one by one (an iterable dataset, a collate_fn of your own,
         ``batch_size=None``, ``__getitems__``, until a cache is full) the whole batch is loaded and
         cut: the same bytes, but each process does all the work; an iterable dataset must yield
-        the same in each. The dtypes of a batch's examples must be one.
+        the same in each. The examples of a batch must have one dtype.
 
         Args:
-            part: this process's index, from 0.
-            parts: how many processes there are.
+            index: of this process, from 0.
+            count: how many processes there are.
             seed: for a loader that has none; every process must give the same.
 
         Returns:
@@ -447,35 +447,40 @@ class NumpyLoader(DataLoader[_T_co]):
             its generator and the cache with this one.
 
         Raises:
-            PlanError: nothing makes sure that all parts are of the same batches.
+            PlanError: nothing makes sure that all shards are cut from the same batches.
 
         >>> loader = NumpyLoader(range(9), batch_size=4, seed=0)
-        >>> for part in range(2):
-        ...     print([batch.tolist() for batch in loader.columns(part, 2)])
+        >>> for index in range(2):
+        ...     print([batch.tolist() for batch in loader.shard(index, 2)])
         [[0, 1], [4, 5], [8]]
         [[2, 3], [6, 7], [8]]
         """
-        columns = Columns(operator.index(part), operator.index(parts))
+        shard = Shard(operator.index(index), operator.index(count))
         seed = operator.index(seed) if self.seed is None and seed is not None else self.seed
-        refuse_columns(self, columns, seed)
-        return self._twin(seed=seed, _columns=columns, _choice=None)
+        refuse_shard(self, shard, seed)
+        return self._twin(seed=seed, _log=BatchLog(self._log.cache, shard), _choice=None)
+
+    def columns(self, part: int, parts: int, *, seed: int | None = None) -> "NumpyLoader":
+        """The former name of `shard`."""
+        return self.shard(part, parts, seed=seed)
 
     @property
     def has_part(self) -> bool:
-        """Whether the batch handed over last is this process's columns of one, not all of it."""
-        return self._account.gave_part
+        """Whether the batch handed over last is only this process's shard of one."""
+        return self._log.gave_part
 
     def _twin(self, **changed: Any) -> "NumpyLoader":
         """Another loader of the same examples that has not begun yet."""
         twin = copy.copy(self)
-        twin.__dict__.update({"_choice": self._choice} | changed)  # torch forbids some of these
-        twin._account = Account(self._account.cache, twin._columns)
+        log = BatchLog(self._log.cache, self._log.shard)
+        twin.__dict__.update({"_choice": self._choice, "_log": log} | changed)  # torch forbids some
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: the arguments, and where the next epoch begins."""
-        anew = dict.fromkeys(("_choice", "_iterator", "_progress", "_sequential"))
-        return {**vars(self), **anew, "_account": self._account.renewed()}
+        anew = dict.fromkeys(("_choice", "_iterator", "_sequential"))
+        renewed = {"_log": self._log.renewed(), "_position": self._position.renewed()}
+        return {**vars(self), **anew, **renewed}
 
     def __iter__(self) -> Any:
         return self._apart(self._begin)
@@ -496,27 +501,76 @@ class NumpyLoader(DataLoader[_T_co]):
     def _begin(self) -> Any:
         gathers = self._chosen().form is not None
         kept: Any = self._iterator
-        if kept is not None and (gathers != isinstance(kept, GatheringIter) or kept._shutdown):
+        if kept is not None and (gathers != isinstance(kept, GatheringIter) or kept.has_shut_down):
             self._iterator = None  # of the plan before, or its workers are lost
-        out_of_turn = self._progress is not None and self._next_epoch != self._progress.epoch + 1
+        position = self._position
+        last = position.progress
+        out_of_turn = last is not None and position.next_epoch != last.epoch + 1
         if out_of_turn and isinstance(self.dataset, IterableDataset | MapDataPipe):
             self._iterator = None  # kept workers count their streams from one epoch to the next
-        cache = self._account.cache
+        cache = self._log.cache
         if cache is not None and self._choice is not None and cache.owns(self._choice.form):
-            cache.check(self._next_epoch)
-        self._progress = Progress(self._next_epoch, self._resume)
-        self._next_epoch += 1
-        self._resume = None
+            cache.check(position.next_epoch)
+        position.begin()
         return super().__iter__()
 
     def _get_iterator(self) -> Any:
-        form = self._chosen().form
-        return loaded_iterator(self) if form is None else GatheringIter(self)
+        """torch's hook: the iterator over the epoch that has begun."""
+        gathers = self._chosen().form is not None
+        # Where whole batches are loaded, the log cuts the shard from them.
+        whole = gathers or self._why_whole() is not None
+        order = Order(self, self.seed)
+        tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
+        if gathers:
+            return GatheringIter(self._view(batch_sampler=tasks), tasks, self._log, self._form)
+        loading = Loading(
+            self.dataset,
+            self.user_collate_fn,
+            self.worker_init_fn,
+            converts=not order.is_batched,
+            seed=self.seed,
+            epoch=tasks.progress.epoch,
+            resume=(tasks.progress.resume or {}).get("streams"),
+        )
+        changed: dict[str, Any] = {"collate_fn": loading.collate}
+        if not isinstance(self.dataset, IterDataPipe | MapDataPipe):  # torch's to take apart
+            changed["batch_sampler" if order.is_batched else "sampler"] = tasks
+            changed |= {"dataset": loading.dataset, "worker_init_fn": loading.init_worker}
+        view = self._view(**changed)
+        if self.num_workers == 0:
+            return LocalIter(view, tasks, self._log)
+        context = None
+        if has_own_workers(self.multiprocessing_context):
+            heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
+            named = {
+                "dataset": self.dataset,
+                "collate_fn": self.user_collate_fn,
+                "worker_init_fn": self.worker_init_fn,
+            }
+            context = WorkerContext(self, heavy, named)
+            vars(view)["_DataLoader__multiprocessing_context"] = context
+        return WorkersIter(view, tasks, self._log, context)
+
+    def _view(self, **changed: Any) -> Any:
+        """This loader as torch's iterators are to see it."""
+        if self.seed is not None and self._position.progress is not None:
+            # What torch draws for its workers comes from the seed, not from the caller's state.
+            changed["generator"] = seeded_generator(self.seed, self._position.progress.epoch)
+        view = object.__new__(type(self))
+        vars(view).update(vars(self) | {"pin_memory": False} | changed)  # torch forbids some
+        return view
+
+    def _why_whole(self) -> str | None:
+        return why_whole(self, self.user_collate_fn, self._log.cache is not None)
 
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
-        if self._choice is None or not self._choice.is_current(self):
-            self._choice = choose_plan(self, self._wanted_plan, self.memory_budget)
+        wanted, cache = self._wanted_plan, self._log.cache
+        found = None
+        if wanted != "streamed":
+            found = find_form(self, self.user_collate_fn, cache)
+        if self._choice is None or not self._choice.is_current(found):
+            self._choice = choose_plan(self, found, wanted, self.memory_budget, self.seed, cache)
         return self._choice
 
     def _form(self) -> ArrayForm:

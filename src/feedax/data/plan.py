@@ -1,23 +1,24 @@
 """Which way a loader's batches take, and the proof that it does not change them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import feedax.data.known_datasets  # noqa: F401  (registers them)
 from feedax.data.array_form import ArrayForm, NoArrayForm, array_form, name_of
+from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
-from feedax.data.notes import narrowing
+from feedax.data.loading import examples_of
+from feedax.data.order import keeps_state
 from feedax.data.randomness import equal_states
-from feedax.data.workers.iterators import start_method
-from feedax.data.workers.loading import examples_of, keeps_state
+from feedax.data.workers import start_method
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
-from feedax.tree import taken_apart
+from feedax.tree import is_text, named_leaves, same_bits
 
 PLANS = ("resident", "vectorised", "streamed")
 SAMPLED = 16
@@ -72,34 +73,56 @@ class Choice:
     form: ArrayForm | None
     found: ArrayForm | str | None
 
-    def is_current(self, loader: Any) -> bool:
-        """Whether a look at the loader still finds the same dataset."""
-        if self.found is None:
-            return True
-        now = _look(loader)
-        if isinstance(now, str) or isinstance(self.found, str):
-            return now == self.found
-        return self.found.same_dataset(now)
+    def is_current(self, found: ArrayForm | str | None) -> bool:
+        """Whether what is found now is the dataset that the plan was chosen for."""
+        if isinstance(found, ArrayForm) and isinstance(self.found, ArrayForm):
+            return self.found.same_dataset(found)
+        return found == self.found
 
 
-def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
-    """Pick the fastest plan that gives the very batches that torch's own loader would give.
+def find_form(loader: DataLoader[Any], collate_fn: Any, cache: Cache | None) -> ArrayForm | str:
+    """The array form of a loader's dataset, or of what a cache keeps of it, or why there is none.
 
     Args:
-        loader: the `NumpyLoader`.
+        loader: the loader.
+        collate_fn: the user's own, if there is one.
+        cache: the loader's, if there is one.
+    """
+    try:
+        found = _obstacle(loader, collate_fn) or array_form(loader.dataset)
+    except NoArrayForm as no:
+        found = str(no)
+    return cache.form() if isinstance(found, str) and cache and cache.is_complete else found
+
+
+def choose_plan(
+    loader: DataLoader[Any],
+    found: ArrayForm | str | None,
+    wanted: str,
+    memory_budget: int,
+    seed: int | None,
+    cache: Cache | None,
+) -> Choice:
+    """Choose the fastest plan that gives exactly the batches that torch's own loader would give.
+
+    Args:
+        loader: the loader.
+        found: what `find_form` has found; None where the plan ``"streamed"`` is wanted.
         wanted: one of `PLANS`, or ``"auto"``.
         memory_budget: the most bytes that a resident dataset may take on the device.
+        seed: the loader's.
+        cache: the loader's, if there is one.
 
     Raises:
         PlanError: the wanted plan cannot be had.
     """
-    if wanted == "streamed":
-        return Choice(Plan("streamed", "it was asked for", _streamed_notes(loader)), None, None)
-    form = _look(loader)
-    cache = loader._account.cache
+    if found is None:
+        notes = _streamed_notes(loader, seed, cache)
+        return Choice(Plan("streamed", "it was asked for", notes), None, None)
     try:
-        if isinstance(form, str):
-            raise NoArrayForm(form)
+        if isinstance(found, str):
+            raise NoArrayForm(found)
+        form = found
         if cache is not None and cache.owns(form):
             sampled, (size, dtypes) = "A few of them are loaded again in each epoch", _extent(form)
         else:
@@ -114,53 +137,46 @@ def choose_plan(loader: Any, wanted: str, memory_budget: int) -> Choice:
                 f"NumpyLoader: the {wanted} plan needs a dataset whose batches can be gathered "
                 f"from arrays, and {no}; ask for plan='streamed', or leave plan out"
             ) from None
-        return Choice(Plan("streamed", str(no), _streamed_notes(loader)), None, form)
+        notes = _streamed_notes(loader, seed, cache)
+        return Choice(Plan("streamed", str(no), notes), None, found)
 
     described = f"all {len(form):,} examples of {form.name} take {_megabytes(size)} as arrays"
-    notes = [sampled, *narrowing(dtypes)]
+    notes = (sampled, *_narrowing(dtypes))
     if loader.num_workers > 0:
-        notes.append(f"Its {loader.num_workers} workers are not started: there is nothing to load")
+        notes += (f"Its {loader.num_workers} workers are not started: there is nothing to load",)
     if wanted == "vectorised":
         reason = f"it was asked for; {described}"
-        return Choice(Plan("vectorised", reason, tuple(notes), size), form, form)
+        return Choice(Plan("vectorised", reason, notes, size), form, form)
     if size <= memory_budget or wanted == "resident":
-        notes.append("Iterated by hand, it gathers each batch with NumPy, in the same order")
+        notes += ("Iterated by hand, it gathers each batch with NumPy, in the same order",)
         reason = f"{described} and fit on the device"
-        return Choice(Plan("resident", reason, tuple(notes), size), form, form)
+        return Choice(Plan("resident", reason, notes, size), form, form)
     reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
-    return Choice(Plan("vectorised", reason, tuple(notes), size), form, form)
+    return Choice(Plan("vectorised", reason, notes, size), form, form)
 
 
-def _look(loader: Any) -> ArrayForm | str:
-    """The array form of the loader's dataset, or of what is kept of it, or why there is none."""
-    try:
-        found = _obstacle(loader) or array_form(loader.dataset)
-    except NoArrayForm as no:
-        found = str(no)
-    cache = loader._account.cache
-    return cache.form() if isinstance(found, str) and cache and cache.is_complete else found
-
-
-def _obstacle(loader: Any) -> str | None:
-    """What in the loader's arguments, not in its dataset, asks for a Python call per example."""
+def _obstacle(loader: DataLoader[Any], collate_fn: Any) -> str | None:
+    """What in a loader's arguments, not in its dataset, needs a Python call for each example."""
     if isinstance(loader.dataset, IterableDataset):
         return "an IterableDataset has no indices to gather by"
     if loader.batch_sampler is None:
         return "batch_size=None asks for single examples"
-    if not loader.collates_itself:
+    if collate_fn is not None:
         return "a collate_fn of your own wants to see the examples"
     if loader.num_workers > 0 and loader.worker_init_fn is not None:
         return "a worker_init_fn may change what the workers load"
     return None
 
 
-def _streamed_notes(loader: Any) -> tuple[str, ...]:
+def _streamed_notes(
+    loader: DataLoader[Any], seed: int | None, cache: Cache | None
+) -> tuple[str, ...]:
     notes = ["Examples are loaded in this process, one Python call each"]
     if loader.num_workers > 0:
-        how = start_method(loader)
+        how = start_method(loader.multiprocessing_context)
         notes = [f"Examples are loaded by {loader.num_workers} worker processes (started by {how})"]
-    if loader._account.cache is not None:
-        known, count = loader._account.cache.known()
+    if cache is not None:
+        known, count = cache.known()
         notes.append(
             f"They are kept, {known:,} of {count:,} so far; once all are, epochs come from memory"
         )
@@ -170,10 +186,10 @@ def _streamed_notes(loader: Any) -> tuple[str, ...]:
                 "Each worker iterates the dataset: one that does not ask get_worker_info() for its "
                 "share comes once for each"
             )
-        if loader.seed is not None:
+        if seed is not None:
             notes.append("Its randomness comes from (seed, epoch, worker): more workers, other one")
         if not keeps_state(loader.dataset):
-            notes.append("It has no state_dict: to go on from a position it is loaded again")
+            notes.append("It has no state_dict: to resume from a position, it is loaded again")
     return tuple(notes)
 
 
@@ -213,25 +229,38 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> tuple[int, set[np.dtype]]:
     return size, {leaf.dtype for leaf in leaves}
 
 
-def same_bits(batch: Any, expected: Any) -> bool:
-    """Whether two batches have the same structure, and the same arrays to the bit."""
-    if type(batch) is not type(expected):
-        return False
-    if isinstance(batch, np.ndarray):
-        return (
-            batch.dtype == expected.dtype
-            and batch.shape == expected.shape
-            and batch.tobytes() == expected.tobytes()
-        )
-    if not isinstance(batch, Mapping | list | tuple):
-        return False
-    parts, others = taken_apart(batch), taken_apart(expected)
-    assert parts is not None
-    assert others is not None
-    return list(parts.keys) == list(others.keys) and all(
-        same_bits(parts.get(batch, key), others.get(expected, key)) for key in parts.keys
-    )
-
-
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+_NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+
+
+def _narrowing(dtypes: Iterable[np.dtype]) -> list[str]:
+    """What JAX does to 64-bit values."""
+    wide = sorted({str(dtype) for dtype in dtypes} & set(_NARROW))
+    if not wide:
+        return []
+    return [
+        f"Its {' and '.join(wide)} values reach a device as "
+        f"{' and '.join(_NARROW[name] for name in wide)} unless jax_enable_x64 is set"
+    ]
+
+
+def batch_notes(batch: Any) -> tuple[str, ...]:
+    """What a batch tells about the way to a device; a sentence each."""
+    leaves = list(named_leaves(batch, is_text))
+    notes = _narrowing(leaf.dtype for _, leaf in leaves if isinstance(leaf, np.ndarray))
+    texts = [name for name, leaf in leaves if is_text(leaf)]
+    if len(texts) == 1:
+        notes.append(f"{_spoken(texts)} text: kept as a list, which does not go to a device")
+    elif texts:
+        notes.append(f"{_spoken(texts)} text: kept as lists, which do not go to a device")
+    return tuple(notes)
+
+
+def _spoken(fields: list[str]) -> str:
+    if fields == [""]:
+        return "An example is"
+    verb = "is" if len(fields) == 1 else "are"
+    return f"Its field{'s' * (len(fields) > 1)} {' and '.join(fields)} {verb}"

@@ -1,40 +1,49 @@
-"""A loader's position as plain JSON: made of a loader, and checked before one goes on from it."""
+"""A loader's position as plain JSON: written, and checked before a loader resumes from it."""
 
 import copy
 import operator
 from typing import Any
 
 import torch
-from torch.utils.data import IterDataPipe, MapDataPipe
+from torch.utils.data import DataLoader, IterDataPipe, MapDataPipe
 
 from feedax.data import randomness
-from feedax.data.position import Progress, dataset_length, order_generator, stateful_sampler
-from feedax.data.workers.loading import NoState, state_of
+from feedax.data.order import NoState, Order, Position, Progress, state_of
 from feedax.errors import PositionError, shown
 
 VERSION = 1
 
 
-def saved_position(loader: Any) -> dict[str, Any]:
+def saved_position(
+    loader: DataLoader[Any], seed: int | None, position: Position, keeps_workers: bool
+) -> dict[str, Any]:
     """The position of the last batch that a loader handed over, or of the next epoch's first.
 
-    Where it has none: ``{"version": ..., "cannot_tell": why}``. Whoever asks may save much else
-    besides, and would lose it by an error.
+    Where it has none: ``{"version": ..., "cannot_tell": why}``. The caller may be saving much else,
+    which an error would lose.
+
+    Args:
+        loader: the loader.
+        seed: the loader's.
+        position: where it stands.
+        keeps_workers: whether its next epoch is loaded by workers that exist already.
     """
     try:
-        return _position(loader)
+        return _saved(loader, seed, position, keeps_workers)
     except PositionError as error:
         why = str(error)
     except Exception as error:
         why = (
-            "NumpyLoader: a position needs all that the loader's order comes from, and asking for "
-            f"it failed ({type(error).__name__}: {str(error)[:100]}); give the loader a seed, or "
-            "a sampler whose state_dict works"
+            "NumpyLoader: a position needs everything that the loader's order comes from, and "
+            f"asking for it failed ({type(error).__name__}: {str(error)[:100]}); give the loader a "
+            "seed, or a sampler whose state_dict works"
         )
     return {"version": VERSION, "cannot_tell": why}
 
 
-def _position(loader: Any) -> dict[str, Any]:
+def _saved(
+    loader: DataLoader[Any], seed: int | None, position: Position, keeps_workers: bool
+) -> dict[str, Any]:
     if not loader.in_order:
         raise PositionError(
             "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
@@ -45,43 +54,33 @@ def _position(loader: Any) -> dict[str, Any]:
             "NumpyLoader: a position is that of a Dataset, and this loader has a "
             f"{type(loader.dataset).__name__}; save the data pipe's own state"
         )
-    if loader._resume is not None:
-        return copy.deepcopy(loader._resume)
+    if position.resume is not None:
+        return copy.deepcopy(position.resume)
+    order = Order(loader, seed)
     saved: dict[str, Any] = {"version": VERSION}
-    if loader.seed is not None:
-        saved["seed"] = loader.seed
-    if (length := dataset_length(loader)) is not None:
-        saved["length"] = length
-    if _is_between_epochs(loader):
-        saved |= Progress(loader._next_epoch).state()
-        if (sampler := stateful_sampler(loader._index_sampler)) is not None:
-            saved["sampler"] = state_of(sampler)
+    if seed is not None:
+        saved["seed"] = seed
+    if order.length is not None:
+        saved["length"] = order.length
+    if position.progress is None or position.progress.is_over:
+        saved |= Progress(position.next_epoch).state()
+        if order.stateful is not None:
+            saved["sampler"] = state_of(order.stateful)
     else:
-        saved |= loader._progress.state()
-    for state in (
-        saved.get("sampler"),
-        *(state for _, state, _ in saved.get("streams", {}).values()),
-    ):
+        saved |= position.progress.state()
+    streams = [state for _, state, _ in saved.get("streams", {}).values()]
+    for state in (saved.get("sampler"), *streams):
         if isinstance(state, NoState):
             raise PositionError(state)
-    if "random" not in saved and (generator := order_generator(loader)) is not None:
-        state = _at_first_index(loader, generator)
-        saved["random"] = {"generator": randomness.tensor_to_json(state)}
+    if "random" not in saved and order.generator is not None:
+        # The state in which the generator will be when the next epoch's first index is drawn.
+        ahead = torch.Generator()
+        ahead.set_state(order.generator.get_state())
+        is_own = order.generator is loader.generator
+        if is_own and position.is_between_epochs and not keeps_workers:
+            torch.empty((), dtype=torch.int64).random_(generator=ahead)  # the workers' seed
+        saved["random"] = {"generator": randomness.tensor_to_json(ahead.get_state())}
     return copy.deepcopy(saved)
-
-
-def _is_between_epochs(loader: Any) -> bool:
-    return loader._progress is None or loader._progress.is_over
-
-
-def _at_first_index(loader: Any, generator: torch.Generator) -> torch.Tensor:
-    """The state in which the generator will be when the next epoch's first index is drawn."""
-    kept = loader.persistent_workers and loader._iterator is not None
-    ahead = torch.Generator()
-    ahead.set_state(generator.get_state())
-    if generator is loader.generator and _is_between_epochs(loader) and not kept:
-        torch.empty((), dtype=torch.int64).random_(generator=ahead)  # the workers' seed
-    return ahead.get_state()
 
 
 def _is_sound(state: Any) -> bool:
@@ -105,8 +104,8 @@ def _is_sound(state: Any) -> bool:
     return True
 
 
-def check_state(loader: Any, state: Any) -> dict[str, Any]:
-    """A saved position that fits a loader.
+def checked_position(state: Any, seed: int | None) -> dict[str, Any]:
+    """A copy of a saved position that fits a loader with this seed.
 
     Raises:
         PositionError: it does not, or it is no position at all.
@@ -126,10 +125,10 @@ def check_state(loader: Any, state: Any) -> dict[str, Any]:
             f"NumpyLoader: load_state_dict knows states of version {VERSION}, and this one is of "
             f"version {shown(state.get('version'))}; load it with the feedax that saved it"
         )
-    if state.get("seed") != loader.seed:
+    if state.get("seed") != seed:
         raise PositionError(
             "NumpyLoader: a position belongs to the seed it was saved with, "
-            f"{shown(state.get('seed'))}, and this loader has seed={loader.seed!r}; make the "
-            "loader with the same one"
+            f"{shown(state.get('seed'))}, and this loader has seed={seed!r}; make the loader with "
+            "the same one"
         )
-    return state
+    return copy.deepcopy(state)

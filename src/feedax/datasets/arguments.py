@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from feedax.data.transforms import FlattenAndCast
+from feedax.data.array_dataset import FlattenAndCast
 
 AnyPath = str | os.PathLike[str]
 

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from feedax.data.array_dataset import ArrayDataset
-from feedax.data.transforms import FlattenAndCast
+from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
 from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
 from feedax.datasets.words import reason
 from feedax.errors import DatasetError, printable

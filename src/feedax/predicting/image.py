@@ -22,6 +22,9 @@ SMALL = 8
 LARGE = 600
 """Pixels of the longer side: a larger picture is averaged down to it before ink is looked for."""
 
+UNSURE = 0.7
+"""Where the likeliest class has less, a network errs in every second to fourth photograph."""
+
 
 @dataclass(frozen=True)
 class PreparedImage:

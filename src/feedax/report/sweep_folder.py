@@ -128,15 +128,6 @@ class SweepFolder(RunFolder):
             replace_file(self.curves_path, sweep_curves_png(records, title=str(self.path.name)))
 
 
-def name_of(setting: Mapping[str, Any]) -> str:
-    """What tells a setting, or a network with its seed, from the others.
-
-    >>> name_of({"learning_rate": 0.002, "loss": "cross_entropy", "seed": 3})
-    'learning_rate=0.002,loss=cross_entropy,seed=3'
-    """
-    return ",".join(f"{name}={value}" for name, value in setting.items())
-
-
 def settings(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Every setting once, in order."""
     found: list[dict[str, Any]] = []

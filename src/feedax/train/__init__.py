@@ -18,12 +18,16 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.fit import fit
-from feedax.train.losses import cross_entropy, tutorial_loss
+from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
     accuracy,
     batched_predict,
+    he_normal,
+    init_mlp,
     init_network_params,
     loss,
+    mlp,
+    mlp_with_dropout,
     one_hot,
     predict,
     random_layer_params,
@@ -33,6 +37,7 @@ from feedax.train.mlp import (
 from feedax.train.model import Model
 from feedax.train.networks import Network, Summary, Sweep
 from feedax.train.optimizers import build_optimizer, build_schedule
+from feedax.train.recipe import evaluate_arguments, fit_arguments
 from feedax.train.step import Metric, TrainState, init_state, train_step
 from feedax.train.sweep import sweep
 
@@ -59,16 +64,23 @@ __all__ = [
     "build_schedule",
     "cross_entropy",
     "evaluate",
+    "evaluate_arguments",
     "fit",
+    "fit_arguments",
     "from_linen",
     "from_nnx",
+    "he_normal",
+    "init_mlp",
     "init_network_params",
     "init_state",
     "loss",
+    "mlp",
+    "mlp_with_dropout",
     "one_hot",
     "predict",
     "random_layer_params",
     "relu",
+    "smoothed_cross_entropy",
     "sweep",
     "train_step",
     "tutorial_loss",

@@ -108,9 +108,9 @@ class Evaluation:
         self._check = check
         self._residents = residents
         self._share = process, residents.devices.processes
-        # Every process scores examples of its own, on its own devices.
+        # Every process scores its own examples on its own devices.
         self._devices = Devices(residents.devices.count, everywhere=False)
-        # Of no method, or examples would stay on the device until cycles are collected.
+        # No bound method: a cycle would keep examples on the device until it is collected.
         score = partial(_score_block, model=model, check=check, devices=self._devices)
         if mapped:
             score = partial(_score_networks, model=model, check=check)
@@ -123,7 +123,7 @@ class Evaluation:
         return self._score.seconds + self._pick.seconds
 
     def prepare(self, source: Source) -> None:
-        """Look at a set that is to live on the device before any time is spent on training."""
+        """Put a resident set on the devices, and check it, before training starts."""
         if self._residents.live_here(source):
             self._residents.examples(source, self._check)
 
@@ -157,7 +157,7 @@ class Evaluation:
                 host = np.asarray(jax.device_get(each_value))
                 values.setdefault(score, []).append(host[..., :count])
 
-        # Batches that draw random numbers must not change what is trained on next.
+        # Random numbers drawn for these batches must not change what is trained on next.
         restored = random_states_restored(generators_in(source.given))
         with restored, contextlib.closing(self._blocks(source)) as blocks:
             for block, count in blocks:
@@ -182,10 +182,10 @@ class Evaluation:
         in_order = source.sequential()
         if not self._model.of_one_example:
             return device_blocks(in_order, None, self._check, self._devices, self._share)
-        # A sampler that picks examples decides which ones count.
+        # A sampler that picks examples decides which of them count.
         if self._residents.live_here(source) and source.takes_each_once:
             return self._resident_blocks(source)
-        # Blocks of one size whatever the batch size: the same products, so the same bits.
+        # Blocks of one size for any batch size: the same products, so the same bits.
         return device_blocks(in_order, block_size, self._check, self._devices, self._share)
 
     def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
@@ -241,7 +241,7 @@ def block_size(leaves: list[Any]) -> int:
 
 
 def _together(parts: list[np.ndarray], processes: int) -> np.ndarray:
-    """The values of all processes; each has found those of its own examples."""
+    """The values of all processes' examples."""
     values = np.concatenate(parts, axis=-1, dtype=np.float64) if parts else np.zeros(0)
     if processes == 1:
         return values
@@ -254,7 +254,7 @@ def _together(parts: list[np.ndarray], processes: int) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean, its sum exact: it does not depend on how the values were cut into parts."""
+    """The mean, with an exact sum: it does not depend on how the examples were batched."""
     if not np.isfinite(values).all():
         return float(np.mean(values))
     return math.fsum(values) / len(values)

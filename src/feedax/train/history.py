@@ -8,6 +8,8 @@ from typing import Any
 import jax
 
 from feedax.errors import ModelError, shown
+from feedax.feed import CHUNK_STEPS
+from feedax.train import processes
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS, Steps
 
@@ -49,6 +51,42 @@ class EpochClock:
 
     def reported(self) -> None:
         self._reported = time.perf_counter()
+
+
+class ReportInterval:
+    """When a run reports: a few times a second, on all processes after the same step.
+
+    One process looks at its clock. Several cannot: process 0 tells the other processes how many
+    steps to do until the next report.
+
+    Args:
+        steps: runs the steps.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._length = self._left = 1
+        self._since = time.perf_counter()
+
+    def most_steps(self) -> int:
+        """How many steps may be done before the next report."""
+        return self._steps.chunk_length if processes.count() == 1 else self._left
+
+    def is_due(self, count: int, clock: EpochClock) -> bool:
+        """Whether to report after so many more steps."""
+        self._left -= count
+        return clock.is_due() if processes.count() == 1 else self._left <= 0
+
+    def next(self, save: bool) -> bool:
+        """Agree on the steps until the next report; whether process 0 wants to save now."""
+        if processes.count() == 1:
+            return save
+        done, now = max(1, self._length - self._left), time.perf_counter()
+        fitting = int(done * CHUNK_SECONDS / (now - self._since))
+        length = max(1, min(fitting, 2 * self._length, CHUNK_STEPS))
+        save, self._length = processes.broadcast([save, length])
+        self._left, self._since = self._length, now
+        return save
 
 
 def epoch_rows(

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 
 def cross_entropy(prediction: Array, target: Array) -> Array:
@@ -36,6 +37,29 @@ def tutorial_loss(prediction: Array, target: Array) -> Array:
     """
     right = target == jnp.arange(prediction.shape[-1])
     return -jnp.mean(prediction * right.astype(prediction.dtype))
+
+
+def smoothed_cross_entropy(prediction: Array, target: Array, label_smoothing: ArrayLike) -> Array:
+    """The cross-entropy with a target that is smoothed over the classes.
+
+    The fraction `label_smoothing` of the target's probability is spread evenly over all classes,
+    the right one included (Szegedy et al. 2016, "Rethinking the Inception Architecture", section
+    7). With ``optax.smooth_labels`` it would be the same up to rounding, of one-hot targets.
+
+    Args:
+        prediction: log-probabilities `(classes,)`.
+        target: integer label, a scalar.
+        label_smoothing: the fraction, from 0 to below 1; a hyperparameter of `fit`.
+
+    Returns:
+        Scalar, in nats.
+
+    >>> log_probabilities = jnp.log(jnp.array([0.25, 0.75]))
+    >>> round(float(smoothed_cross_entropy(log_probabilities, jnp.array(1), 0.2)), 4)
+    0.3975
+    """
+    right, share = cross_entropy(prediction, target), jnp.asarray(label_smoothing)
+    return (1 - share) * right - share * jnp.mean(prediction)
 
 
 LABEL_LOSSES = (cross_entropy, tutorial_loss)

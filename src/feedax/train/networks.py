@@ -138,9 +138,18 @@ class Network:
         return network_name(self.seed, self.setting)
 
 
-def network_name(seed: int, setting: Setting) -> str:
-    """The name of a network, which no other one of its sweep has."""
-    return ",".join([*(f"{name}={value!r}" for name, value in setting.items()), f"seed={seed}"])
+def network_name(seed: int, setting: Mapping[str, Any]) -> str:
+    """The name of a network, which no other one of its sweep has.
+
+    >>> network_name(3, {"learning_rate": 0.002}), network_name(3, {"loss": "cross_entropy"})
+    ('learning_rate=0.002,seed=3', 'loss=cross_entropy,seed=3')
+    """
+    return setting_name({**setting, "seed": seed})
+
+
+def setting_name(setting: Mapping[str, Any]) -> str:
+    """What tells a setting from the others of its sweep; empty where there is one."""
+    return ",".join(f"{name}={value}" for name, value in setting.items())
 
 
 def file_name(name: str) -> str:

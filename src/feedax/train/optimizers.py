@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +23,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from feedax.errors import ModelError, OptimizerError
+from feedax.presets import WEIGHT_DECAY, OptimizerName, ScheduleName
 from feedax.train.model import Hyperparams, PyTree, accepted_kwargs
 
-OptimizerName = Literal[
-    "sgd",
-    "momentum",
-    "nesterov",
-    "rmsprop",
-    "adagrad",
-    "adam",
-    "adamw",
-    "nadam",
-    "radam",
-    "adabelief",
-    "lion",
-]
-ScheduleName = Literal["constant", "cosine", "one_cycle", "step"]
 Schedule = Callable[[ArrayLike], Array]
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 """An optax transformation, or a function of hyperparameters, by name, that makes one."""
@@ -59,8 +46,6 @@ _TRANSFORMATIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
     "adabelief": optax.scale_by_belief,
     "lion": optax.scale_by_lion,
 }
-_WEIGHT_DECAY = {"adamw": 1e-4}
-"""Those that decay the weights unless told otherwise."""
 
 # Those of torch.optim.lr_scheduler.OneCycleLR.
 _RISING = 0.3
@@ -122,7 +107,7 @@ def build_optimizer(
         decay_rate=decay_rate,
     )
     if weight_decay is None:
-        weight_decay = _WEIGHT_DECAY.get(name, 0.0)
+        weight_decay = WEIGHT_DECAY.get(name, 0.0)
     # One that is traced, in a step that is compiled for every value, has been looked at before.
     decays = isinstance(weight_decay, Array) or _number("optimizer: weight_decay", weight_decay)
     parts = [_TRANSFORMATIONS[name]()]

@@ -1,12 +1,14 @@
-"""Several processes that train one model: how they find each other through `jax.distributed`.
+"""Several processes that train one model: how they join through `jax.distributed`, and agree.
 
-What JAX does not make public and feedax needs (the store of keys that all processes share, the
-address of process 0, a way to end without the others) is used in this module only.
+JAX's private names are used in this module only, where JAX has no public ones: for its key-value
+store, and for the number of processes before a device is started.
 """
 
 import errno
 import importlib.util
 import ipaddress
+import itertools
+import json
 import logging
 import os
 import socket
@@ -15,18 +17,23 @@ import threading
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed
+from jax._src.clusters import K8sCluster
+from jax.experimental import multihost_utils
 
 from feedax.errors import ProcessError
 
 LOGGER = logging.getLogger("feedax")
 JOIN_SECONDS = 300
-"""How long the processes wait for the last of them."""
+"""How long the processes wait for the last one to join."""
 HEARTBEAT_SECONDS = 20
 """After so long without a sign of life from one process, JAX ends all of them."""
 SHUTDOWN_SECONDS = 20
-"""How long a process that is done waits for the others to end."""
-BY_HAND = "give all three of --coordinator, --processes and --process"
+"""How long a process that ends waits for the other processes to end; then JAX ends all of them."""
+HEAD_BYTES, PIECE_BYTES = 1 << 10, 1 << 22
+"""What `broadcast_bytes` sends at once: a short head with the size, then the rest in pieces."""
+BY_HAND = "give all three of coordinator, processes and process"
 
 
 def join(
@@ -38,21 +45,21 @@ def join(
 ) -> int:
     """Join the processes that train together, before JAX computes anything.
 
-    Without arguments they are found as JAX finds them, under SLURM, Open MPI or Kubernetes; a
-    process that runs there alone, or elsewhere, stays alone.
+    Without arguments JAX finds the other processes, under SLURM, Open MPI or Kubernetes; a process
+    that runs there alone, or elsewhere, stays alone.
 
     Args:
-        coordinator: `host:port` of process 0, the same on all; the port is a free one.
-        processes: how many they are.
+        coordinator: `host:port` of process 0, the same in all processes; the port must be free.
+        processes: how many processes there are.
         process: which one this is, from 0.
-        timeout: seconds to wait for the last of them; then the process ends with a sentence.
-        heartbeat: seconds without a sign of life after which JAX gives a process up, and ends all.
+        timeout: seconds to wait for the last process; then this one ends with a message.
+        heartbeat: seconds without a sign of life from one process after which JAX ends all.
 
     Returns:
-        How many they are.
+        How many processes there are.
 
     Raises:
-        ProcessError: the arguments or the environment don't fit, or JAX computes already.
+        ProcessError: the arguments or the environment do not fit, or JAX has computed something.
 
     >>> join()
     1
@@ -60,7 +67,7 @@ def join(
     if jax.distributed.is_initialized():
         return count()
     bind_address = None
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
     if by_hand := any(value is not None for value in given.values()):
         _check(given)
         if process == 0:
@@ -70,10 +77,10 @@ def join(
             return 1
     elif not found():
         return 1
-    # Where the platform is no CPU, nobody reads it.
+    # Only a CPU's client reads it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX aborts with many lines when somebody does not come, so the sentence comes before that.
-    late = threading.Timer(timeout, _end_as_nobody_came, [timeout])
+    # JAX would abort with a stack trace that does not say what to do, so this ends first.
+    late = threading.Timer(timeout, _end_without_the_other_processes, [timeout])
     late.daemon = True
     late.start()
     try:
@@ -95,22 +102,22 @@ def join(
 
 
 def _check(given: dict[str, Any]) -> None:
-    """The three flags, together."""
+    """Refuse arguments that do not fit together."""
     if missing := [flag for flag, value in given.items() if value is None]:
         raise ProcessError(f"processes: {BY_HAND}, or none; missing: {', '.join(missing)}")
     coordinator, processes, process = given.values()
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ProcessError(
-            f"processes: --coordinator must be host:port of process 0, not {coordinator!r}; "
+            f"processes: coordinator must be host:port of process 0, not {coordinator!r}; "
             "choose a free port there, for example node1:29500"
         )
     if processes < 1:
-        raise ProcessError(f"processes: --processes must be 1 or more, not {processes}")
+        raise ProcessError(f"processes: processes must be 1 or more, not {processes}")
     if not 0 <= process < processes:
         raise ProcessError(
-            f"processes: --process must be from 0 to {processes - 1} with --processes {processes}, "
-            f"not {process}"
+            f"processes: process must be from 0 to {processes - 1} with {processes} processes, not "
+            f"{process}"
         )
 
 
@@ -138,42 +145,42 @@ def _bind_address(coordinator: str) -> str:
         except OSError as error:
             if address == addresses[-1] or error.errno != errno.EADDRNOTAVAIL:
                 raise ProcessError(
-                    f"processes: process 0 must be able to listen at --coordinator {coordinator}, "
-                    f"and the system says {os.strerror(error.errno or 0)!r}; choose another port"
+                    f"processes: process 0 cannot listen at the coordinator's {coordinator} "
+                    f"({os.strerror(error.errno or 0)}); choose another port"
                 ) from error
     raise AssertionError
 
 
-def _end_as_nobody_came(timeout: float) -> None:
-    sentence = (
-        f"processes: all must come within {timeout:g} s, and at least one has not; see what it "
-        "says, and whether it can reach process 0 at the coordinator's address"
+def _end_without_the_other_processes(timeout: float) -> None:
+    message = (
+        f"processes: at least one process has not joined within {timeout:g} s; see its output, and "
+        "whether it can reach process 0 at the coordinator's address"
     )
-    os.write(2, f"feedax: {sentence}\n".encode())
-    os._exit(1)
+    os.write(2, f"feedax: {message}\n".encode())
+    os._exit(1)  # the main thread waits inside JAX
 
 
 def _not_joined(error: Exception) -> ProcessError:
     text = " ".join(str(error).split())
     if "must be called before" in text:
         return ProcessError(
-            "processes: they must join before JAX computes anything, and it has; "
-            "call feedax.train.processes.join first"
+            "processes: JAX has computed something already; "
+            "call feedax.train.processes.join earlier"
         )
-    return ProcessError(f"processes: they could not join ({text[:300]}); {BY_HAND}")
+    return ProcessError(f"processes: this process could not join ({text[:300]}); {BY_HAND}")
 
 
 def found() -> bool:
     """Whether this process is one of several that a scheduler has started.
 
     Raises:
-        ProcessError: it is, and JAX cannot find the others.
+        ProcessError: it is, but JAX cannot find the other processes.
     """
     env = os.environ
     if _number("OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in env:
             raise ProcessError(
-                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} of them, and JAX "
+                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes, but JAX "
                 f"finds process 0 under Open MPI 4 only; {BY_HAND}"
             )
         return True
@@ -194,12 +201,10 @@ def _kubernetes_pods() -> int:
     """How many pods the indexed job of this one runs at once; only Kubernetes itself knows."""
     if not importlib.util.find_spec("kubernetes"):
         LOGGER.warning(
-            "processes: this pod of an indexed job trains alone, as JAX finds the others with the "
-            "package kubernetes only; pip install kubernetes if they train one model"
+            "processes: this pod of an indexed job trains alone, because JAX needs the package "
+            "kubernetes to find the other pods; pip install kubernetes to train one model with them"
         )
         return 1
-    from jax._src.clusters import K8sCluster
-
     try:
         return int(K8sCluster.get_process_count()) if K8sCluster.is_env_present() else 1
     except Exception as error:
@@ -234,13 +239,57 @@ def index() -> int:
     return int(distributed.global_state.process_id)
 
 
+def broadcast(value: Any) -> Any:
+    """Process 0's value, to all; a few numbers or words, such as JSON has.
+
+    >>> broadcast({"chunk": 8})
+    {'chunk': 8}
+    """
+    return value if count() == 1 else json.loads(broadcast_bytes(json.dumps(value).encode()))
+
+
+def broadcast_bytes(content: bytes) -> bytes:
+    """Process 0's bytes, to all; hundreds of megabytes too."""
+    if count() == 1:
+        return content
+    head = _broadcast(len(content).to_bytes(8, "big") + content[:HEAD_BYTES], 8 + HEAD_BYTES)
+    size = int.from_bytes(head[:8], "big")
+    rest = [
+        _broadcast(content[start : start + PIECE_BYTES], PIECE_BYTES)
+        for start in range(HEAD_BYTES, size, PIECE_BYTES)
+    ]
+    return b"".join([head[8:], *rest])[:size]
+
+
+def _broadcast(content: bytes, size: int) -> bytes:
+    array = np.frombuffer(content.ljust(size, b"\0"), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(array))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in any process; all must ask, and get the same answer."""
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
+
+
+def reached_preemption() -> bool:
+    """Whether one of several processes got SIGTERM, and all stop here: JAX's preemption sync.
+
+    All must ask equally often; the answer is True at the same call on all of them. Python must not
+    have a handler of its own for SIGTERM.
+    """
+    return count() > 1 and bool(multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS)))
+
+
+_SYNC_POINTS = itertools.count(1)
+
+
 def publish(key: str, text: str) -> None:
-    """Tell every process a short text, once."""
+    """Write a short text into JAX's key-value store, once; every process can read it."""
     _client().key_value_set(f"feedax/{key}", text)
 
 
 def published(folder: str) -> list[str]:
-    """The texts that processes have told under keys in this folder, without waiting."""
+    """The texts under the keys that begin with `folder/`, without waiting."""
     return [text for _, text in _client().key_value_dir_get(f"feedax/{folder}/")]
 
 

@@ -116,6 +116,23 @@ def sweep(
     known = {one.name for one in fields(FitSpecification) if one.init}
     if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
+    members = grid(seeds, learning_rate, hyperparams or {})
+    return sweep_members(
+        members, predict, init, train, together, checkpoints, tuple(callbacks), **options
+    )
+
+
+def sweep_members(
+    members: Sequence[Member],
+    predict: Callable[..., Any],
+    init: Callable[[jax.Array], Any],
+    train: Any,
+    together: int | None,
+    checkpoints: Checkpoints | None,
+    callbacks: Sequence[Callable[[Any], None]],
+    **options: Any,
+) -> Sweep:
+    """As `sweep`, of networks that are listed one by one; each must have a name of its own."""
     if together is not None and (type(together) is not int or together < 1):
         raise ModelError(
             f"sweep: together must be a whole number from 1 on, and it is {together!r}; leave it "
@@ -139,9 +156,8 @@ def sweep(
             **own,
         )
 
-    members = grid(seeds, learning_rate, hyperparams or {})
     train_of = source_by_seed(train, "sweep: train")
-    return Sweeping(members, specification, checkpoints, tuple(callbacks), together).run()
+    return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
 @dataclass(frozen=True)

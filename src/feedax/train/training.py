@@ -26,6 +26,7 @@ from feedax.feed import (
 )
 from feedax.storage.checkpoint_file import decode
 from feedax.storage.leaf_names import named_leaves
+from feedax.train import processes
 from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.environment import environment, tell_of_differences
@@ -38,15 +39,14 @@ from feedax.train.events import (
     Stopped,
     StopTraining,
 )
-from feedax.train.history import Best, EpochClock, Row, epoch_rows
+from feedax.train.history import Best, EpochClock, ReportInterval, Row, epoch_rows
 from feedax.train.model import combine
-from feedax.train.pace import Pace
-from feedax.train.peers import Peers
 from feedax.train.programs import InitialValues, Programs, initial_values
 from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS
 from feedax.train.waiting import Waiting, tell_of_text
+from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -131,8 +131,7 @@ class Training:
         self._seconds = 0.0  # of this epoch so far
         self._found: tuple[Checkpoint, CheckpointContent] | None = None
         self._environment = environment(asked.run_on, asked.model.dtype)
-        self._peers = Peers()
-        self._pace = Pace(self._programs.steps, self._peers)
+        self._report_interval = ReportInterval(self._programs.steps)
         self._saved = -1, -1  # the epoch and the step of the last checkpoint
         self._is_asked_to_stop = False
         self._form: str | None = None  # of the steps before the run was resumed
@@ -140,9 +139,9 @@ class Training:
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._peers)
+            stack.enter_context(Watchdog())
             if self._checkpoints is not None:
-                stack.enter_context(self._checkpoints.in_use(writes=self._peers.index == 0))
+                stack.enter_context(self._checkpoints.in_use(writes=processes.index() == 0))
                 self._found = self._newest(self._checkpoints)
             self._share_batches()
             for batches in (*(one.source for one in self._networks), *self._sets.values()):
@@ -170,29 +169,31 @@ class Training:
 
         assert self._values is not None
         most = self._programs.states.most_bytes(self._values)
-        found = checkpoints.newest(most) if self._peers.index == 0 else None
-        if self._peers.count == 1:
+        found = checkpoints.newest(most) if processes.index() == 0 else None
+        if processes.count() == 1:
             return found and read(found)
         mine = found and read(found)
-        path = self._peers.broadcast(None if found is None else str(found.path))
+        path = processes.broadcast(None if found is None else str(found.path))
         if path is None:
             return None
-        content = self._peers.broadcast_bytes(b"" if found is None else found.content)
+        content = processes.broadcast_bytes(b"" if found is None else found.content)
         return mine or read(Checkpoint(Path(path), content, *decode(content, path)))
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its shard of a batch."""
-        peers, network = self._peers, self._networks[0]
+        network = self._networks[0]
         if not self._is_group:
             saved = {} if self._found is None else self._found[1].networks[0].position
             loader = saved.get("loader")
             seed = loader.get("seed") if isinstance(loader, dict) else None
-            if peers.count > 1:  # for loaders without one, process 0's
-                seed = peers.broadcast(secrets.randbits(31) if seed is None else seed)
+            if processes.count() > 1:  # for loaders without one, process 0's
+                seed = processes.broadcast(secrets.randbits(31) if seed is None else seed)
             # One process resumes with the seed that several have drawn.
-            if peers.count > 1 or (seed is not None and network.source.lacks_seed):
+            if processes.count() > 1 or (seed is not None and network.source.lacks_seed):
                 sources = {network.source, *self._sets.values()}
-                shards = {one: one.shard(peers.index, peers.count, seed) for one in sources}
+                shards = {
+                    one: one.shard(processes.index(), processes.count(), seed) for one in sources
+                }
                 network.source = shards[network.source]
                 self._sets = {name: shards[one] for name, one in self._sets.items()}
         if self._checkpoints is None:
@@ -310,9 +311,9 @@ class Training:
             self._step += count
             self._epoch_step += count
             is_save = self._is_save_due()
-            if self._pace.is_due(count, clock) or is_save:
+            if self._report_interval.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                is_save = self._pace.agreed(is_save or self._is_save_late())
+                is_save = self._report_interval.next(is_save or self._is_save_late())
                 if not self._is_group:  # a group's are looked for at the end of an epoch
                     self._look_for_failures(looks_at_params=is_save)
                 self._note_positions(feed, clock)
@@ -335,7 +336,7 @@ class Training:
 
     def _most_steps(self) -> int:
         """How many steps may follow before something is to be done after an exact one."""
-        most = [self._pace.most_steps(), self.chunk_steps]
+        most = [self._report_interval.most_steps(), self.chunk_steps]
         if self._checkpoints is not None and (due := self._checkpoints.due_in(self._step)):
             most.append(due)
         if self._asked.steps is not None:
@@ -544,7 +545,7 @@ class Training:
             copies=list(copies),
         )
         self._saved = here
-        if self._peers.index == 0:
+        if processes.index() == 0:
             tree = {"state": self._state, **copies}
             keep_step = -1 if self._is_group else self._networks[0].best.step
             path = checkpoints.save(tree, content.to_json(), keep_step)
@@ -582,10 +583,10 @@ class Training:
                 callback(event)
             except StopTraining:
                 stops = ()
-        if self._peers.count > 1 and isinstance(event, Started | Stepped | EpochEnded):
-            if self._peers.any_process(stops is not None):
+        if processes.count() > 1 and isinstance(event, Started | Stepped | EpochEnded):
+            if processes.any_process(stops is not None):
                 stops = ()
-            if self._peers.reached_preemption():
+            if processes.reached_preemption():
                 stops = (PREEMPTED,)
         # Training does not stop while a state is being saved, but at the next event.
         self._is_asked_to_stop = stops is not None

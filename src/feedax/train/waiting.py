@@ -1,4 +1,4 @@
-"""How long training stands and waits for data, and what would help."""
+"""How long training waits for data, and what would help."""
 
 import logging
 import time
@@ -12,31 +12,31 @@ from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
 SHARE = 0.2
-"""Waiting for more than this share of an epoch is worth a sentence."""
+"""Training is warned if it waits for more than this share of an epoch."""
 
 
 class Waiting:
-    """The time of one epoch in which training stood, since the next piece of work was not there.
+    """The time of one epoch in which training waited for the next piece of it.
 
-    While a batch is loaded the device goes on with the steps before it. That is not waiting; where
-    the device runs out of steps meanwhile, only what loading takes longer than a step is.
+    While a batch is loaded, the device computes the steps before it. That is not waiting. Where
+    the device runs out of steps meanwhile, waiting is only what loading takes longer than a step.
 
     Args:
         source: where the batches come from.
         steps: runs the pieces.
 
     Attributes:
-        seconds: in which training stood.
-        first_seconds: of them, for the first piece.
-        lost_seconds: of them, what another source would not save: the machine did something else.
-            Known with the columns.
+        seconds: in which training waited.
+        first_seconds: of these, the wait for the first piece.
+        lost_seconds: of these, what no other source would save, as the machine was busy with
+            something else. Known once `columns` was called.
         source: where the batches come from.
     """
 
     def __init__(self, source: Source, steps: Steps) -> None:
         self.seconds = self.first_seconds = self.lost_seconds = 0.0
         self.source = source
-        self._idle_seconds = 0.0  # of the waiting, without this thread on a CPU
+        self._idle_seconds = 0.0  # of the waiting, this thread did not run on a CPU
         self._delays = self.cpu_delay()
         self._steps = steps
         self._before = source.times()
@@ -46,7 +46,7 @@ class Waiting:
 
     def take(self, feed: Feed | StackedFeed, most: int) -> Batch | Chunk | None:
         """The feed's next piece, of at most so many steps."""
-        # After a step that was measured the device is idle, but only for that.
+        # The device is idle after a step that was measured, but only because of that.
         was_busy = self._steps.are_under_way() or self._measure
         started, worked = time.perf_counter(), time.thread_time()
         piece = feed.take(most)
@@ -58,12 +58,12 @@ class Waiting:
             self._idle_seconds += max(0.0, waited - worked)
             self.first_seconds = self.first_seconds or seconds
             self._shortages += not was_measured
-            # Seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
+            # Measured seldom, as nothing is loaded meanwhile: after 1, 2, 4, 8 ... shortages.
             self._measure = not was_measured and self._shortages.bit_count() == 1
         return piece
 
     def run(self, state: Any, piece: Batch | Chunk) -> Any:
-        """The piece's steps; from time to time, how long one takes."""
+        """Run the piece's steps; now and then, measure how long one takes."""
         started = time.perf_counter() - self._steps.compile_seconds
         state = self._steps.run(state, piece)
         if self._measure and isinstance(piece, Batch):
@@ -72,7 +72,7 @@ class Waiting:
         return state
 
     def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
-        """The times of an epoch that has been trained, by the names of its row."""
+        """The times of the epoch, once it is trained, by the columns of its row."""
         before, now = self._before, self.source.times()
         self.lost_seconds = self._lost(feed)
         return {
@@ -89,13 +89,13 @@ class Waiting:
         drawing = feed.drawing_seconds
         if drawing is None:
             return min(self._idle_seconds, delays or 0.0)
-        # A sampler is to blame for drawing alone; where nobody counts delays, for what it worked.
+        # A sampler is blamed for drawing only; where delays are not counted, for its CPU time.
         delays = self._idle_seconds if delays is None else delays
         return max(0.0, self.seconds - max(0.0, drawing - delays))
 
     @staticmethod
     def cpu_delay() -> float | None:
-        """Seconds in which this thread could have worked and had no CPU; None: nobody counts."""
+        """Seconds in which this thread was ready but had no CPU; None where nobody counts them."""
         try:
             return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
         except (OSError, ValueError, IndexError):
@@ -103,10 +103,10 @@ class Waiting:
 
 
 class Advice:
-    """One sentence in a run, the first time that an epoch waits for data too long."""
+    """Warns once in a run, after the first epoch that waits for data too long."""
 
     long_enough = 1.0
-    """Seconds of an epoch: in a shorter one, nobody waits."""
+    """Seconds; a shorter epoch is not worth a warning."""
 
     def __init__(self) -> None:
         self._given = False
@@ -116,10 +116,10 @@ class Advice:
         seconds, waited = row["seconds"], row["wait_seconds"]
         source = waiting.source
         if row["epoch"] == 0 and source.num_workers:
-            # Workers start once in any case; it counts where every epoch starts them again.
+            # Workers must start once. It counts only where every epoch starts them again.
             seconds, waited = seconds - waiting.first_seconds, waited - waiting.first_seconds
         lost = waiting.lost_seconds
-        free = seconds - lost  # the seconds of a machine that does nothing else
+        free = seconds - lost  # what an idle machine would have taken
         if self._given or free <= self.long_enough or waited - lost <= SHARE * free:
             return
         self._given = True
@@ -148,6 +148,6 @@ def _remedy(source: Source, row: dict[str, float]) -> str:
 
 
 def tell_of_text(feed: Feed | StackedFeed) -> None:
-    """Say once what stays behind on the host."""
+    """Log which fields hold text, which stays on the host."""
     if feed.text:
         LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}")

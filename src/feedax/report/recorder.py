@@ -1,4 +1,4 @@
-"""What a run writes into its folder while it trains."""
+"""A callback of `fit` that writes the folder of its run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,14 +11,14 @@ from feedax.storage.writer import Writer
 from feedax.train.events import EpochEnded, Event, Started
 
 
-class Record:
+class Recorder:
     """Writes the rows and the parameters of every epoch; a callback of `fit`.
 
     Args:
         folder: the run's.
         best: the column by which parameters are kept, or None to keep the last ones.
         note: says what a person should know.
-        goes_on: of a run that goes on, what is written down of that, see `RunFolder.go_on`.
+        resumed: of a run that is resumed, the arguments of `RunFolder.go_on`; None for a new run.
 
     Attributes:
         compile_seconds: spent on compiling in this process.
@@ -29,7 +29,7 @@ class Record:
         folder: RunFolder,
         best: str | None,
         note: Callable[[str], None],
-        goes_on: tuple[list[str], dict[str, Any]] | None = None,
+        resumed: tuple[list[str], dict[str, Any]] | None = None,
     ) -> None:
         self.compile_seconds = 0.0
         self._began_at = -1
@@ -37,7 +37,7 @@ class Record:
         self._folder = folder
         self._best = best
         self._note = note
-        self._goes_on = goes_on
+        self._resumed = resumed
         self._writer = Writer("feedax-params")
 
     def __call__(self, event: Event) -> None:
@@ -46,11 +46,11 @@ class Record:
                 self._began_at = step
                 if checkpoint is not None:
                     self._note(f"goes on after step {step}, from {checkpoint}")
-                elif self._goes_on is not None:
+                elif self._resumed is not None:
                     self._note("there is no checkpoint to go on from, so it starts at step 0")
                 # Not before: another process may train the same run, which `fit` has found out.
-                if self._goes_on is not None:
-                    self._folder.go_on(*self._goes_on)
+                if self._resumed is not None:
+                    self._folder.go_on(*self._resumed)
                     self._folder.write_rows(history)
             case EpochEnded(row=row, params=params, is_best=is_best):
                 self._epochs += 1
@@ -63,12 +63,12 @@ class Record:
                 self._folder.append_row(row)
 
     def found_the_end(self, steps: int | None) -> bool:
-        """Whether a run that goes on had no step left.
+        """Whether a run was resumed that had no step left.
 
         Args:
             steps: those of the whole run, or None.
         """
-        return self._goes_on is not None and (self._epochs == 0 or self._began_at == steps)
+        return self._resumed is not None and (self._epochs == 0 or self._began_at == steps)
 
     def end(self, params: Any, failed: bool) -> None:
         """Write what is left to write when training has ended."""

@@ -183,7 +183,7 @@ def loader_of(kind, workers=0, **arguments):
 
 
 def parts_of(make, parts):
-    return [make().columns(part, parts) for part in range(parts)]
+    return [make().shard(part, parts) for part in range(parts)]
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -241,12 +241,12 @@ def test_any_loader_in_any_number_of_parts(n, size, drop_last, kind, data, parts
 def test_only_its_columns_are_loaded():
     data = [Drawn(), Drawn()]
     for part in range(2):
-        view = NumpyLoader(data[part], 4, seed=0).columns(part, 2)
+        view = NumpyLoader(data[part], 4, seed=0).shard(part, 2)
         assert [batch["y"].tolist() for batch in view][-1] == [20 + part]
     assert data[0].loaded == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20]
     assert data[1].loaded == [2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 21]
     subset = Drawn()
-    list(NumpyLoader(torch.utils.data.Subset(subset, range(8)), 8, seed=0).columns(3, 4))
+    list(NumpyLoader(torch.utils.data.Subset(subset, range(8)), 8, seed=0).shard(3, 4))
     assert subset.loaded == [6, 7]
 
 
@@ -274,7 +274,7 @@ def test_whole_batches_are_cut_where_examples_are_not_loaded_one_by_one(kind):
     if "pipe" not in kind:  # where nobody knows them
         counts = {"batch_size=None": 3, "workers' stream": 4 * 2 + 2 * 3}
         assert {view.stats().examples for view in views} == {2 * counts.get(kind, 11)}
-    assert "Whole batches are loaded and cut into 2 parts: " in str(views[0].plan())
+    assert "Whole batches are loaded and cut into 2 shards: " in str(views[0].plan())
     assert "into" not in str(whole.plan())
 
 
@@ -294,7 +294,7 @@ def test_a_position_of_two_parts_is_one_for_any_number_of_them(kind, parts):
     def make():
         return WHOLE["stream"]() if kind == "stream" else loader_of(kind)
 
-    two = make().columns(1, 2)
+    two = make().shard(1, 2)
     epoch = iter(two)
     next(epoch), next(epoch)
     state = json.loads(json.dumps(two.state_dict()))
@@ -306,7 +306,7 @@ def test_a_position_of_two_parts_is_one_for_any_number_of_them(kind, parts):
         return loader
 
     def view_goes_on(part):
-        loader = make().columns(part, parts)
+        loader = make().shard(part, parts)
         loader.load_state_dict(state)
         return loader
 
@@ -333,7 +333,7 @@ def test_the_examples_in_order_are_shared_by_columns_too(plan):
 
 
 def test_a_resident_loaders_index_batches_stay_whole():
-    view = loader_of("resident").columns(1, 2)
+    view = loader_of("resident").shard(1, 2)
     assert len(next(iter(view))[1]) == 2
     assert view.has_part
     indices = [batch.tolist() for batch in view.index_batches()]
@@ -347,18 +347,18 @@ def test_a_resident_loaders_index_batches_stay_whole():
 
 def test_a_view_stands_apart_from_its_loader():
     loader = NumpyLoader(Drawn(), 4, True)
-    view = loader.columns(0, 2, seed=9)
+    view = loader.shard(0, 2, seed=9)
     assert (loader.seed, view.seed, view.dataset is loader.dataset) == (None, 9, True)
     first = [batch["y"].tolist() for batch in view]
     assert loader.state_dict()["epoch"] == 0
     assert loader.stats().batches == 0
     assert not loader.has_part
     whole = NumpyLoader(Drawn(), 4, True, seed=9)
-    assert [batch["y"].tolist() for batch in view.columns(0, 1)] != first
-    again = whole.columns(1, 2).columns(0, 2, seed=4)  # parts of the whole, not of a part
+    assert [batch["y"].tolist() for batch in view.shard(0, 1)] != first
+    again = whole.shard(1, 2).shard(0, 2, seed=4)  # parts of the whole, not of a part
     assert ([batch["y"].tolist() for batch in again], again.seed) == (first, 9)
-    assert not NumpyLoader(Drawn(), 4).columns(0, 1).seed  # alone it needs none
-    assert loader.columns(0, 2, seed=9).plan().name == "streamed"
+    assert not NumpyLoader(Drawn(), 4).shard(0, 1).seed  # alone it needs none
+    assert loader.shard(0, 2, seed=9).plan().name == "streamed"
 
 
 def test_examples_without_leaves_are_their_own_parts():
@@ -369,29 +369,29 @@ def test_examples_without_leaves_are_their_own_parts():
     def collate(examples):
         return {}
 
-    assert list(NumpyLoader(Nothing(4), 4, seed=0, collate_fn=collate).columns(0, 2)) == [{}]
-    assert list(NumpyLoader(Nothing(4), 4, seed=0).columns(0, 2)) == [{}]
+    assert list(NumpyLoader(Nothing(4), 4, seed=0, collate_fn=collate).shard(0, 2)) == [{}]
+    assert list(NumpyLoader(Nothing(4), 4, seed=0).shard(0, 2)) == [{}]
 
 
 @pytest.mark.parametrize(
     ("loader", "asked", "words"),
     [
-        ({}, (2, 2), "NumpyLoader: columns must be asked for part 0 to 1 of at least 1, and it is "
-         "part 2 of 2; give this process's index and their number"),
-        ({}, (0, 0), "NumpyLoader: columns must be asked for part 0 to 0 of at least 1, and it is "
-         "part 0 of 0; give this process's index and their number"),
-        ({"seed": None}, (0, 2), "NumpyLoader: every part must come from the same order and the "
-         "same random numbers, and this loader has no seed; give it one, or give columns one"),
-        ({"in_order": False}, (0, 2), "NumpyLoader: every part must come from the same batches in "
+        ({}, (2, 2), "NumpyLoader: the index of a shard must be 0 to 1, and the count at least "
+         "1, and it is shard 2 of 2; give this process's index and the number of processes"),
+        ({}, (0, 0), "NumpyLoader: the index of a shard must be 0 to 0, and the count at least "
+         "1, and it is shard 0 of 0; give this process's index and the number of processes"),
+        ({"seed": None}, (0, 2), "NumpyLoader: all shards must come from one order and the same "
+         "random numbers, and this loader has no seed; give it one, or give shard one"),
+        ({"in_order": False}, (0, 2), "NumpyLoader: all shards must come from the same batches in "
          "the same order, and this loader has in_order=False; leave it out"),
-        ({"sampler": DistributedSampler(range(COUNT), 3, 0)}, (0, 2), "NumpyLoader: columns are "
-         "shares of whole batches, and this loader's DistributedSampler shares out the examples by "
-         "3 already; leave the sampler out, or the columns"),
+        ({"sampler": DistributedSampler(range(COUNT), 3, 0)}, (0, 2), "NumpyLoader: a shard is "
+         "cut from whole batches, and this loader's DistributedSampler already shares out the "
+         "examples by 3; leave out either the sampler or the shard"),
     ],
 )  # fmt: skip
 def test_parts_that_may_be_of_other_batches_are_refused(loader, asked, words):
     with pytest.raises(PlanError) as error:
-        NumpyLoader(Drawn(), 4, **{"seed": 1} | loader).columns(*asked)
+        NumpyLoader(Drawn(), 4, **{"seed": 1} | loader).shard(*asked)
     assert str(error.value) == words
 
 
@@ -406,11 +406,11 @@ def test_parts_that_may_be_of_other_batches_are_refused(loader, asked, words):
 )
 def test_batches_that_cannot_be_cut_are_refused(collate, found):
     with pytest.raises(ExampleError) as error:
-        list(NumpyLoader(Drawn(), 4, collate_fn=collate, seed=1).columns(0, 2))
+        list(NumpyLoader(Drawn(), 4, collate_fn=collate, seed=1).shard(0, 2))
     assert str(error.value) == (
-        "NumpyLoader: to be shared by columns, everything in a batch must be an array or a list of "
-        f"text with a row for each example, and their rows are {found}; let the collate_fn or the "
-        "dataset make it so"
+        "NumpyLoader: to be cut into shards, a batch must consist of arrays and lists of text with "
+        f"a row for each example, and their rows are {found}; let the collate_fn or the dataset "
+        "make it so"
     )
 
 
@@ -422,13 +422,19 @@ def test_an_error_in_a_worker_names_the_example_of_the_whole_batch():
             return index
 
     loader = NumpyLoader(Breaks(), 4, seed=1)
-    assert [batch.tolist() for batch in loader.columns(0, 2)][1] == [4, 5]
+    assert [batch.tolist() for batch in loader.shard(0, 2)][1] == [4, 5]
     with pytest.raises(KeyError) as error:
-        list(loader.columns(1, 2))
+        list(loader.shard(1, 2))
     assert error.value.__notes__ == ["while loading example 7"]
-    ragged = NumpyLoader([np.zeros(2 + (i == 7)) for i in range(8)], 4, seed=1).columns(1, 2)
+    ragged = NumpyLoader([np.zeros(2 + (i == 7)) for i in range(8)], 4, seed=1).shard(1, 2)
     with pytest.raises(ExampleError, match=r"is \(2,\) in example 6 but \(3,\) in example 7"):
         list(ragged)
+
+
+def test_columns_is_another_name_of_shard():
+    loader = NumpyLoader(range(9), 4)
+    shard, same = loader.shard(1, 2, seed=3), loader.columns(1, 2, seed=3)
+    assert [x.tolist() for x in shard] == [x.tolist() for x in same]
 
 
 def test_a_longer_dataset_is_another_one_within_an_epoch():
@@ -443,7 +449,7 @@ def test_a_longer_dataset_is_another_one_within_an_epoch():
     with pytest.raises(PositionError) as error:
         list(longer)
     assert str(error.value) == (
-        "NumpyLoader: to go on within an epoch the dataset must be as long as it was when the "
+        "NumpyLoader: to resume within an epoch the dataset must be as long as it was when the "
         "position was saved, 20, and it has 24 examples; give the loader the same dataset"
     )
     del state["length"]  # as it was saved when nobody looked at it

@@ -1,6 +1,5 @@
 """Loading one batch: what happens wherever the examples are loaded, in a worker or not."""
 
-import copy
 import hashlib
 import pickle
 import signal
@@ -10,7 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    MapDataPipe,
+    Subset,
+    get_worker_info,
+)
 from torch.utils.data._utils import worker as torch_worker
 
 from feedax.data.collate import (
@@ -20,47 +26,9 @@ from feedax.data.collate import (
     convert_example,
     numpy_convert,
 )
+from feedax.data.order import Task, keeps_state, state_of
 from feedax.data.randomness import seed_random
 from feedax.errors import ExampleError, PositionError, WorkerError
-
-
-class Task:
-    """What a sampler yields for one batch, and its place in the epoch.
-
-    Attributes:
-        indices: the sampler's own object.
-        epoch: counted from 0.
-        start: how many examples of the epoch come before.
-        columns: which of the indices are to be loaded; all but where a process has a part.
-        is_batch: whether they are a batch's, not one example's alone.
-        count: how many examples these are.
-        number: how many batches come before.
-        numbers: the indices as int64 `(examples,)`, or None where they are no integers.
-        checksum: of all indices of the epoch up to and with these.
-        sampler: the sampler's own state after these, if it has one.
-    """
-
-    def __init__(self, indices: Any, epoch: int, start: int, columns: slice = slice(None)) -> None:
-        self.indices = indices
-        self.epoch = epoch
-        self.start = start
-        self.columns = columns
-
-    is_batch: bool
-    count: int
-    number: int
-    numbers: np.ndarray | None
-    checksum: int
-    sampler: Any
-
-    def __reduce__(self) -> Any:  # a worker needs no more
-        return Task, (self.indices, self.epoch, self.start, self.columns)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
 
 class Loaded(NamedTuple):
@@ -181,13 +149,11 @@ class Indexed(Dataset[Any]):
         if whole_batch:
             return self._whole(task, whole_batch)
         indices = list(task.indices)
-        places = range(len(indices))[task.columns]
+        places = range(len(indices))[task.rows]
         examples = [self._example(task, i, indices[i]) for i in places]
         # A collate_fn of the user's own gets what the dataset gives, as in torch.
         return (
-            Examples(examples, indices[task.columns])
-            if loading.user_collate_fn is None
-            else examples
+            Examples(examples, indices[task.rows]) if loading.user_collate_fn is None else examples
         )
 
     def _example(self, task: Task, place: int, index: Any) -> Any:
@@ -246,6 +212,30 @@ def batch_method(dataset: Any) -> Callable[[Any], Any] | None:
     return bound
 
 
+def why_whole(loader: DataLoader[Any], collate_fn: Any, has_cache: bool) -> str | None:
+    """Why whole batches must be loaded to hand over a shard of them.
+
+    Args:
+        loader: the loader.
+        collate_fn: the user's own, if there is one.
+        has_cache: whether the loader keeps the examples.
+
+    Returns:
+        None if examples are loaded one by one and independently, so that some can be left out.
+    """
+    if isinstance(loader.dataset, IterableDataset | MapDataPipe):
+        return f"a {type(loader.dataset).__name__} yields its examples one after the other"
+    if loader.batch_sampler is None:
+        return "with batch_size=None the dataset makes them"
+    if collate_fn is not None:
+        return "a collate_fn of your own wants to see all examples"
+    if has_cache:
+        return "every process must know all examples after the same epoch, to have the same plan"
+    if batch_method(loader.dataset) is not None:
+        return "the dataset's __getitems__ loads all examples together"
+    return None
+
+
 def examples_of(dataset: Any, indices: list[int]) -> list[Any]:
     """The examples as the loader asks for them."""
     whole_batch = batch_method(dataset)
@@ -267,29 +257,6 @@ def as_many(examples: Any, indices: Sequence[Any]) -> list[Any]:
             f"and it gave {found}; mend it, or leave it out of the dataset's class"
         )
     return listed
-
-
-def keeps_state(source: Any) -> bool:
-    """Whether it can go back to a state of its own: not to that of another one within."""
-    names = ("state_dict", "load_state_dict")
-    return all(
-        hasattr(type(source), name) or name in getattr(source, "__dict__", ()) for name in names
-    )
-
-
-class NoState(str):
-    """Why something that keeps a state could not tell it."""
-
-
-def state_of(source: Any) -> Any:
-    """A copy of the state that something keeps, or `NoState`."""
-    try:
-        return copy.deepcopy(source.state_dict())
-    except Exception as error:
-        return NoState(
-            f"NumpyLoader: a position has the state of its {type(source).__name__}, and state_dict "
-            f"failed there ({type(error).__name__}: {str(error)[:100]}); mend it, or leave it out"
-        )
 
 
 class Streamed(IterableDataset[Any]):
@@ -347,7 +314,7 @@ class _Stream(Iterator[Any]):
                 next(self)
             except StopIteration:
                 raise PositionError(
-                    "NumpyLoader: to go on from a saved position the dataset must yield what it "
+                    "NumpyLoader: to resume from a saved position the dataset must yield what it "
                     f"yielded then, and it ends after {self._count} of {count} examples; give the "
                     "loader the same dataset"
                 ) from None

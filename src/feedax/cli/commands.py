@@ -1,0 +1,141 @@
+"""What every command says in its ``--help``, and its flags. Nothing heavy is imported here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from feedax.cli import UsageError
+from feedax.cli.flags import DataFlags, TrainFlags, defaults, description
+from feedax.cli.parse import parse, renamed
+from feedax.cli.sweep_flags import parse_sweep
+
+__all__ = ["PARSERS", "renamed"]
+
+arg = tyro.conf.arg
+
+TRAIN = f"""\
+Train a network. Without flags this is the JAX tutorial: MNIST, 784 512 512 10, 8 epochs.
+
+examples:
+  feedax train
+  feedax train --epochs 2 --hidden 256 --name small
+  feedax train --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
+  feedax train --preset modern --epochs 3
+  feedax train --dataset npz:digits.npz --out runs/digits
+  feedax train --resume runs/digits
+
+{description()}
+
+Standard output gets three lines an epoch; the run's folder gets the configuration, the metrics, the
+curves, the parameters and checkpoints. Ctrl-C stops in good order. Where a run stopped, or was
+killed, --resume goes on as if nothing had happened."""
+
+SWEEP = f"""\
+Train many networks: every combination of the values that are given, many seeds each. A flag of one
+number or one choice can have several values.
+
+examples:
+  feedax sweep --preset modern --seeds 20
+  feedax sweep --learning-rate 0.0005 0.001 0.002 --optimizer adam --loss cross_entropy --seeds 5
+  feedax sweep --preset modern --dropout 0 0.1 --batch-size 128 256 --validation 0.1
+  feedax sweep --resume runs/20260131-142501-mnist
+
+{description()}
+
+The network of a seed is the one that feedax train trains with it. Standard output gets a line a
+network, and tables of what the networks of each setting have in common; the sweep's folder gets
+the configuration, networks.jsonl, summary.json, the curves, and the parameters of every network.
+Ctrl-C stops in good order. Where a sweep stopped, or was killed, --resume goes on as if nothing had
+happened."""
+
+EVALUATE = """\
+Loss and accuracy of a trained run on its training and test set.
+
+examples:
+  feedax evaluate runs/20260131-142501-mnist
+  feedax evaluate runs/20260131-142501-mnist --dataset qmnist"""
+
+PREDICT = """\
+Say what a trained run sees in image files: one line an image, with the likeliest class.
+
+An image is prepared as the training examples were. For MNIST and its kin that means: made grey,
+taken off its paper, inverted if it is dark on light, cropped to the ink, scaled, and centred in
+28 x 28. What was done, and what is doubtful, is said on standard error.
+
+examples:
+  feedax predict runs/20260131-142501-mnist seven.png
+  feedax predict runs/20260131-142501-mnist scans/*.jpg
+  feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
+
+PLAN = """\
+Say how a dataset's batches would be made, and why; train nothing.
+
+examples:
+  feedax plan
+  feedax plan --dataset my.module:make_dataset --num-workers 4"""
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
+    """The folder of a run."""
+    dataset: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")
+    ] = None
+    """Another dataset with examples of the same size."""
+    root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run's)")] = (
+        None
+    )
+    """Folder for a dataset that is downloaded or unpacked."""
+
+
+@dataclass(frozen=True)
+class PredictFlags:
+    run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
+    """The folder of a run."""
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
+    ]
+    """PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files of any size."""
+    show: Annotated[
+        Path | None, arg(metavar="FILE.png", help_behavior_hint="(default: nothing)")
+    ] = None
+    """Draw what the network saw, beside its probabilities."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UsageError(
+                "at least one IMAGE must be given after RUN; see feedax predict --help"
+            )
+        if self.show is None:
+            return
+        if self.show.suffix.lower() != ".png":
+            raise UsageError(f"--show must name a .png file, not {self.show}; call it seen.png")
+        if len(self.images) > 100:
+            raise UsageError(
+                f"--show must have at most 100 images to draw, not {len(self.images)}; name fewer"
+            )
+        if any(self.show.resolve() == image.resolve() for image in self.images):
+            raise UsageError(
+                f"--show must name a file of its own, and {self.show} is one of the images; "
+                "call it seen.png"
+            )
+
+
+@dataclass(frozen=True)
+class PlanFlags:
+    data: DataFlags = field(default_factory=DataFlags)
+
+
+PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "train": lambda words: parse(TrainFlags, words, "train", TRAIN, defaults(words)),
+    "sweep": lambda words: parse_sweep(words, SWEEP),
+    "evaluate": lambda words: parse(EvaluateFlags, words, "evaluate", EVALUATE),
+    "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
+    "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
+}
+"""From the words after a command to what its module is run with."""
