@@ -63,6 +63,7 @@ def test_the_models_page_trains_a_model_of_every_library_in_under_fifteen_lines(
         assert sum(bool(line.strip()) for line in block.splitlines()) < 15
 
 
+@pytest.mark.slow
 def test_the_training_pages_run_is_resumed_to_the_same_bits(tmp_path):
     said = dict(line.split(" ", 1) for line in run(TRAINING, tmp_path).splitlines())
     assert float(said["resumed"]) > 0.95

@@ -58,6 +58,7 @@ for epoch in range(num_epochs):
 """
 
 
+@pytest.mark.slow
 def test_the_tutorials_other_cells_run_on_the_imported_names(tmp_path: Path) -> None:
     script = tmp_path / "tutorial.py"
     script.write_text(SCRIPT, encoding="utf-8")

@@ -500,7 +500,7 @@ def test_the_flags_know_every_optimizer_and_schedule():
     assert get_args(hints["schedule"]) == get_args(ScheduleName)
 
 
-@pytest.mark.parametrize("name", slow_but(["adamw", "nesterov", "lion"], get_args(OptimizerName)))
+@pytest.mark.parametrize("name", slow_but(["adamw", "lion"], get_args(OptimizerName)))
 def test_every_optimizer_trains(train, name):
     rate = {"lion": 0.001, "sgd": 0.001, "momentum": 1e-4, "nesterov": 1e-4}.get(name, 0.01)
     words = f"--optimizer {name} --learning-rate {rate} --weight-decay 0.01 --clip-norm 5"
@@ -510,7 +510,7 @@ def test_every_optimizer_trains(train, name):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", slow_but(["cosine", "one_cycle"], get_args(ScheduleName)))
+@pytest.mark.parametrize("name", slow_but(["cosine"], get_args(ScheduleName)))
 def test_every_schedule_trains(train, name):
     warmup = "" if name == "one_cycle" else "--warmup-steps 2"
     done = train(f"--schedule {name} {warmup} --learning-rate 0.001 --epochs 2 --out run")

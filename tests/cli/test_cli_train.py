@@ -470,6 +470,7 @@ def test_a_reader_that_goes_away_ends_the_run_in_good_order(feedax, monkeypatch)
     stopped_run(r"its standard output \(Broken pipe\)", done.stderr, rows=1)
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_hears_is_whole(tmp_path, tiny):
     """Standard output is closed, and nobody reads standard error."""
     reader, writer = os.pipe()

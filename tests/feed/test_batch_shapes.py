@@ -128,6 +128,7 @@ def test_a_run_on_them_goes_on_to_the_same_bits(tmp_path):
     assert [row["same_loss"] for row in again] == [row["same_loss"] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_sweep_evaluates_them_and_says_where_networks_cannot_share_steps():
     same = list(loader())
     found = feedax.sweep(

@@ -34,7 +34,7 @@ def _no_thread_is_left():
 
 
 def wait_for_no_threads():
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while transfer_threads() and time.monotonic() < deadline:
         time.sleep(0.002)
     assert transfer_threads() == []

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import sweep_jobs
-from helpers import bits, linear, problem, timeless
+from helpers import bits, linear, problem, slow, timeless
 from sweep_jobs import COUNT, SIZE, STEPS, init, loader, predict
 
 import feedax
@@ -112,7 +112,7 @@ def by_hand(w, x, y, key, step, rate, augment=None, alpha=None):
     return w - rate * gradient, losses.sum(), right.sum()
 
 
-@pytest.mark.parametrize(("augment", "alpha"), [(noisy_by, None), (noisy_by, 0.7)])
+@pytest.mark.parametrize(("augment", "alpha"), [slow(noisy_by, None), (noisy_by, 0.7)])
 def test_steps_are_those_of_a_computation_by_hand(augment, alpha):
     """Two batches of 8 and one of 5; what `fit` fills it up with changes nothing."""
     x, y = (part[:21] for part in problem(2))

@@ -238,6 +238,7 @@ def test_a_step_of_an_nnx_model_is_nnx_own(batch):
     assert np.abs(state["norm"]["mean"]).min() > 0
 
 
+@pytest.mark.slow
 def test_a_step_of_a_linen_model_is_linens_own(batch, linen_variables):
     x, y = batch
     module, variables = LinenConv(dropout=0.0), linen_variables
@@ -274,6 +275,7 @@ def test_a_step_of_an_equinox_model_is_equinoxs_own(batch):
     assert not all(map(np.array_equal, jax.tree.leaves(new), jax.tree.leaves(state)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("others_mix")
 def test_a_step_of_a_haiku_model_with_state_is_haikus_own(batch):
     x, y = batch
@@ -346,7 +348,7 @@ def dropping(kind):
 
 
 @pytest.mark.usefixtures("others_mix")
-@pytest.mark.parametrize("kind", ["nnx", slow("nnx call"), "linen"])
+@pytest.mark.parametrize("kind", ["nnx", slow("nnx call"), slow("linen")])
 def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
     net = dropping(kind)
     x = jnp.ones((8, 64))
@@ -365,7 +367,7 @@ def test_dropout_follows_the_key_and_is_off_in_evaluation(kind):
 
 
 @pytest.mark.usefixtures("others_mix")
-@pytest.mark.parametrize("kind", ["nnx", slow("nnx call"), "linen"])
+@pytest.mark.parametrize("kind", [slow("nnx"), slow("nnx call"), "linen"])
 def test_running_statistics_are_used_in_evaluation_and_moved_in_training_only(kind, rng):
     net = dropping(kind)
     x = jnp.asarray(3 + 2 * rng.normal(size=(256, 64)), jnp.float32)

@@ -242,7 +242,7 @@ def left(both: list[Trainer]) -> list[int]:
 
 
 def nothing_is_left(both: list[Trainer]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while numbers := left(both):
         assert time.monotonic() < until, f"processes {numbers} are left"
         time.sleep(0.02)

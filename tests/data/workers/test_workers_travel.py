@@ -309,7 +309,7 @@ def test_the_workers_share_one_copy_of_the_arrays():
     assert one[1] != other[1]
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", [slow("spawn"), "fork"])
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
 def test_torchs_own_way_to_start_workers(method):
     loader = NumpyLoader(Fails(), 2, num_workers=1, multiprocessing_context=method)
