@@ -491,8 +491,8 @@ for name in ("old", "new"):
 
 def refuses_to_write(folder, reason):
     return [
-        f"run folder: {folder}/{name} must be writable, and the system says {reason!r}; free some "
-        f"space or choose another folder with --out"
+        f"run folder: {folder}/{name} must be writable, and the system says {reason!r}; "
+        "free some space or choose another folder"
         for name in ("old", "new")
     ]
 

@@ -88,7 +88,7 @@ def unusable(path, what):
 
 
 def goes_on(step):
-    return f"goes on after step {step}, from run/checkpoints/step-{step:09}.safetensors"
+    return f"resumed after step {step}, from run/checkpoints/step-{step:09}.safetensors"
 
 
 def flip(content, place):
@@ -200,7 +200,7 @@ def test_a_folder_in_a_checkpoints_place_is_named(runs, resume):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
         f"feedax train: run folder: {NEWEST} must be writable, and the system says 'Is a "
-        "directory'; free some space or choose another folder with --out",
+        "directory'; choose another one with --out",
     )
     os.rmdir(NEWEST)
     assert_ends_as_the_whole_run(runs, resume())
@@ -234,7 +234,7 @@ def test_without_a_whole_checkpoint_the_run_starts_again(runs, resume):
     assert_said(
         done,
         *(unusable(f"run/checkpoints/{n}", "it ends after 0 bytes") for n in reversed(NAMES)),
-        "there is no checkpoint to go on from, so it starts at step 0",
+        "there is no checkpoint to resume from, so it starts at step 0",
     )
     assert_ends_as_the_whole_run(runs, done)
 
@@ -256,7 +256,7 @@ def test_a_checkpoint_that_names_this_run_but_another_network_is_one_line(runs, 
     assert (done.returncode, done.stderr) == (
         1,
         f"feedax train: feedax: {NEWEST} must hold a network with the layers [16, 31, 3], and its "
-        "params.0.0 is (32, 16) in place of (31, 16); go on with the folder as it was, or train "
+        "params.0.0 is (32, 16) in place of (31, 16); restore the folder as it was, or train "
         "again\n",
     )
     assert sorted(os.listdir("run/checkpoints")) == NAMES
@@ -281,7 +281,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole(runs, res
     assert said[1] == f"feedax train: {goes_on(3)}"
     assert said[3] == (
         f"feedax train: run folder: {later[0]} must be writable, and the system says 'File too "
-        "large'; free some space or choose another folder with --out"
+        "large'; free some space or choose another one with --out"
     )
     # The next is not begun where one could not be written, and nothing half-written is left.
     assert os.listdir("run/checkpoints") == [NAMES[0]]

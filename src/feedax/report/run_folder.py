@@ -7,7 +7,7 @@
       metrics.jsonl        one row an epoch; grows as the run does
       curves.png           loss and accuracy by epoch
       params.safetensors   the parameters, the best or the last ones
-      checkpoints/         from which the run goes on that was stopped or killed
+      checkpoints/         to resume a run from that was stopped or killed
 
 Reading one executes nothing: it is JSON, a PNG and numbers. It may come from somebody else, so what
 it says is checked as a whole before anything is made of it, and no link in it is followed when
@@ -37,7 +37,7 @@ from feedax.storage.plain_json import (
     load_json,
     or_none,
 )
-from feedax.storage.replace_file import not_written, remove_leftovers, replace_file
+from feedax.storage.replace_file import OTHER_FOLDER, not_written, remove_leftovers, replace_file
 
 if TYPE_CHECKING:
     from feedax.train.history import Row
@@ -152,7 +152,7 @@ class RunFolder:
         config_path = path / "config.json"
         try:
             config = load_json(read_regular(config_path, MOST_CONFIG))
-            json_bytes(config)  # as it is to be when the run goes on
+            json_bytes(config)  # as it is written when the run is resumed
         except FileNotFoundError:
             raise RunFolderError(
                 f"run folder: {path} must hold a config.json, and it has none; give a folder that "
@@ -194,12 +194,12 @@ class RunFolder:
             )
         return self.config[name]
 
-    def go_on(self, arguments: list[str], begun: dict[str, Any]) -> None:
-        """Write down that the run goes on.
+    def mark_resumed(self, arguments: list[str], begun: dict[str, Any]) -> None:
+        """Write down that the run is resumed.
 
         Args:
             arguments: of the command line, all of them, as they hold from now on.
-            begun: when and where it goes on.
+            begun: when and where it is resumed.
 
         Raises:
             RunFolderError: config.json cannot be written.
@@ -341,14 +341,19 @@ def _given_folder(path: Path) -> Path:
 
 def _taken(path: Path) -> RunFolderError:
     return RunFolderError(
-        f"run folder: {path} must not hold a run, and it holds one; choose another folder with "
-        f"--out, or leave --out away for a new one under runs/"
+        who="run folder",
+        rule=f"{path} must not hold a run",
+        found="it holds one",
+        remedy=OTHER_FOLDER,
     )
 
 
 def _not_a_folder(path: Path) -> RunFolderError:
     return RunFolderError(
-        f"run folder: {path} must be a folder, and it is a file; choose another one with --out"
+        who="run folder",
+        rule=f"{path} must be a folder",
+        found="it is a file",
+        remedy=OTHER_FOLDER,
     )
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from feedax.errors import RunFolderError
 
+OTHER_FOLDER = "choose another folder"
+FREE_SPACE = f"free some space or {OTHER_FOLDER}"
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -139,9 +142,12 @@ def remove_leftovers(folder: Path, inside: Path | None = None) -> list[Path]:
 
 def not_written(path: Path, error: OSError) -> RunFolderError:
     """The error for a file of a run folder that the operating system refuses to write."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return RunFolderError(
-        f"run folder: {path} must be writable, and the system says {error.strerror!r}; free some "
-        f"space or choose another folder with --out"
+        who="run folder",
+        rule=f"{path} must be writable",
+        found=f"the system says {error.strerror!r}",
+        remedy=FREE_SPACE if is_full else OTHER_FOLDER,
     )
 
 
