@@ -29,7 +29,7 @@ TESTS = Path(__file__).parent
 DEADLINE = 240
 """Seconds after which something hangs."""
 AGAIN = "before the next checkpoint"
-"""The moment that needs a checkpoint to go on from."""
+"""The moment that needs a checkpoint to resume from."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def _ending(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable
 
 
 def _goes_on(trainer: Trainer, job: Job, rng: Random, seconds: float) -> Callable[[], bool]:
-    return _some_time_after("goes on after step", trainer, rng.uniform(0, 0.3))
+    return _some_time_after("resumed after step", trainer, rng.uniform(0, 0.3))
 
 
 def _some_time_after(words: str, trainer: Trainer, seconds: float) -> Callable[[], bool]:

@@ -127,10 +127,31 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "choose one
 
 
 class FeedaxError(Exception):
-    """The base of every error that feedax raises on purpose; its message is one line."""
+    """The base of every error that feedax raises on purpose; its message is one line.
 
-    def __init__(self, *arguments: object) -> None:
+    Attributes:
+        who: who speaks; empty, as the others, where the error was made of a whole message.
+        rule: what must be.
+        found: what is.
+        remedy: what to do, in the words of a script; the command line has its own.
+
+    >>> error = FeedaxError(who="a", rule="b must be 1", found="it is 2", remedy="give 1")
+    >>> print(error, error.with_remedy("give --b 1"), sep=chr(10))
+    a: b must be 1, and it is 2; give 1
+    a: b must be 1, and it is 2; give --b 1
+    """
+
+    def __init__(
+        self, *arguments: object, who: str = "", rule: str = "", found: str = "", remedy: str = ""
+    ) -> None:
+        self.who, self.rule, self.found, self.remedy = who, rule, found, remedy
+        if rule:
+            arguments = (f"{who}: {rule}, and {found}; {remedy}",)
         super().__init__(*(one_line(a) if isinstance(a, str) else a for a in arguments))
+
+    def with_remedy(self, remedy: str) -> "FeedaxError":
+        """The same error with another remedy."""
+        return type(self)(who=self.who, rule=self.rule, found=self.found, remedy=remedy)
 
 
 class DatasetError(FeedaxError):

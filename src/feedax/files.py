@@ -273,14 +273,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locked)
 
 
-def not_written(
-    who: str, path: Path, error: OSError, remedy: str = "choose another folder"
-) -> RunFolderError:
+OTHER_FOLDER = "choose another folder"
+FREE_SPACE = f"free some space or {OTHER_FOLDER}"
+
+
+def not_written(who: str, path: Path, error: OSError) -> RunFolderError:
     """The error for a file or folder that the operating system refuses to write."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return RunFolderError(
-        f"{who}: {path} must be writable, and the system says {error.strerror!r}; "
-        f"{'free some space or ' * full}{remedy}"
+        who=who,
+        rule=f"{path} must be writable",
+        found=f"the system says {error.strerror!r}",
+        remedy=FREE_SPACE if is_full else OTHER_FOLDER,
     )
 
 

@@ -422,8 +422,7 @@ def test_flags_come_back_from_their_command_line():
         (
             ["train", "--best", "validation_loss"],
             "feedax train: fit: best must name a column of the rows, of one of the sets ['test', "
-            "'train'], and it is 'validation_loss'; give evaluate={'validation': ...} and "
-            "best='validation_loss', say",
+            "'train'], and it is 'validation_loss'; give --validation 0.1, or another --best",
         ),
         (
             ["train", "--layers", "100", "10"],
@@ -443,7 +442,7 @@ def test_flags_come_back_from_their_command_line():
         (
             ["train", "--out", "file/run"],
             "feedax train: run folder: file/run must be writable, and the system says 'Not a "
-            "directory'; choose another folder with --out",
+            "directory'; choose another one with --out",
         ),
     ],
     ids=named,

@@ -260,7 +260,7 @@ def test_a_run_of_all_that_is_random_goes_on_to_the_same_bits(train):
     Path("run/params.safetensors").unlink()
     done = train("--resume run")
     assert done.returncode == 0, done.stderr
-    assert "goes on after step 9" in done.stderr
+    assert "resumed after step 9" in done.stderr
     same_end(Path("run"), Path("whole"))
 
 

@@ -19,7 +19,7 @@ from feedax.report.run_folder import RunFolder
 from feedax.storage.checkpoint_file import read_checkpoint
 from feedax.train.optimizers import OptimizerName, ScheduleName
 
-BEGAN = "feedax train: a run goes on with the flags that it began with, and "
+BEGAN = "feedax train: a run is resumed with the flags that it began with, and "
 TINY = "--dataset npz:{} --hidden 8 --batch-size 16 --loss cross_entropy"
 
 
@@ -159,7 +159,7 @@ def test_a_run_with_more_epochs_is_the_longer_run(train, data, schedule):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Epoch 2 in ")
     assert (
-        "feedax train: goes on after step 6, from run/checkpoints/step-000000006.safetensors"
+        "feedax train: resumed after step 6, from run/checkpoints/step-000000006.safetensors"
         in (done.stderr)
     )
     assert train(f"{words} --epochs 4 --out whole").returncode == 0
@@ -248,7 +248,7 @@ def test_before_the_first_checkpoint_it_starts_at_step_0(train, begun):
     done = train("--resume run2", start=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[1:2] == [
-        "feedax train: there is no checkpoint to go on from, so it starts at step 0"
+        "feedax train: there is no checkpoint to resume from, so it starts at step 0"
     ]
     assert_same_end(begun, Path("run2"))
 
@@ -296,7 +296,7 @@ def test_the_rows_come_from_the_checkpoint(train, begun):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--batch-size", "many"], "--batch-size must be a whole number, and it is 'many'; "),
+        (["--batch-size", "many"], "--batch-size must be a whole number, and it is 'many')"),
         (["--batch-size", "0"], "--batch-size must be at least 1, and it is 0"),
         (["--zzz"], "there is no flag --zzz"),
         (["--help"], "there is no flag --help"),

@@ -244,13 +244,13 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     signal.signal(signal.SIGTERM, previous)
     assert not signals
     said = done.stderr.splitlines()
-    assert f"feedax sweep: goes on: {len(before)} of 4 networks are trained already" in said
+    assert f"feedax sweep: resumed: {len(before)} of 4 networks are trained already" in said
     count = len(records("broken"))
     assert len(before) <= count < 4
     assert done.returncode == 143
     assert said[-1] == (
         f"feedax sweep: stopped by SIGTERM after {count} of 4 networks; what they are is in "
-        f"broken; go on with: feedax sweep --resume broken --dataset npz:{digits}"
+        f"broken; resume it with: feedax sweep --resume broken --dataset npz:{digits}"
     )
     assert json.loads(Path("broken/summary.json").read_text())["is_complete"] is False
     done = feedax("sweep --resume broken")
@@ -278,7 +278,7 @@ def test_more_seeds_add_networks(feedax):
     # It is as if they had been asked for at once.
     done = feedax("sweep --resume run")
     assert done.stderr.splitlines()[1] == (
-        "feedax sweep: goes on: 6 of 6 networks are trained already"
+        "feedax sweep: resumed: 6 of 6 networks are trained already"
     )
     assert len(SweepFolder.open("run").config["resumed"]) == 2
 
@@ -347,12 +347,12 @@ def test_what_is_wrong_is_said_before_there_is_a_folder(feedax, words, sentence)
     [
         (
             "--learning-rate 0.003",
-            "a sweep goes on with the flags that it began with, and --learning-rate was 0.003 and "
-            "0.03 and is 0.003; leave it out, or start a new sweep",
+            "a sweep is resumed with the flags that it began with, and --learning-rate was 0.003 "
+            "and 0.03 and is 0.003; leave it out, or start a new sweep",
         ),
         (
             "--epochs 3 --cache",
-            "a sweep goes on with the flags that it began with, and --epochs was 2 and is 3; "
+            "a sweep is resumed with the flags that it began with, and --epochs was 2 and is 3; "
             "--cache was off and is on; leave them out, or start a new sweep",
         ),
         ("--seeds 1", "--seeds must be at least the sweep's own 2, and it is 1; raise it"),

@@ -289,7 +289,7 @@ def stopped_run(by, said, rows):
     """The folder and the command that the last line of a stopped run names."""
     match = re.fullmatch(
         rf"feedax train: stopped by {by} (in epoch \d+ after \d+ steps|after epoch \d+); the "
-        r"checkpoint and the parameters are in (\S+); go on with: (.*)",
+        r"checkpoint and the parameters are in (\S+); resume it with: (.*)",
         said.splitlines()[-1],
     )
     assert match, said

@@ -161,17 +161,14 @@ def test_a_given_folder_may_hold_other_things_but_no_run(tmp_path):
     with pytest.raises(RunFolderError) as error:
         RunFolder.create({}, path=tmp_path)
     assert str(error.value) == (
-        f"run folder: {tmp_path} must not hold a run, and it holds one; choose another folder with "
-        "--out, or leave --out away for a new one under runs/"
+        f"run folder: {tmp_path} must not hold a run, and it holds one; choose another folder"
     )
 
 
 def test_a_file_is_no_run_folder(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    message = (
-        f"run folder: {file} must be a folder, and it is a file; choose another one with --out"
-    )
+    message = f"run folder: {file} must be a folder, and it is a file; choose another folder"
     with pytest.raises(RunFolderError) as error:
         RunFolder.create({}, path=file)
     assert str(error.value) == message
@@ -264,7 +261,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path / "run"], capture_output=True, text=True
     )
-    remedy = "choose another folder with --out"
+    remedy = "free some space or choose another folder"
     assert done.stdout.splitlines() == [
         f"run folder: {tmp_path}/{name} must be writable, and the system says 'File too large'; "
         f"{remedy}"

@@ -83,7 +83,7 @@ def unusable(path, what):
 
 
 def goes_on(step):
-    return f"goes on after step {step}, from run/checkpoints/step-{step:09}.safetensors"
+    return f"resumed after step {step}, from run/checkpoints/step-{step:09}.safetensors"
 
 
 def flip(content, place):
@@ -237,7 +237,7 @@ def test_without_a_whole_checkpoint_the_run_starts_again(runs, resume):
     assert_said(
         done,
         *(unusable(f"run/checkpoints/{n}", "it ends after 0 bytes") for n in reversed(NAMES)),
-        "there is no checkpoint to go on from, so it starts at step 0",
+        "there is no checkpoint to resume from, so it starts at step 0",
     )
     assert_ends_as_the_whole_run(runs, done)
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_names_this_run_but_another_network_is_one_line(runs, 
     assert (done.returncode, done.stderr) == (
         1,
         f"feedax train: feedax: {NEWEST} must hold a network with the layers [16, 31, 3], and its "
-        "params.0.0 is (32, 16) in place of (31, 16); go on with the folder as it was, or train "
+        "params.0.0 is (32, 16) in place of (31, 16); restore the folder as it was, or train "
         "again\n",
     )
     assert sorted(os.listdir("run/checkpoints")) == NAMES

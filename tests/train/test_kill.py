@@ -210,7 +210,7 @@ def test_sigterm_and_ctrl_c_save_say_where_and_the_bits_stay(harness):
             where = f"after epoch {about['epoch'] - 1}"
         assert trainer.said().splitlines()[-1] == (
             f"feedax train: stopped by {by} {where}; the checkpoint and the parameters are in "
-            f"{run}; go on with: feedax train --resume {run} --dataset kill_jobs:augmented"
+            f"{run}; resume it with: feedax train --resume {run} --dataset kill_jobs:augmented"
         )
     trainer = harness.start(job.go_on(run), run)
     assert trainer.ends() == 0, trainer.said()

@@ -259,7 +259,7 @@ def stops_in_good_order(both: list[Trainer], run: Path, by: str, codes: list[int
     last = both[0].said().splitlines()[-1]
     assert last.startswith(
         f"feedax train: stopped by {by} {where}; the checkpoint and the parameters are in {run}; "
-        f"go on with: feedax train --resume {run}"
+        f"resume it with: feedax train --resume {run}"
     ), said(both)
 
 

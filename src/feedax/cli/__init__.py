@@ -35,13 +35,23 @@ commands:
 examples:
   feedax train                                   the tutorial, 8 epochs
   feedax train --hidden 256 --optimizer adam --learning-rate 0.001 --loss cross_entropy --shuffle
-  feedax train --resume runs/20260131-142501-mnist      go on where it stopped or was killed
+  feedax train --resume runs/20260131-142501-mnist      resume where it stopped or was killed
   feedax sweep --preset modern --seeds 20        how far does the seed matter?
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
 
 feedax COMMAND --help says more. feedax --version prints the version.
 """
+
+
+REMEDIES = {
+    "choose another folder": "choose another one with --out",
+    "free some space or choose another folder": "free some space or choose another one with --out",
+    "give evaluate={'validation': ...} and best='validation_loss', say": (
+        "give --validation 0.1, or another --best"
+    ),
+}
+"""What a script is told to do, and what a person at the command line is told instead."""
 
 
 class UsageError(Exception):
@@ -66,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, UnknownDatasetError) as error:
         return _fail(who, str(error), 2)
     except FeedaxError as error:
+        if error.remedy in REMEDIES:
+            error = error.with_remedy(REMEDIES[error.remedy])
         return _fail(who, str(error), 1)
     except Exception as error:
         if os.environ.get("FEEDAX_TRACEBACK"):
@@ -112,7 +124,7 @@ def _let_ctrl_c_end_this_process(who: str) -> None:
         os.write(2, f"{who}: stopped by Ctrl-C\n".encode())
         os._exit(130)
 
-    # A process started in the background ignores Ctrl-C, and goes on doing so.
+    # A process started in the background ignores Ctrl-C, and still does.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
 

@@ -30,8 +30,8 @@ examples:
 {description()}
 
 Standard output gets three lines an epoch; the run's folder gets the configuration, the metrics, the
-curves, the parameters and checkpoints. Ctrl-C stops in good order. Where a run stopped, or was
-killed, --resume goes on as if nothing had happened."""
+curves, the parameters and checkpoints. Ctrl-C stops in good order. A run that was stopped
+or killed is resumed by --resume as if nothing had happened."""
 
 SWEEP = f"""\
 Train many networks: every combination of the values that are given, many seeds each. A flag of one
@@ -48,8 +48,8 @@ examples:
 The network of a seed is the one that feedax train trains with it. Standard output gets a line a
 network, and tables of what the networks of each setting have in common; the sweep's folder gets
 the configuration, networks.jsonl, summary.json, the curves, and the parameters of every network.
-Ctrl-C stops in good order. Where a sweep stopped, or was killed, --resume goes on as if nothing had
-happened."""
+Ctrl-C stops in good order. A sweep that was stopped or killed is resumed by --resume as if nothing
+had happened."""
 
 EVALUATE = """\
 Loss and accuracy of a trained run on its training and test set.

@@ -285,13 +285,13 @@ class SelectionFlags:
 
 @dataclass(frozen=True)
 class CheckpointFlags:
-    """From what a run goes on that was stopped or killed."""
+    """What is saved, so that a run that was stopped or killed can be resumed."""
 
     resume: Annotated[
         Path | None,
         arg(
             metavar="RUN",
-            help="Go on with the run in this folder, as if it had never stopped. It needs no "
+            help="Resume the run in this folder, as if it had never stopped. It needs no "
             "other flag but --dataset for your own data; a higher --epochs or --steps extends it.",
             help_behavior_hint="(default: a new run)",
         ),

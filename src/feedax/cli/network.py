@@ -157,7 +157,7 @@ def load_params(run: RunFolder, layers: Sequence[int]) -> Any:
 
 
 def are_saved(checkpoints: Checkpoints, layers: Sequence[int]) -> bool:
-    """Whether there is a checkpoint to go on from, of a network with these layers.
+    """Whether there is a checkpoint to resume from, of a network with these layers.
 
     It is looked at before the parameters are drawn: a folder can ask for any number of them.
 
@@ -208,7 +208,7 @@ def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> 
         if saved.get(name, ())[-leaf.ndim :] != leaf.shape:
             raise CheckpointError(
                 f"feedax: {path} must hold a network with the layers {shown(list(layers))}, and "
-                f"its {name} is {shown(saved.get(name))} in place of {leaf.shape}; go on with the "
+                f"its {name} is {shown(saved.get(name))} in place of {leaf.shape}; restore the "
                 "folder as it was, or train again"
             )
 

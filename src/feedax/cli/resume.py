@@ -69,7 +69,7 @@ LENGTHS = ("--epochs", "--steps")
 
 
 def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
-    """The flags of a run that goes on; says what is read that its folder names.
+    """The flags of a run that is resumed; says what is read that its folder names.
 
     Args:
         folder: of the run.
@@ -90,7 +90,7 @@ def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]
     ]
     if others:
         raise UsageError(
-            f"a run goes on with the flags that it began with, and {'; '.join(others)}; leave "
+            f"a run is resumed with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new run"
         )
     for name in LENGTHS:
@@ -291,7 +291,7 @@ def resumed(
     given: Sequence[Combination],
     arguments: Sequence[str],
 ) -> tuple[ManyFlags, list[Combination]]:
-    """The networks of a sweep that goes on; says what is read that its folder names.
+    """The networks of a sweep that is resumed; says what is read that its folder names.
 
     Args:
         folder: of the sweep.
@@ -310,7 +310,7 @@ def resumed(
     others = [f"{name} was {was} and is {is_now}" for name, was, is_now in pairs if was != is_now]
     if others:
         raise UsageError(
-            f"a sweep goes on with the flags that it began with, and {'; '.join(others)}; leave "
+            f"a sweep is resumed with the flags that it began with, and {'; '.join(others)}; leave "
             f"{'it' if len(others) == 1 else 'them'} out, or start a new sweep"
         )
     if "--seeds" in names:

@@ -37,7 +37,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in self._heard:
-            # A process started in the background ignores Ctrl-C, and goes on doing so.
+            # A process started in the background ignores Ctrl-C, and still does.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self

@@ -125,10 +125,10 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         folder = SweepFolder.create({**config, **start}, path=out, name=name)
     note(f"the sweep's folder is {folder.path}")
 
-    # Held to the end, so that no other process goes on with the same sweep.
+    # Held to the end, so that no other process resumes the same sweep.
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:
         if is_resumed:
-            folder.go_on(recorded(many, combinations)["arguments"], start)
+            folder.mark_resumed(recorded(many, combinations)["arguments"], start)
         names = {
             network_name(seed, one.setting): one.setting | {"seed": seed}
             for one in combinations
@@ -145,7 +145,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         rest = resume_command("sweep", folder.path, data)
         note(
             f"stopped by {stop.by} after {len(done)} of {len(names)} networks; what they are is in "
-            f"{folder.path}; go on with: {rest}"
+            f"{folder.path}; resume it with: {rest}"
         )
         return stop.exit_code
     if all(one["error"] is not None for one in done):
@@ -171,7 +171,7 @@ def _train(
                 f"one named {shown(name)}; restore it from a copy or train again"
             )
     if records:
-        note(f"goes on: {len(records)} of {len(names)} networks are trained already")
+        note(f"resumed: {len(records)} of {len(names)} networks are trained already")
 
     def keep(record: Record) -> None:
         records[record["name"]] = record

@@ -56,14 +56,14 @@ class SweepModelFlags(ModelFlags):
 
 @dataclass(frozen=True)
 class SweepCheckpointFlags(CheckpointFlags):
-    """From what a sweep goes on that was stopped or killed: its networks, and checkpoints of those
-    that were being trained."""
+    """What is saved, so that a sweep that was stopped or killed can be resumed: its networks, and
+    checkpoints of those that are being trained."""
 
     resume: Annotated[
         Path | None,
         arg(
             metavar="SWEEP",
-            help="Go on with the sweep in this folder, as if it had never stopped. It needs no "
+            help="Resume the sweep in this folder, as if it had never stopped. It needs no "
             "other flag; a higher --seeds adds networks.",
             help_behavior_hint="(default: a new sweep)",
         ),

@@ -132,7 +132,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         rest = resume_command("train", folder.path, flags.data)
         note(
             f"stopped by {stop.by} {stop.stopped_at}; the checkpoint and the parameters are in "
-            f"{folder.path}; go on with: {rest}"
+            f"{folder.path}; resume it with: {rest}"
         )
         return stop.exit_code
     if recorder is not None and recorder.found_the_end(flags.training.steps):

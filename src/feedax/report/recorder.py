@@ -18,7 +18,7 @@ class Recorder:
         folder: the run's.
         best: the column by which parameters are kept, or None to keep the last ones.
         note: says what a person should know.
-        resumed: of a run that is resumed, the arguments of `RunFolder.go_on`; None for a new run.
+        resumed: the arguments of `RunFolder.mark_resumed`; None for a new run.
 
     Attributes:
         compile_seconds: spent on compiling in this process.
@@ -45,19 +45,19 @@ class Recorder:
             case Started(history=history, checkpoint=checkpoint, step=step):
                 self._began_at = step
                 if checkpoint is not None:
-                    self._note(f"goes on after step {step}, from {checkpoint}")
+                    self._note(f"resumed after step {step}, from {checkpoint}")
                 elif self._resumed is not None:
-                    self._note("there is no checkpoint to go on from, so it starts at step 0")
+                    self._note("there is no checkpoint to resume from, so it starts at step 0")
                 # Not before: another process may train the same run, which `fit` has found out.
                 if self._resumed is not None:
-                    self._folder.go_on(*self._resumed)
+                    self._folder.mark_resumed(*self._resumed)
                     self._folder.write_rows(history)
             case EpochEnded(row=row, params=params, is_best=is_best):
                 self._epochs += 1
                 self.compile_seconds += row["compile_seconds"]
                 self._writer.wait()
                 if is_best or self._best is None:
-                    # Training goes on with the memory of these while a thread writes a copy.
+                    # Training reuses the memory of these while a thread writes a copy.
                     copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
                     self._writer.submit(self._folder.save_params, copy)
                 self._folder.append_row(row)

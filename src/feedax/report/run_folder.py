@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from feedax.errors import RunFolderError, shown
 from feedax.files import (
+    OTHER_FOLDER,
     append_to_file,
     not_written,
     read_regular,
@@ -199,7 +200,7 @@ class RunFolder:
             )
         return self.config[name]
 
-    def go_on(self, arguments: list[str], begun: dict[str, Any]) -> None:
+    def mark_resumed(self, arguments: list[str], begun: dict[str, Any]) -> None:
         """Record that the run is resumed.
 
         Args:
@@ -293,8 +294,7 @@ def _writing(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        remedy = "choose another folder with --out"
-        raise not_written("run folder", path, error, remedy) from error
+        raise not_written("run folder", path, error) from error
 
 
 def _disagreement(config: dict[str, Any]) -> str | None:
@@ -345,12 +345,17 @@ def _given_folder(path: Path) -> Path:
 
 def _taken(path: Path) -> RunFolderError:
     return RunFolderError(
-        f"run folder: {path} must not hold a run, and it holds one; choose another folder with "
-        f"--out, or leave --out away for a new one under runs/"
+        who="run folder",
+        rule=f"{path} must not hold a run",
+        found="it holds one",
+        remedy=OTHER_FOLDER,
     )
 
 
 def _not_a_folder(path: Path) -> RunFolderError:
     return RunFolderError(
-        f"run folder: {path} must be a folder, and it is a file; choose another one with --out"
+        who="run folder",
+        rule=f"{path} must be a folder",
+        found="it is a file",
+        remedy=OTHER_FOLDER,
     )

@@ -120,6 +120,9 @@ def _row(
     }
 
 
+NO_SUCH_SET = "give evaluate={'validation': ...} and best='validation_loss', say"
+
+
 class Best:
     """The best value of one column of the rows, and when it stops getting better.
 
@@ -155,9 +158,10 @@ class Best:
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
-                f"fit: best must name a column of the rows, of one of the sets {sorted(sets)}, and "
-                f"it is {shown(self.column)}; give evaluate={{'validation': ...}} and "
-                "best='validation_loss', say"
+                who="fit",
+                rule=f"best must name a column of the rows, of one of the sets {sorted(sets)}",
+                found=f"it is {shown(self.column)}",
+                remedy=NO_SUCH_SET,
             )
 
     def is_beaten_by(self, row: Row) -> bool:
