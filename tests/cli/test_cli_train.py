@@ -285,7 +285,7 @@ def test_two_at_once_cannot_take_one_given_folder(tmp_path):
     assert sorted(made) == list(range(30))
 
 
-def stopped_run(by, said, rows):
+def stopped_run(by, said, rows, named=""):
     """The folder and the command that the last line of a stopped run names."""
     match = re.fullmatch(
         rf"feedax train: stopped by {by} (in epoch \d+ after \d+ steps|after epoch \d+); the "
@@ -296,7 +296,7 @@ def stopped_run(by, said, rows):
     run = Path(match[2])
     assert sorted(path.name for path in run.iterdir()) == FILES
     assert len(RunFolder.open(run).rows()) == rows
-    assert match[3] == f"feedax train --resume {run}"
+    assert match[3] == f"feedax train --resume {run}{named}"
     return run, shlex.split(match[3])
 
 
@@ -311,11 +311,13 @@ def test_ctrl_c_saves_what_is_trained_and_says_how_to_go_on(tmp_path, feedax):
     assert process.returncode == 130, said
     assert LINES.fullmatch(lines)
     assert len(said.splitlines()) == 3
-    run, command = stopped_run("Ctrl-C", said, rows=lines.count("Epoch"))
+    run, command = stopped_run(
+        "Ctrl-C", said, rows=lines.count("Epoch"), named=" --dataset sleepy:make"
+    )
 
     rows = RunFolder.open(run).rows()
     os.truncate(run / "metrics.jsonl", 0)
-    done = feedax(*command[1:], "--dataset", "sleepy:make")
+    done = feedax(*command[1:])
     assert done.returncode == 0, done.stderr
     assert LINES.fullmatch(done.stdout)
     again = RunFolder.open(run).rows()
