@@ -70,7 +70,7 @@ def sweep(
 
     Args:
         predict: as in `fit`.
-        init: makes the parameters of a network from a random key.
+        init: makes the parameters of a network, any PyTree, from a random key ``()``.
         train: a `NumpyLoader`, of which each network has one ``with_seed``; a function of a seed
             that returns a loader or an iterator; or another iterable of batches, the same for all.
         seeds: the seeds, or how many, counted from 0.
