@@ -365,8 +365,8 @@ def test_what_is_wrong_is_said_before_there_is_a_folder(feedax, words, sentence)
     [
         (
             "--learning-rate 0.003",
-            "a sweep is resumed with the flags that it began with, and --learning-rate was 0.003 and "
-            "0.03 and is 0.003; leave it out, or start a new sweep",
+            "a sweep is resumed with the flags that it began with, and --learning-rate was 0.003 "
+            "and 0.03 and is 0.003; leave it out, or start a new sweep",
         ),
         (
             "--epochs 3 --cache",

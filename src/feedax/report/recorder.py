@@ -18,7 +18,7 @@ class Recorder:
         folder: the run's.
         best: the column by which parameters are kept, or None to keep the last ones.
         note: says what a person should know.
-        resumed: of a run that is resumed, the arguments of `RunFolder.mark_resumed`; None for a new run.
+        resumed: the arguments of `RunFolder.mark_resumed`; None for a new run.
 
     Attributes:
         compile_seconds: spent on compiling in this process.
