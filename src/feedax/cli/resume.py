@@ -43,7 +43,7 @@ from feedax.cli.sweep_flags import (
 from feedax.errors import RunFolderError, printable, shown
 from feedax.machine import usable_cpus
 from feedax.presets import TUTORIAL
-from feedax.report.environment import environment
+from feedax.train.environment import software_and_machine
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 from feedax.train import Checkpoints
@@ -150,7 +150,7 @@ def begun(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "command": shlex.join(["feedax", command, *arguments]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **environment(),
+        **software_and_machine(),
     }
 
 

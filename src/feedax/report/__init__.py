@@ -2,7 +2,8 @@
 
 - `feedax.report.run_folder`: the folder of one run.
 - `feedax.report.curves`: loss and accuracy by epoch, drawn.
-- `feedax.report.environment`: the versions and the machine that a run is written down with.
+- `feedax.report.sweep_folder`: the folder of a sweep.
+- `feedax.report.recorder`: a callback of `fit` that writes the folder of its run.
 
 Import what you need from its module: matplotlib and JAX are each only loaded by the one that
 uses it.

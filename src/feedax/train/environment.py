@@ -1,4 +1,4 @@
-"""What the bits of a run depend on besides its program, and what of it has changed."""
+"""The software and the machine of a run: what its folder records, what its bits depend on."""
 
 import logging
 import os
@@ -9,11 +9,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import feedax
 from feedax.errors import shown
 from feedax.feed import Devices
 from feedax.machine import package_version, usable_cpus
 
 LOGGER = logging.getLogger("feedax")
+PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torchvision", "optax")
+
+
+def software_and_machine() -> dict[str, Any]:
+    """What a run's folder records of the software and the machine.
+
+    Returns:
+        ``versions`` by name, the ``device`` JAX computes on, and the ``cpus`` this process may use.
+    """
+    devices = jax.devices()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "feedax": feedax.__version__,
+            **{name: package_version(name) for name in PACKAGES},
+        },
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "cpus": usable_cpus(),
+    }
 
 
 def environment(devices: Devices, precision: Any) -> dict[str, Any]:
