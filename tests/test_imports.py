@@ -132,9 +132,7 @@ def private_reads(tree: ast.Module) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             name, holder = node.attr, ast.unparse(node.value)
-            if not (
-                name.startswith("__") or holder in ("self", "cls") or name in own | named_tuple
-            ):
+            if not (name.startswith("__") or holder in ("self", "cls") or name in own | public):
                 found.add(f"{holder}.{name}")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("feedax"):
             names = (alias.name for alias in node.names)

@@ -43,10 +43,10 @@ from feedax.cli.sweep_flags import (
 from feedax.errors import RunFolderError, printable, shown
 from feedax.machine import usable_cpus
 from feedax.presets import TUTORIAL
-from feedax.train.environment import software_and_machine
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 from feedax.train import Checkpoints
+from feedax.train.environment import software_and_machine
 from feedax.train.optimizers import depends_on_length
 
 MANY_PROCESSES = max(16, usable_cpus())

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import feedax
 from feedax.errors import shown
 from feedax.feed import Devices
 from feedax.machine import package_version, usable_cpus
@@ -28,7 +27,7 @@ def software_and_machine() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            "feedax": feedax.__version__,
+            "feedax": package_version("feedax"),
             **{name: package_version(name) for name in PACKAGES},
         },
         "device": {
