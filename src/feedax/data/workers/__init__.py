@@ -1,12 +1,12 @@
 """How worker processes are started, and how the trainer speaks with them.
 
-    trainer (has JAX)                          server (has imported torch, never JAX)
-    WorkerContext.Process ------ FORK -------> main -> _serve -> fork ----------+
-         |            +                          |                              |
-         |             +--- HOLD, a long list -> _hold (unpickles it) -> fork --+
+    trainer (has JAX)                      server (has imported torch, never JAX)
+    WorkerContext.Process --- FORK ------> main -> _serve -> os.fork -----------+
+         |                |                  |                                  |
+         |                +-- HOLD, lists -> _hold, unpickles them -> os.fork --+
          |                                                                      v
-    Channel <==== a socket, slots of shared memory ====> WorkerEnd in run_worker, a worker:
-    Results, Done (torch's queue and event)              torch's own loop over feedax.data.loading
+    Channel <=== a socket and slots of shared memory ===> WorkerEnd in run_worker, a worker:
+    Results, Done (torch's queue and event)               torch's loop over feedax.data.loading
 
 `server` is all that starts a process, on either side; `channel` is both ends of what ties a worker
 to the trainer; `slots` is the shared memory for large arrays, and `pickling` all other objects.

@@ -157,7 +157,7 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         if os.getpid() != self._owner:
-            return  # a forked copy of the trainer goes; the workers are not its own
+            return  # a forked copy of the trainer is ending; the workers are not its own
         with contextlib.suppress(OSError):  # a worker that is gone; its answers are missed soon
             self._connection.send_bytes(data)
 

@@ -184,7 +184,7 @@ def _keep(loader: Any, holder: _Holder | None) -> None:
 
 
 def _leave_to_parent() -> None:
-    """In a forked copy of the trainer: let go of what forks for it, or its end goes unnoticed."""
+    """In a forked copy of the trainer: close its servers' sockets, or they miss its end."""
     global _server
     for forking in (_server, *_holders.values()):
         forking.control.close()
