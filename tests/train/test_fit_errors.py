@@ -380,6 +380,6 @@ def test_a_folder_with_the_checkpoints_of_a_much_larger_model_is_kept(tmp_path):
     with pytest.raises(CheckpointError) as error:
         fit(2)
     assert str(error.value).startswith(
-        f"fit: {saved} must be a checkpoint of this model and optimizer, and it is too large"
+        f"fit: {saved} must be a checkpoint of this model and optimizer, which takes at most"
     )
     assert saved.stat().st_size == size
