@@ -16,7 +16,8 @@ MODELS = ROOT / "docs" / "models.md"
 TRAINING = ROOT / "docs" / "training.md"
 AUGMENTATION = ROOT / "docs" / "augmentation.md"
 SWEEPS = ROOT / "docs" / "sweeps.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS]
+PRESETS = ROOT / "docs" / "presets.md"
+PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS]
 
 
 def code(page: Path) -> list[str]:
@@ -88,6 +89,18 @@ def test_the_sweeps_pages_networks_are_those_of_fit(tmp_path):
     assert len(settings) == 4
     assert equal == "equal True"
     assert last == "[{'weight_decay': 0.0}, {'weight_decay': 0.01}, {'weight_decay': 0.1}]"
+
+
+@pytest.mark.slow
+def test_the_presets_pages_recipe_trains(tmp_path):
+    assert float(run(PRESETS, tmp_path).split()[-1]) > 0.85
+
+
+def test_the_design_page_has_a_line_for_each_module():
+    source = ROOT / "src" / "feedax"
+    named = re.findall(r"^\| `([\w./]+)` \|", DESIGN.read_text(), re.MULTILINE)
+    modules = [str(path.relative_to(source)) for path in source.rglob("*.py")]
+    assert sorted(named) == sorted(name for name in modules if not name.endswith("__.py"))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

@@ -346,8 +346,8 @@ def test_a_run_goes_on_with_its_own_values_only(tmp_path):
         ),
         (
             None,
-            f"restore: {file} must hold the arrays of the state, and it holds "
-            "state.hyperparams.dropout besides; resume with the model, the optimizer and the "
+            f"restore: {file} must hold the arrays of the state, and it also "
+            "holds state.hyperparams.dropout; resume with the model, the optimizer and the "
             "settings that it was saved with",
         ),
     ):
