@@ -26,7 +26,7 @@ def serve() -> None:
         "matplotlib.backends.backend_agg",
     ):
         importlib.import_module(name)
-    cli = ("examples", "network", "progress", "record", "resume", "train")
+    cli = ("examples", "network", "progress", "resume", "train")
     for name in (*(f"feedax.cli.{part}" for part in cli), "feedax.report.curves", "kill_jobs"):
         importlib.import_module(name)
     for line in sys.stdin:

@@ -201,7 +201,7 @@ def test_a_folder_in_a_checkpoints_place_is_named(runs, resume):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
         f"feedax train: fit: {NEWEST} must be writable, and the system says 'Is a directory'; "
-        "choose another folder",
+        "choose another one with --out",
     )
     os.rmdir(NEWEST)
     assert_ends_as_the_whole_run(runs, resume())
@@ -284,7 +284,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole(runs, res
     assert said[1] == f"feedax train: {goes_on(3)}"
     assert said[3] == (
         f"feedax train: fit: {later[0]} must be writable, and the system says 'File too large'; "
-        "choose another folder"
+        "free some space or choose another one with --out"
     )
     # The next is not begun where one could not be written, and nothing half-written is left.
     assert os.listdir("run/checkpoints") == [NAMES[0]]
