@@ -1,5 +1,6 @@
 """Corners of the loader where its parts meet: seeds, positions, caches, workers."""
 
+import gc
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from torch.utils.data.datapipes.iter import IterableWrapper
 from torch.utils.data.datapipes.map import SequenceWrapper
 
 import feedax
-from feedax.data import NumpyLoader
+from feedax.data import ArrayDataset, NumpyLoader
 from feedax.errors import ExampleError, PlanError, PositionError, WorkerError
 
 
@@ -349,3 +351,19 @@ def test_pin_memory_is_not_ignored_in_silence():
     with pytest.warns(UserWarning, match=r"^NumpyLoader: pin_memory pins the memory of torch's"):
         loader = NumpyLoader(Numbers(4), 4, pin_memory=True)
     assert values(loader) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_that_is_kept_keeps_no_loader_alive(workers):
+    """Without a collection of cycles: a dataset may be as large as the memory."""
+    options = {"num_workers": workers, "persistent_workers": bool(workers)}
+    loader = NumpyLoader(ArrayDataset(np.arange(8), np.arange(8)), batch_size=4, plan="vectorised", **options)
+    iterator = iter(loader)
+    next(iterator)
+    gc.disable()
+    try:
+        gone = weakref.ref(loader)
+        del loader
+        assert gone() is None
+    finally:
+        gc.enable()

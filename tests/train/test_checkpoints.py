@@ -16,7 +16,7 @@ import safetensors.numpy
 import sweep_jobs
 import torch
 from helpers import bits, problem, slow, slow_but, timeless
-from sweep_jobs import COUNT, SIZE, Noisy
+from sweep_jobs import COUNT, SIZE, STEPS, Noisy
 
 import feedax
 from feedax.data import ArrayDataset
@@ -414,3 +414,31 @@ def test_a_loader_that_cannot_say_where_it_stands_is_refused_before_training(tmp
             checkpoints=feedax.Checkpoints(tmp_path), callbacks=[events.append],
         )  # fmt: skip
     assert events == []
+
+
+def test_an_epoch_that_began_ends_with_its_row_also_where_patience_got_shorter(tmp_path):
+    """The patience ran out before the checkpoint in the middle of the fifth epoch."""
+
+    def run(patience, stops=None):
+        return feedax.fit(
+            lambda w, x: w @ x,
+            np.zeros((3, 6), np.float32),
+            loader("resident"),
+            learning_rate=0.01,
+            epochs=9,
+            evaluate={"test": loader("resident")},
+            metrics={"same": lambda prediction, target: 1.0},
+            best="test_same",
+            patience=patience,
+            checkpoints=feedax.Checkpoints(tmp_path, every_steps=1),
+            callbacks=[] if stops is None else [stops],
+        )
+
+    def stops(event):
+        if isinstance(event, feedax.Saved) and event.step == 4 * STEPS + 2:
+            raise feedax.StopTraining
+
+    run(8, stops)
+    _, history = run(2)
+    assert [row["epoch"] for row in history] == [0, 1, 2, 3, 4]
+    assert "test_same" in history[-1]

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -152,20 +153,25 @@ class GatheringIter(_BaseDataLoaderIter):
         view: the loader as torch is to see it.
         tasks: its sampler as torch sees it.
         log: of the loader.
-        form: gives the array form of the dataset as it is now.
+        form: gives the array form of the dataset as it is now; a weak reference, since an iterator
+            that is kept must not keep its loader alive.
     """
 
     has_shut_down = False
 
     def __init__(
-        self, view: Any, tasks: Tasks, log: BatchLog, form: Callable[[], ArrayForm]
+        self,
+        view: Any,
+        tasks: Tasks,
+        log: BatchLog,
+        form: "weakref.WeakMethod[Callable[[], ArrayForm]]",
     ) -> None:
         self._tasks = tasks
         self._progress = tasks.progress
         self._log = log
         self._current_form = form
         super().__init__(view)
-        self._form = form()
+        self._form = self._form_now()
         self._ahead: deque[Task] = deque()
         if view.num_workers > 0:
             self._reset(view)  # torch's iterator with workers does, and so asks its sampler twice
@@ -173,10 +179,15 @@ class GatheringIter(_BaseDataLoaderIter):
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
         self._progress = self._tasks.progress
         super()._reset(loader, first_iter)
-        self._form = self._current_form()
+        self._form = self._form_now()
         self._ahead.clear()
         for _ in range((loader.prefetch_factor or 0) * loader.num_workers):
             self._draw_ahead()
+
+    def _form_now(self) -> ArrayForm:
+        current = self._current_form()
+        assert current is not None, "the loader begins each epoch, so it is alive"
+        return current()
 
     def _draw_ahead(self) -> None:
         try:

@@ -6,6 +6,7 @@ import inspect
 import math
 import operator
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
@@ -511,7 +512,9 @@ class NumpyLoader(DataLoader[_T_co]):
         order = Order(self, self.seed)
         tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
         if gathers:
-            return GatheringIter(self._view(batch_sampler=tasks), tasks, self._log, self._form)
+            return GatheringIter(
+                self._view(batch_sampler=tasks), tasks, self._log, weakref.WeakMethod(self._form)
+            )
         loading = Loading(
             self.dataset,
             self.user_collate_fn,

@@ -271,7 +271,13 @@ class Sweeping:
             content = CheckpointContent.from_json(found.about, found.path, is_group=True)
             names, begun = set(content.names or ()), content.size
             fits = begun == size or (self._together is None and begun % devices == 0)
-            fits = fits and len(names) <= begun <= -(-len(members) // devices) * devices
+            fits = (
+                fits
+                and len(content.names or ())
+                == len(names)
+                <= begun
+                <= -(-len(members) // devices) * devices
+            )
             if fits and left & names and members.keys() >= names:
                 groups.append(_Group([members[name] for name in content.names or ()], begun))
                 left -= names

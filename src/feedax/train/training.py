@@ -202,8 +202,8 @@ class Training:
             one.state_dict = one.source.resumable_state()
         if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
-                "fit: the random order of a loader without a seed is not resumed; a resumed run "
-                "has the same bits with NumpyLoader(seed=...)"
+                "fit: a loader without a seed begins a new random order when a run is resumed; "
+                "give NumpyLoader(seed=...) to get the same bits"
             )
 
     def _resume(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
@@ -231,8 +231,9 @@ class Training:
             network.skip = network.source.resume(saved.position)
             network.has_ended = saved.has_ended
             network.error = saved.failure and NotANumberError.at(*saved.failure)
-        if not self._is_group:  # its patience may have grown
-            network.has_ended = network.best.is_exhausted(self._epoch)
+        if not self._is_group:  # its patience may be another one; an epoch that began is finished
+            network = self._networks[0]
+            network.has_ended = self._epoch_step == 0 and network.best.is_exhausted(self._epoch)
 
     def _started(self) -> Started:
         network = self._networks[0]
