@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from torchvision.transforms import InterpolationMode
 
 from feedax import augment
-from feedax.augment.field import gaussian_matrix, noise_to_field
+from feedax.augment.geometry import gaussian_matrix, noise_to_field
 from feedax.errors import AugmentError
 
 KEY = jax.random.key(0)

@@ -14,10 +14,15 @@ that one compiled program serves them all; those that are not traced are checked
 `mixup` mixes the examples of a batch; `compose` joins several functions into one.
 """
 
-from feedax.augment.composition import Augmentation, compose
-from feedax.augment.field import elastic_field
-from feedax.augment.geometry import affine, affine_coordinates, elastic, interpolate, warp
-from feedax.augment.mixing import Mixed, mixup
+from feedax.augment.geometry import (
+    affine,
+    affine_coordinates,
+    elastic,
+    elastic_field,
+    interpolate,
+    warp,
+)
+from feedax.augment.mixing import Augmentation, Mixed, compose, mixup
 from feedax.augment.pixels import brightness, contrast, crop, cutout, flip, shift
 
 __all__ = [
