@@ -357,7 +357,9 @@ def test_pin_memory_is_not_ignored_in_silence():
 def test_an_iterator_that_is_kept_keeps_no_loader_alive(workers):
     """Without a collection of cycles: a dataset may be as large as the memory."""
     options = {"num_workers": workers, "persistent_workers": bool(workers)}
-    loader = NumpyLoader(ArrayDataset(np.arange(8), np.arange(8)), batch_size=4, plan="vectorised", **options)
+    loader = NumpyLoader(
+        ArrayDataset(np.arange(8), np.arange(8)), batch_size=4, plan="vectorised", **options
+    )
     iterator = iter(loader)
     next(iterator)
     gc.disable()

@@ -512,9 +512,8 @@ class NumpyLoader(DataLoader[_T_co]):
         order = Order(self, self.seed)
         tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
         if gathers:
-            return GatheringIter(
-                self._view(batch_sampler=tasks), tasks, self._log, weakref.WeakMethod(self._form)
-            )
+            form = weakref.WeakMethod(self._form)
+            return GatheringIter(self._view(batch_sampler=tasks), tasks, self._log, form)
         loading = Loading(
             self.dataset,
             self.user_collate_fn,

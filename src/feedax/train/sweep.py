@@ -269,17 +269,12 @@ class Sweeping:
             if found is None:
                 continue
             content = CheckpointContent.from_json(found.about, found.path, is_group=True)
-            names, begun = set(content.names or ()), content.size
+            listed, begun = content.names or [], content.size
+            names = set(listed)
             fits = begun == size or (self._together is None and begun % devices == 0)
-            fits = (
-                fits
-                and len(content.names or ())
-                == len(names)
-                <= begun
-                <= -(-len(members) // devices) * devices
-            )
-            if fits and left & names and members.keys() >= names:
-                groups.append(_Group([members[name] for name in content.names or ()], begun))
+            fits = fits and len(listed) <= begun <= -(-len(members) // devices) * devices
+            if fits and len(listed) == len(names) and left & names and members.keys() >= names:
+                groups.append(_Group([members[name] for name in listed], begun))
                 left -= names
         return groups
 
