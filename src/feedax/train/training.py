@@ -231,9 +231,8 @@ class Training:
             network.skip = network.source.resume(saved.position)
             network.has_ended = saved.has_ended
             network.error = saved.failure and NotANumberError.at(*saved.failure)
-        if not self._is_group:  # its patience may be another one; an epoch that began is finished
-            network = self._networks[0]
-            network.has_ended = self._epoch_step == 0 and network.best.is_exhausted(self._epoch)
+            if not self._is_group:  # patience may have changed; an epoch that began is finished
+                network.has_ended = self._epoch_step == 0 and network.best.is_exhausted(self._epoch)
 
     def _started(self) -> Started:
         network = self._networks[0]
