@@ -109,9 +109,9 @@ def first_line(error: BaseException) -> str:
     """The first line of what an exception of other code says; NumPy and JAX add many to it.
 
     >>> first_line(ValueError("Shapes differ.\\n\\nThe first is ..."))
-    'Shapes differ'
+    'Shapes differ.'
     """
-    return shortened(str(error).strip().partition("\n")[0].rstrip("."), 500)
+    return str(error).strip().partition("\n")[0]
 
 
 def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "choose one of these") -> str:
@@ -124,6 +124,12 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "choose one
     """
     near = difflib.get_close_matches(word.lower(), list(choices), n=1)
     return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+OTHER_FOLDER = "choose another folder"
+FREE_SPACE = f"free some space or {OTHER_FOLDER}"
+NO_SUCH_SET = "give evaluate={'validation': ...} and best='validation_loss', say"
+"""Remedies for a script; the command line has its own words for them."""
 
 
 class FeedaxError(Exception):

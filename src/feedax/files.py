@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from feedax.errors import RunFolderError
+from feedax.errors import FREE_SPACE, OTHER_FOLDER, RunFolderError
 
 try:
     import fcntl
@@ -271,10 +271,6 @@ def _close_locked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locked)
-
-
-OTHER_FOLDER = "choose another folder"
-FREE_SPACE = f"free some space or {OTHER_FOLDER}"
 
 
 def not_written(who: str, path: Path, error: OSError) -> RunFolderError:

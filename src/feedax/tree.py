@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from feedax.errors import first_line
+
 
 class Parts(NamedTuple):
     """A container taken apart.
@@ -253,7 +255,7 @@ def as_array(value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise NotAnArray(f"a {name_of(value)} that is no array ({reason})", CONVERT) from error
     if array.dtype.hasobject and not isinstance(value, np.ndarray | np.generic):
         of = " of Python objects" if array.ndim else ""

@@ -15,7 +15,15 @@ from types import FrameType
 from typing import TextIO
 
 import feedax
-from feedax.errors import FeedaxError, UnknownDatasetError, one_line, shown
+from feedax.errors import (
+    FREE_SPACE,
+    NO_SUCH_SET,
+    OTHER_FOLDER,
+    FeedaxError,
+    UnknownDatasetError,
+    one_line,
+    shown,
+)
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
@@ -45,11 +53,9 @@ feedax COMMAND --help says more. feedax --version prints the version.
 
 
 REMEDIES = {
-    "choose another folder": "choose another one with --out",
-    "free some space or choose another folder": "free some space or choose another one with --out",
-    "give evaluate={'validation': ...} and best='validation_loss', say": (
-        "give --validation 0.1, or another --best"
-    ),
+    OTHER_FOLDER: "choose another one with --out",
+    FREE_SPACE: "free some space or choose another one with --out",
+    NO_SUCH_SET: "give --validation 0.1, or another --best",
 }
 """What a script is told to do, and what a person at the command line is told instead."""
 

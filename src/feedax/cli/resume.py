@@ -88,16 +88,21 @@ def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]
         for name in given
         if name not in (*FREE, *LENGTHS) and now[name] != was[name]
     ]
-    if others:
-        raise UsageError(
-            f"a run is resumed with the flags that it began with, and {'; '.join(others)}; leave "
-            f"{'it' if len(others) == 1 else 'them'} out, or start a new run"
-        )
+    _refuse_others("run", others)
     for name in LENGTHS:
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)
     refuse_unnamed(folder.path, recorded.data, given, "feedax train")
     return changed(recorded, **_free_values(flags, given, *LENGTHS))
+
+
+def _refuse_others(what: str, others: Sequence[str]) -> None:
+    """Refuse flags of a run or a sweep that are not what they were; `others` has them in words."""
+    if others:
+        raise UsageError(
+            f"a {what} is resumed with the flags that it began with, and {'; '.join(others)}; "
+            f"leave {'it' if len(others) == 1 else 'them'} out, or start a new {what}"
+        )
 
 
 def _free_values(flags: TrainFlags, given: Sequence[str], *more: str) -> dict[str, Any]:
@@ -308,11 +313,7 @@ def resumed(
     fixed = [name for name in names if name not in (*FREE, *MANY)]
     pairs = [(name, _values(combinations, name), _values(given, name)) for name in fixed]
     others = [f"{name} was {was} and is {is_now}" for name, was, is_now in pairs if was != is_now]
-    if others:
-        raise UsageError(
-            f"a sweep is resumed with the flags that it began with, and {'; '.join(others)}; leave "
-            f"{'it' if len(others) == 1 else 'them'} out, or start a new sweep"
-        )
+    _refuse_others("sweep", others)
     if "--seeds" in names:
         if flags.sweep.seeds < many.seeds:
             raise UsageError(
@@ -338,11 +339,8 @@ def _read(folder: SweepFolder, changes: dict[str, Any]) -> tuple[ManyFlags, list
             raise ValueError(f"they are {count} networks")
         # Files are named after the settings, so these are made again of the flags.
         swept = list(settings[0][0])
-        if (
-            foreign := {flag(name) for name in swept}
-            - set(several_flags(SweepFlags))
-            - set(OLD_NAMES)
-        ):
+        foreign = {flag(name) for name in swept}.difference(several_flags(SweepFlags), OLD_NAMES)
+        if foreign:
             raise ValueError(f"{shown(min(foreign))} has one value in a sweep")
         found: list[Combination] = []
         for setting, arguments in settings:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data._utils import collate as torch_collate
 
-from feedax.errors import ExampleError
+from feedax.errors import ExampleError, first_line
 from feedax.tree import (
     CONVERT,
     NotAnArray,
@@ -290,7 +290,7 @@ def _no_array(tensor: torch.Tensor, error: Exception) -> NotAnArray:
         return NotAnArray("a quantised tensor", "yield its .dequantize() or its .int_repr()")
     if tensor.is_meta:
         return NotAnArray("a tensor on the meta device, without values", "load its values")
-    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     return NotAnArray(f"a {name_of(tensor)} of {tensor.dtype} that is no array ({reason})", CONVERT)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from feedax.errors import BatchError
+from feedax.errors import BatchError, first_line
 from feedax.tree import CONVERT, NotAnArray, as_array, record_fields, taken_apart
 from feedax.tree import is_text as is_plain_text
 
@@ -168,7 +168,7 @@ def opened(batch: PyTree, who: str = "fit") -> PyTree:
     try:
         leaves, structure = jax.tree.flatten(batch, is_leaf=lambda part: type(part) is defaultdict)
     except (TypeError, ValueError) as error:  # keys that cannot be sorted
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise BatchError(
             f"{who}: a batch must be made of containers that JAX can take apart, and one is not "
             f"({reason}); give dicts keys of one type"

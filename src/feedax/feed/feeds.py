@@ -133,6 +133,10 @@ class Feed:
         """The source's position after the pieces that were handed out."""
         return position(self.state_dict, self._batches)
 
+    def positions(self) -> list[Position]:
+        """The same, as a `StackedFeed` has one for each network."""
+        return [self.position()]
+
     def close(self) -> None:
         """Release the batches that are under way."""
 

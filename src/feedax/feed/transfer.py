@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from feedax.errors import BatchError
+from feedax.errors import BatchError, first_line
 from feedax.feed.batch import Masked, PyTree
 from feedax.storage.snapshot import is_key
 
@@ -93,11 +93,10 @@ class Transfer:
             else:
                 arrays = jax.device_put(leaves)
         except ValueError as error:
-            first_line = str(error).strip().split("\n")[0]
             raise BatchError(
                 f"{WHO}: a batch must divide among the devices of its sharding, and one does not "
-                f"({first_line}); leave short batches out with last='drop', or fill them up with "
-                "last='pad' or 'wrap'"
+                f"({first_line(error)}); leave short batches out with last='drop', or fill them up "
+                "with last='pad' or 'wrap'"
             ) from error
         return jax.tree.unflatten(structure, jax.block_until_ready(arrays) if wait else arrays)
 

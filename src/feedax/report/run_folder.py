@@ -21,9 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from feedax.errors import RunFolderError, shown
+from feedax.errors import OTHER_FOLDER, RunFolderError, shown
 from feedax.files import (
-    OTHER_FOLDER,
     append_to_file,
     not_written,
     read_regular,

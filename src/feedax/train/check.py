@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.errors import FeedaxError, LabelError, ModelError
+from feedax.errors import FeedaxError, LabelError, ModelError, first_line
 from feedax.feed import kind_of, scalar
 from feedax.train.losses import LABEL_LOSSES, is_right
 from feedax.train.model import Hyperparams, Model, accepted_kwargs, per_example
@@ -135,7 +135,7 @@ class ModelCheck:
         except _FAILURES as error:
             raise ModelError(
                 "fit: augment must take a key and the input of one example, and it fails on inputs "
-                f"of {_spoken(inputs)}: {_first_line(error)}"
+                f"of {_spoken(inputs)}: {_cause(error)}"
             ) from error
 
     def _predictions(self, inputs: Any, targets: Any, train: bool) -> Any:
@@ -170,7 +170,7 @@ class ModelCheck:
             augmented = ", which augment returns" if train and self._model.augment else ""
             raise ModelError(
                 f"fit: predict must take {of} of the data, and it fails on inputs of "
-                f"{_spoken(inputs, skip=not self._model.batched)}{augmented}: {_first_line(error)}"
+                f"{_spoken(inputs, skip=not self._model.batched)}{augmented}: {_cause(error)}"
                 f"{remedy()}"
             ) from error
         if any(np.shape(leaf)[:1] != (2,) for leaf in jax.tree.leaves(found[0])):
@@ -205,7 +205,7 @@ class ModelCheck:
             remedy = "; it works on a batch: write it for one example, without the batch's axis"
             raise ModelError(
                 f"fit: the {kind} function must take one example's prediction and target, and it "
-                f"fails on {_spoken(predictions)} and {_spoken(targets)}: {_first_line(error)}"
+                f"fails on {_spoken(predictions)} and {_spoken(targets)}: {_cause(error)}"
                 f"{remedy if works else ''}"
             ) from error
         if getattr(shapes, "ndim", None) != 1:
@@ -298,6 +298,6 @@ def _remedy_of_labels(target: list[Any], prediction: list[Any]) -> str:
     return "change the model, or give fit another loss"
 
 
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().split("\n")[0]
+def _cause(error: Exception) -> str:
+    line = first_line(error)
     return f"there is no {line}" if isinstance(error, KeyError) else line

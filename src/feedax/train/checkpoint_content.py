@@ -118,11 +118,18 @@ class CheckpointContent:
         _refuse_broken(found, _GROUP if is_group else _RUN, path)
         shared = {name: found[name] for name in _SHARED}
         if not is_group:
+            if (count := len(found["history"])) != found["epoch"]:
+                raise _broken(
+                    f"'history' of {path} must have a row for each epoch, and it has {count}"
+                )
             best = found["best"]
             network = NetworkContent(found["position"], best, found["history"])
             copies = ["best"] if best["step"] >= 0 else []
             return cls(**shared, networks=[network], names=None, size=1, copies=copies)
+        lists = [found[name] for name in ("networks", "positions", "best", "histories")]
         ended = dict(found["ended"])
+        if len({len(one) for one in lists}) > 1 or not ended.keys() <= set(range(len(lists[0]))):
+            raise _broken(f"{path} must have an entry for each network, and it does not")
         columns = zip(found["positions"], found["best"], found["histories"], strict=True)
         networks = [
             NetworkContent(*column, i in ended, ended.get(i) and tuple(ended[i]))
@@ -259,13 +266,9 @@ def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path)
     broken = broken_rule(found, rules, path)
     if broken is None and (lacking := rules.keys() - found.keys()):
         broken = f"{path} must have {min(lacking)!r}, and it does not"
-    if broken is None and rules is _RUN and len(found["history"]) != found["epoch"]:
-        count = len(found["history"])
-        broken = f"'history' of {path} must have a row for each epoch, and it has {count}"
-    if broken is None and rules is _GROUP:
-        lists = [found[name] for name in ("networks", "positions", "best", "histories")]
-        ends = [index for index, _ in found["ended"]]
-        if len({len(one) for one in lists}) > 1 or not set(ends) <= set(range(len(lists[0]))):
-            broken = f"{path} must have an entry for each network, and it does not"
     if broken is not None:
-        raise CheckpointError(f"fit: {broken}; use an earlier checkpoint")
+        raise _broken(broken)
+
+
+def _broken(what: str) -> CheckpointError:
+    return CheckpointError(f"fit: {what}; use an earlier checkpoint")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from feedax.errors import ModelError, shown
+from feedax.errors import NO_SUCH_SET, ModelError, shown
 from feedax.feed import CHUNK_STEPS
 from feedax.train import processes
 from feedax.train.step import TrainState
@@ -118,9 +118,6 @@ def _row(
         "loss": means.pop("loss"),
         **means,
     }
-
-
-NO_SUCH_SET = "give evaluate={'validation': ...} and best='validation_loss', say"
 
 
 class Best:

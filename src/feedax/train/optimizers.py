@@ -9,7 +9,6 @@ are trained side by side. What is built here is the rest: an optax transformatio
 A schedule is a function of the number of steps done. It returns a factor, 1 at its peak.
 """
 
-import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +21,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from feedax.errors import ModelError, OptimizerError
+from feedax.errors import ModelError, OptimizerError, did_you_mean
 from feedax.presets import WEIGHT_DECAY, OptimizerName, ScheduleName
 from feedax.train.model import Hyperparams, PyTree, accepted_kwargs
 
@@ -237,10 +236,9 @@ def _cosine(start: float, end: float, part: Array) -> Array:
 def _refuse_unknown(who: str, name: str, names: Iterable[str]) -> None:
     if name in (names := tuple(names)):
         return
-    near = difflib.get_close_matches(str(name).lower(), names, n=1)
     raise OptimizerError(
         f"{who} must be one of {', '.join(names)}, and it is {name!r}; "
-        + (f"did you mean {near[0]!r}?" if near else "choose one of them")
+        + did_you_mean(str(name), names, "choose one of them")
     )
 
 

@@ -154,8 +154,8 @@ class States:
         Raises:
             CheckpointError: it is another run's.
         """
-        shapes = jax.eval_shape(self._first_state, values, dict.fromkeys(metrics, 0))
-        like = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
+        shapes = self.shapes(values, metrics)
+        like: Any = {"state": shapes, **dict.fromkeys(copies, (shapes.params, shapes.model_state))}
         arrays = checkpoint.arrays
         if shapes.skipped is not None:  # earlier versions did not count them
             none = np.zeros(shapes.skipped.shape, np.int32)
@@ -167,8 +167,12 @@ class States:
 
     def most_bytes(self, values: InitialValues) -> int:
         """Bytes that a checkpoint of a run has at most: its state and three copies."""
-        shapes = jax.eval_shape(self._first_state, values, {})
-        return 4 * nbytes(shapes) + MAX_HEADER
+        return 4 * nbytes(self.shapes(values)) + MAX_HEADER
+
+    def shapes(self, values: InitialValues, metrics: Iterable[str] = ()) -> TrainState:
+        """The shapes of a run's state; nothing is computed."""
+        shapes: TrainState = jax.eval_shape(self._first_state, values, dict.fromkeys(metrics, 0))
+        return shapes
 
     def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
         """The state with its sums at zero, and a copy of what an epoch that fails would lose."""

@@ -30,9 +30,9 @@ from feedax.train.events import (
 )
 from feedax.train.model import combine, partition
 from feedax.train.networks import Member, Network, Sweep, file_name, grid
-from feedax.train.programs import Programs
+from feedax.train.programs import Programs, States, initial_values
 from feedax.train.specification import FitSpecification, random_key
-from feedax.train.step import init_state, train_step
+from feedax.train.step import train_step
 from feedax.train.training import Trained, Training
 
 LOGGER = logging.getLogger("feedax")
@@ -467,7 +467,7 @@ def network_bytes(asked: FitSpecification) -> int:
 
     XLA says so of the compiled programs; where a loader has no arrays, its batches are not counted.
     """
-    state = jax.eval_shape(partial(_first_state, asked))
+    state = States(asked.optimizer, asked.run_on).shapes(initial_values([asked], 1))
     taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
     if not asked.train.has_arrays:
         return taken
@@ -504,17 +504,6 @@ def _temporary(function: Callable[..., Any], *shapes: Any) -> int:
     """Bytes that a compiled function takes for itself."""
     found: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
     return int(found.temp_size_in_bytes)
-
-
-def _first_state(asked: FitSpecification) -> Any:
-    return init_state(
-        on_device(asked.trained),
-        asked.optimizer,
-        asked.key,
-        asked.state,
-        learning_rate=asked.learning_rate,
-        hyperparams=asked.hyperparams,
-    )
 
 
 def _examples_bytes(sources: Iterable[Source]) -> int:

@@ -385,8 +385,7 @@ class Training:
         self._form = None
 
     def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
-        positions = feed.positions() if isinstance(feed, StackedFeed) else [feed.position()]
-        for network, position in zip(self._networks, positions, strict=True):
+        for network, position in zip(self._networks, feed.positions(), strict=True):
             network.position = position
         self._seconds = clock.seconds
 
