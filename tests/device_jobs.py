@@ -4,6 +4,7 @@ JAX is imported in functions only: worker processes import this module too.
 """
 
 import contextlib
+import functools
 import logging
 import pickle
 import re
@@ -137,6 +138,12 @@ def train(job: Job, devices: int) -> Kept:
     kept.compiled, kept.said, kept.loaded = heard.compiled, heard.said, [*Counted.loaded]
     kept.in_flight = max(flights, default=0)
     return kept
+
+
+@functools.cache
+def train_alone(job: Job) -> Kept:
+    """Train as the job says on one device of this process; once for all who ask."""
+    return train(job, 1)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Devices must be asked for before JAX starts, so what has many of them runs in on
 started for all tests together; what has one runs here.
 """
 
-import functools
 import gc
 import os
 import pickle
@@ -16,7 +15,7 @@ from pathlib import Path
 import device_jobs
 import jax
 import pytest
-from device_jobs import Job, Kept, assert_close, compilations
+from device_jobs import Job, Kept, assert_close, compilations, train_alone
 from kill_jobs import SIDE, TRAIN
 
 from feedax.errors import BatchError
@@ -85,11 +84,6 @@ def eight_slowly(tmp_path_factory):
     return on_eight_devices(SLOW_JOBS, tmp_path_factory.mktemp("slowly"))
 
 
-@functools.cache
-def on_one_device(job: Job) -> Kept:
-    return device_jobs.train(job, 1)
-
-
 def found(results: dict, name: str, devices: int) -> Kept:
     kept = results[name, devices]
     assert isinstance(kept, Kept), kept
@@ -98,7 +92,7 @@ def found(results: dict, name: str, devices: int) -> Kept:
 
 def assert_like_one_device(results: dict, name: str, job: Job, devices: int) -> None:
     # Trajectories in float32 part after some hundred steps: chaos, not error.
-    assert_close(found(results, name, devices), on_one_device(job), 1e-9 if job.x64 else 1e-5)
+    assert_close(found(results, name, devices), train_alone(job), 1e-9 if job.x64 else 1e-5)
 
 
 def test_fifty_steps_on_several_devices_are_those_of_one(eight):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import device_jobs
 import pytest
-from device_jobs import Job, Kept, assert_close, compilations
+from device_jobs import Job, Kept, assert_close, compilations, train_alone
 from helpers import free_port, processes_of_session, timeless
 from kill_harness import Harness, Trainer, check_killed
 from kill_jobs import TRAIN, save_npz
@@ -90,11 +90,6 @@ def two_slowly(tmp_path_factory):
     return in_two_processes(SLOW_JOBS, tmp_path_factory.mktemp("slowly"))
 
 
-@functools.cache
-def in_one_process(job: Job) -> Kept:
-    return device_jobs.train(job, 1)
-
-
 def found(results: list[dict], name: str) -> tuple[Kept, Kept]:
     first, second = (each[name, 2] for each in results)
     assert isinstance(first, Kept), first
@@ -104,7 +99,7 @@ def found(results: list[dict], name: str) -> tuple[Kept, Kept]:
 
 def assert_like_one_process(results: list[dict], name: str, job: Job) -> None:
     first, second = found(results, name)
-    assert_close(first, in_one_process(job), 1e-9 if job.x64 else 1e-5)
+    assert_close(first, train_alone(job), 1e-9 if job.x64 else 1e-5)
     # Both have the same parameters and rows, and one of them has written checkpoints.
     assert [a.tobytes() for a in first.params] == [a.tobytes() for a in second.params]
     assert [*map(timeless, first.rows)] == [*map(timeless, second.rows)]
@@ -134,7 +129,7 @@ def test_two_processes_have_few_programs_in_flight(two_slowly):
 
 def test_each_process_loads_its_columns_of_the_order_of_one(two):
     first, second = (kept.loaded for kept in found(two, "streamed"))
-    order = in_one_process(JOBS["streamed"]).loaded[:TRAIN]
+    order = train_alone(JOBS["streamed"]).loaded[:TRAIN]
     for start in range(0, TRAIN, 28):
         batch = order[start : start + 28]
         half = len(batch) // 2

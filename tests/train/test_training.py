@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import bits, problem
+from sweep_jobs import init, predict
 
 import feedax
 from feedax.errors import ModelError
@@ -17,19 +18,6 @@ from feedax.train.optimizers import build_optimizer
 
 def batches(count=40):
     return helpers.batches(*problem(count=count), 8)
-
-
-def predict(params, x, key, train):
-    hidden = jax.nn.relu(params["w"] @ x)
-    if train:
-        kept = jax.random.bernoulli(key, 0.8, hidden.shape)
-        hidden = hidden * kept.astype(hidden.dtype) / 0.8
-    return params["v"] @ hidden
-
-
-def init(key):
-    w, v = jax.random.split(key)
-    return {"w": jax.random.normal(w, (16, 6)) / 3, "v": jax.random.normal(v, (3, 16)) / 3}
 
 
 def test_train_step_maps_over_seeds_and_learning_rates():
