@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all check bench records clean
+.PHONY: train test test-all check bench records dist clean
 
 ## Train the tutorial's network on MNIST.
 train: .venv/installed
@@ -39,23 +39,22 @@ records: .venv/installed
 	$(BIN)/feedax sweep --preset modern --seeds 10 --name modern
 	$(BIN)/feedax sweep --preset best --seeds 3 --name best
 
+## Build the source archive and the wheel into dist/.
+dist: .venv/installed-test
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs dist
 
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; \
-	    v >= (3, 11) or sys.exit("feedax needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % v[:2])'
-	@echo "Installing feedax with JAX and PyTorch into .venv (once; a few minutes) ..."
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(PYTHON) scripts/install.py
 	@touch $@
 
-.venv/installed-test: .venv/installed
-	@echo "Installing the tools of the tests into .venv (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@
+.venv/installed-test: pyproject.toml
+	@$(PYTHON) scripts/install.py test
+	@touch .venv/installed $@
 
 .venv/installed-bench: .venv/installed
-	@echo "Installing the loaders to compare with into .venv (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(PYTHON) scripts/install.py bench
 	@touch $@
