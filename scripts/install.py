@@ -118,8 +118,10 @@ def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def brings_cuda(folder: Path) -> bool:
-    """Whether torch comes with CUDA: there, or by what PyPI has for this machine."""
+    """Whether torch comes with CUDA: the one that is there, or will be."""
     cuda = torch_cuda(folder)
+    if cuda is None and os.environ.get("UV_TORCH_BACKEND") == "cpu":
+        return False
     return platform.system() == "Linux" if cuda is None else cuda > 0
 
 
