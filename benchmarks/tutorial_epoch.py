@@ -27,16 +27,14 @@ import machine
 import numpy as np
 import optax
 import torch
-from jax import grad, jit, vmap
-from jax.scipy.special import logsumexp
-from torch.utils.data import DataLoader, default_collate
+import tutorial_script
+from jax import jit
+from torch.utils.data import DataLoader
+from tutorial_script import BATCH_SIZE, SIZES, STEP_SIZE
 
 import feedax
 
-SIZES = [784, 512, 512, 10]
 EXAMPLES = 60_000
-BATCH_SIZE = 128
-STEP_SIZE = 0.01
 
 
 def epoch_flops() -> float:
@@ -49,41 +47,10 @@ def epoch_flops() -> float:
     return EXAMPLES * (3 * sum(layers) - layers[0])
 
 
-# The tutorial's way, as its text has it: a DataLoader with a collate function, a jitted update.
-
-
-def plain_predict(params: Any, image: Any) -> Any:
-    activations = image
-    for w, b in params[:-1]:
-        activations = jnp.maximum(0, jnp.dot(w, activations) + b)
-    w, b = params[-1]
-    logits = jnp.dot(w, activations) + b
-    return logits - logsumexp(logits)
-
-
-def plain_loss(params: Any, images: Any, targets: Any) -> Any:
-    return -jnp.mean(vmap(plain_predict, (None, 0))(params, images) * targets)
-
-
-@jit
-def plain_update(params: Any, x: Any, y: Any) -> Any:
-    grads = grad(plain_loss)(params, x, y)
-    return jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, grads)
-
-
-def plain_one_hot(x: Any, k: int) -> Any:
-    return jnp.array(x[:, None] == jnp.arange(k), jnp.float32)
-
-
-def plain_collate(batch: Any) -> Any:
-    return jax.tree.map(np.asarray, default_collate(batch))
-
-
 def plain_epoch(loader: DataLoader[Any], params: Any) -> tuple[Any, float]:
     """One epoch of the tutorial's loop: the new parameters and the seconds it took."""
     started = time.perf_counter()
-    for x, y in loader:
-        params = plain_update(params, x, plain_one_hot(y, 10))
+    params = tutorial_script.train_epoch(params, loader)
     jax.block_until_ready(params)
     return params, time.perf_counter() - started
 
@@ -154,7 +121,7 @@ def main() -> None:
 
     print(machine.describe())
     mnist = feedax.datasets.mnist()
-    tutorial = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=plain_collate)
+    tutorial = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=tutorial_script.numpy_collate)
     ours = feedax.NumpyLoader(mnist, batch_size=BATCH_SIZE)
     with jax.threefry_partitionable(False):
         start = feedax.init_network_params(SIZES, jax.random.PRNGKey(0))
