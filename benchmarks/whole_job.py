@@ -90,10 +90,9 @@ def main() -> None:
                 accuracies[side] = last_accuracy(printed)
                 if pair >= 0:
                     costs[side].append(one)
-    print(
-        "| whole process | wall, s | least | most | CPU, s | least | most | peak, MB | least | most |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    columns = ("wall, s", "CPU, s", "peak, MB")
+    print(f"| whole process | {' | least | most | '.join(columns)} | least | most |")
+    print("|---|" + "---:|" * 9)
     for side, found in costs.items():
         parts = zip(*found, strict=True)
         cells = [turns.spread(of, digits) for of, digits in zip(parts, (1, 1, 0), strict=True)]
