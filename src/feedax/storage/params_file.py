@@ -89,11 +89,7 @@ def load_params(path: str | Path, like: Params) -> Params:
 
 
 def _refuse_others(stored: dict[str, Stored], expected: dict[str, Any], path: str | Path) -> None:
-    """Refuse a file of other arrays than are expected.
-
-    Raises:
-        RunFolderError: it is one.
-    """
+    """Refuse a file of other arrays than are expected."""
     if stored.keys() != expected.keys():
         raise RunFolderError(
             f"load_params: {path} must hold the arrays {listed(expected)}, and it holds "

@@ -3,6 +3,9 @@
 An array is named by its path in its tree. In `[(w0, b0), (w1, b1)]` the second layer's bias is
 ``1.1``; in `{"dense": {"bias": b}}` it is ``dense.bias``; a tree that is a single array is
 ``array``. A header is checked before anything is made of what it says.
+
+The library safetensors reads these files, and writes others: its metadata come in random order, and
+where a name has two values it takes one.
 """
 
 import json
