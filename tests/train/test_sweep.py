@@ -329,6 +329,8 @@ def test_an_iterator_is_for_one_network():
         "sweep: train must be there for each of 2 networks, and it is a list_iterator, which "
         "comes once; give a NumpyLoader or a list, or a function of a seed that makes one"
     )
+    with pytest.raises(BatchError, match=r"^sweep: train must be there for each of 2 networks"):
+        feedax.sweep(predict, init, iter([problem()]), seeds=2, evaluate={"train": [problem()]})
 
 
 # --- Not a number ---

@@ -18,11 +18,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torchvision", "optax")
 
 
 def software_and_machine() -> dict[str, Any]:
-    """What a run's folder records of the software and the machine.
-
-    Returns:
-        ``versions`` by name, the ``device`` JAX computes on, and the ``cpus`` this process may use.
-    """
+    """What a run's folder records of the software and the machine."""
     devices = jax.devices()
     return {
         "versions": {
@@ -40,12 +36,7 @@ def software_and_machine() -> dict[str, Any]:
 
 
 def environment(devices: Devices, precision: Any) -> dict[str, Any]:
-    """The versions, the devices and the settings that decide what XLA computes to the last bit.
-
-    Args:
-        devices: what a run trains on.
-        precision: the dtype it computes in, or None.
-    """
+    """The versions, the devices and the settings that decide what XLA computes to the last bit."""
     device = jax.devices()[0]
     config: Any = jax.config
     return {
@@ -73,21 +64,13 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
 
 def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Warn that a resumed run may not have the bits of an uninterrupted one."""
-    if changed := differences(before, now):
-        LOGGER.warning(
-            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
-            f"changed, and {'; '.join(changed)}"
-        )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, in words.
-
-    >>> differences({"jax": "0.9.0", "usable CPUs": 2}, {"jax": "0.10.2", "usable CPUs": 2})
-    ["jax was '0.9.0' and is '0.10.2'"]
-    """
-    return [
+    changed = [
         f"{name} was {shown(before.get(name))} and is {shown(now.get(name))}"
         for name in dict.fromkeys((*before, *now))
         if before.get(name) != now.get(name)
     ]
+    if changed:
+        LOGGER.warning(
+            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
+            f"changed, and {'; '.join(changed)}"
+        )

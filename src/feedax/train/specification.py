@@ -19,6 +19,7 @@ from feedax.train.history import Best
 from feedax.train.losses import cross_entropy
 from feedax.train.model import (
     Model,
+    combine,
     compute_dtype,
     partition,
     refuse_hyperparams,
@@ -124,6 +125,11 @@ class FitSpecification:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def whole(self, params: Any, model_state: Any) -> Any:
+        """What `fit` returns as a network's parameters."""
+        params = combine(params, self.model.static)
+        return (params, model_state) if self.model.stateful else params
+
     def warn_of_an_early_end(self, done: int) -> None:
         """Say it where batches that come once are fewer than the steps that were asked for."""
         if self.is_one_pass and self.steps is not None and done < self.steps:
@@ -141,11 +147,7 @@ def random_key(seed: int) -> Array:
 
 
 def _sets(evaluate: Any, again: bool) -> Mapping[str, Source]:
-    """The evaluation sets by name.
-
-    Raises:
-        BatchError: they are something else.
-    """
+    """The evaluation sets by name."""
     if evaluate is None:
         return {}
     if not isinstance(evaluate, Mapping):

@@ -21,16 +21,11 @@ class Waiting:
     While a batch is loaded, the device computes the steps before it. That is not waiting. Where
     the device runs out of steps meanwhile, waiting is only what loading takes longer than a step.
 
-    Args:
-        source: where the batches come from.
-        steps: runs the pieces.
-
     Attributes:
         seconds: in which training waited.
         first_seconds: of these, the wait for the first piece.
         lost_seconds: of these, what no other source would save, as the machine was busy with
             something else. Known once `columns` was called.
-        source: where the batches come from.
     """
 
     def __init__(self, source: Source, steps: Steps) -> None:
@@ -145,9 +140,3 @@ def _remedy(source: Source, row: dict[str, float]) -> str:
         f"give the loader {more}, or cache=True if an example is the same every time, or use a "
         "transform that feedax knows"
     )
-
-
-def tell_of_text(feed: Feed | StackedFeed) -> None:
-    """Log which fields hold text, which stays on the host."""
-    if feed.text:
-        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}")
