@@ -38,24 +38,19 @@ def software_and_machine() -> dict[str, Any]:
 def environment(devices: Devices, precision: Any) -> dict[str, Any]:
     """The versions, the devices and the settings that decide what XLA computes to the last bit."""
     device = jax.devices()[0]
-    config: Any = jax.config
+    # torch, NumPy and feedax draw the order of the examples, and change them.
+    packages = ("jaxlib", "optax", "torch", "numpy", "feedax")
+    settings = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
     return {
         "jax": jax.__version__,
-        "jaxlib": package_version("jaxlib"),
-        "optax": package_version("optax"),
-        # The order of examples and their augmentation.
-        "torch": package_version("torch"),
-        "numpy": package_version("numpy"),
-        "feedax": package_version("feedax"),
+        **{name: package_version(name) for name in packages},
         "machine": platform.machine(),
         "device": device.device_kind,
         "platform version": device.client.platform_version,
         # XLA splits its sums among them.
         "usable CPUs": usable_cpus(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "jax_enable_x64": config.jax_enable_x64,
-        "jax_default_matmul_precision": config.jax_default_matmul_precision,
-        "jax_threefry_partitionable": config.jax_threefry_partitionable,
+        **{name: getattr(jax.config, name) for name in settings},
         "devices": devices.count,
         "processes": devices.processes,
         "precision": None if precision is None else jnp.dtype(precision).name,

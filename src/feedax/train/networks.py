@@ -7,7 +7,6 @@ import operator
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from feedax.errors import ModelError, NotANumberError
@@ -36,7 +35,7 @@ class Member:
     learning_rate: float | None
     hyperparams: Setting
 
-    @cached_property
+    @property
     def name(self) -> str:
         return network_name(self.seed, self.setting)
 

@@ -446,23 +446,20 @@ class Training:
                 row |= {f"{name}_{score}": value for score, value in of_one.items()}
         for row in rows:
             row["compile_seconds"] += evaluation.compile_seconds - compiled
-        best = [
-            i
-            for i, (network, row) in enumerate(zip(self._networks, rows, strict=True))
-            if not network.has_ended and network.best.update(row, self._step)
-        ]
-        if best:
-            self._keep("best", self._programs.states.copy((state.params, state.model_state)), best)
-        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
-        ended = []
+        best, ended = [], []
         for i, (network, row) in enumerate(zip(self._networks, rows, strict=True)):
             if network.has_ended:
                 continue
+            if network.best.update(row, self._step):
+                best.append(i)
             network.history.append(row)
-            if network.best.is_exhausted(self._epoch):
+            if network.best.is_exhausted(self._epoch + 1):
                 network.has_ended = True
                 ended.append(i)
+        if best:
+            self._keep("best", self._programs.states.copy((state.params, state.model_state)), best)
         self._keep("ended", self._copies.get("best"), ended)
+        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
         for network in self._networks:
             if network.state_dict is None:  # it begins again
                 network.position = {"batches": 0}
