@@ -10,7 +10,6 @@ from torch.utils.data import IterableDataset, MapDataPipe
 from feedax.data.array_form import ArraysForm, collated
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
-from feedax.data.order import Task
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
 from feedax.tree import name_of, named_leaves, same_bits
@@ -51,22 +50,21 @@ class Cache:
         """How many examples are kept, and of how many."""
         return int(self._known.sum()), len(self._known)
 
-    def keep(self, task: Task, batch: Any) -> None:
-        """Keep a batch's examples.
+    def keep(self, indices: Any, rows: np.ndarray | None, batch: Any) -> None:
+        """Keep a batch's examples; `rows` are its indices where these are integers.
 
         Raises:
             PlanError: they cannot be kept in arrays by their indices.
         """
-        if task.numbers is None:
+        if rows is None:
             raise PlanError(
                 "NumpyLoader: cache=True keeps examples by their numbers, and the sampler yields "
-                f"{task.indices}; leave it out"
+                f"{indices}; leave it out"
             )
         if len(self._dataset) != len(self._known):
             self.forget()  # it has grown or shrunk
         if not self._arrays:
             self._begin(batch)
-        rows = task.numbers
         leaves = self._leaves(batch, rows[0])
         for array, leaf in zip(self._arrays, leaves, strict=True):
             if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
@@ -83,9 +81,7 @@ class Cache:
         missing = np.flatnonzero(~self._known)
         if self._arrays and 0 < len(missing) <= FILL:
             for index in missing.tolist():
-                task = Task([index], 0, 0)
-                task.numbers = np.array([index])
-                self.keep(task, self._load(index))
+                self.keep([index], np.array([index]), self._load(index))
 
     def form(self) -> ArraysForm:
         """The array form of what is kept."""
@@ -147,14 +143,9 @@ class Cache:
 
 
 def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
-    """Check that a loader with these arguments has examples to keep.
+    """Raise PlanError if a loader with these arguments has no examples to keep.
 
-    Args:
-        alone: whether it makes no batches.
-        dataset, collate_fn, in_order, plan: as of `NumpyLoader`.
-
-    Raises:
-        PlanError: it has none.
+    `alone` is whether it makes no batches.
     """
     reason = None
     if isinstance(dataset, IterableDataset):

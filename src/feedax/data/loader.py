@@ -30,10 +30,9 @@ from feedax.data.cache import Cache, refuse_cache
 from feedax.data.collate import convert_example, numpy_collate
 from feedax.data.iterators import BatchLog, GatheringIter, LoaderStats, LocalIter, WorkersIter
 from feedax.data.loading import Loading, why_whole
-from feedax.data.order import Order, Position, Tasks
+from feedax.data.order import Order, Position, checked_position, saved_position
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan, find_form
 from feedax.data.randomness import Apart, OwnStates, seeded_generator
-from feedax.data.saved_position import checked_position, saved_position
 from feedax.data.shard import Shard, refuse_shard
 from feedax.data.workers import HAS_OWN_WORKERS, has_own_workers
 from feedax.errors import PlanError
@@ -352,7 +351,8 @@ class NumpyLoader(DataLoader[_T_co]):
         >>> [x.tolist() for x, y in another] == [x.tolist() for x, y in epoch]
         True
         """
-        self._position.load(checked_position(state_dict, self.seed))
+        position = checked_position(state_dict, self.seed)
+        self._position.next_epoch, self._position.resume = position["epoch"], position
         self._iterator = None  # persistent workers stand elsewhere
 
     def stats(self) -> LoaderStats:
@@ -469,8 +469,8 @@ class NumpyLoader(DataLoader[_T_co]):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: the arguments, and the place where the next epoch begins."""
         none = dict.fromkeys(("_choice", "_iterator", "_sequential"))
-        renewed = {"_log": self._log.renewed(), "_position": self._position.renewed()}
-        return {**vars(self), **none, **renewed}
+        position = Position(self._position.next_epoch, self._position.resume)
+        return {**vars(self), **none, "_log": self._log.renewed(), "_position": position}
 
     def __iter__(self) -> Any:
         return self._apart(self._begin)
@@ -509,27 +509,27 @@ class NumpyLoader(DataLoader[_T_co]):
         gathers = self._chosen().form is not None
         # The log cuts the shard from batches that are loaded whole.
         whole = gathers or self._why_whole() is not None
-        order = Order(self, self.seed)
-        tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
+        order = Order(self, self.seed, self._position, Shard() if whole else self._log.shard)
+        order.refuse_other_streams()
         if gathers:
             form = weakref.WeakMethod(self._form)
-            return GatheringIter(self._view(batch_sampler=tasks), tasks, self._log, form)
+            return GatheringIter(self._view(batch_sampler=order), order, self._log, form)
         loading = Loading(
             self.dataset,
             self.user_collate_fn,
             self.worker_init_fn,
             converts=not order.is_batched,
             seed=self.seed,
-            epoch=tasks.progress.epoch,
-            resume=(tasks.progress.resume or {}).get("streams"),
+            epoch=order.progress.epoch,
+            resume=order.progress.resume.get("streams"),
         )
         changed: dict[str, Any] = {"collate_fn": loading.collate}
         if not isinstance(self.dataset, IterDataPipe | MapDataPipe):  # torch's to take apart
-            changed["batch_sampler" if order.is_batched else "sampler"] = tasks
-            changed |= {"dataset": loading.dataset, "worker_init_fn": loading.init_worker}
+            changed["batch_sampler" if order.is_batched else "sampler"] = order
+            changed |= {"dataset": loading, "worker_init_fn": loading.init_worker}
         view = self._view(**changed)
         if self.num_workers == 0:
-            return LocalIter(view, tasks, self._log)
+            return LocalIter(view, order, self._log)
         context = None
         if has_own_workers(self.multiprocessing_context):
             heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
@@ -540,7 +540,7 @@ class NumpyLoader(DataLoader[_T_co]):
             }
             context = WorkerContext(self, heavy, named)
             vars(view)["_DataLoader__multiprocessing_context"] = context
-        return WorkersIter(view, tasks, self._log, context)
+        return WorkersIter(view, order, self._log, context)
 
     def _view(self, **changed: Any) -> Any:
         """This loader as torch's iterators are to see it."""
