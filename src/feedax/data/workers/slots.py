@@ -21,14 +21,14 @@ from feedax.data.workers.pickling import ALIGNMENT, OUT_OF_BAND, address, aligne
 
 SLOTS = 16
 SLOT_BYTES = 2**30
-"""The most slots of a worker, and the most bytes of them all; what is beyond goes by the pipe."""
+"""The most slots of a worker, and the most bytes of them all; the rest is sent through the pipe."""
 
 _HEADER = mmap.PAGESIZE
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 class Slot(NamedTuple):
-    """A part of that memory: where it starts and how long it is, in bytes."""
+    """A part of a worker's memory: where it starts and how long it is, in bytes."""
 
     start: int
     size: int
@@ -38,7 +38,7 @@ class WorkerSlots:
     """A worker's side: it fills slots.
 
     Args:
-        fd: the memory's memory.
+        fd: the file descriptor of the worker's memory.
     """
 
     def __init__(self, fd: int) -> None:
@@ -53,7 +53,7 @@ class WorkerSlots:
         self._expected = 0
 
     def at(self, position: int) -> None:
-        """Leave word of which example of a batch is being loaded, for whoever may ask."""
+        """Record which example of a batch is being loaded, for the trainer to read."""
         struct.pack_into("q", self._header, 0, position)
 
     def free(self, slots: list[Slot]) -> None:
@@ -76,7 +76,7 @@ class WorkerSlots:
         copied = sum(aligned(b.nbytes) for b, p in zip(buffers, lying, strict=True) if p is None)
         too_small = None
         if self._open is not None and self._used + copied > self._open.size:
-            # What lies there moves with the rest: a first batch, or one larger than those before.
+            # What it has moves to a larger slot: a first batch, or one larger than those before.
             copied += self._used
             too_small, self._open, self._used = self._open, None, 0
             lying = [None] * len(buffers)
@@ -97,7 +97,7 @@ class WorkerSlots:
         return slot, places
 
     def clear(self) -> None:
-        """Give up what was put into the slot of this batch."""
+        """Discard what was put into the slot of this batch."""
         self._give_back(self._open)
         self._open, self._used = None, 0
 
@@ -106,7 +106,7 @@ class WorkerSlots:
             self._free.append(slot)
 
     def _reserve(self, size: int) -> bool:
-        """See that the open slot has room for so many bytes; open one if none is."""
+        """Whether the open slot has room for this many bytes; one is opened if none is open."""
         if self._open is None:
             self._open = self._slot(max(size, self._expected))
         return self._open is not None and size <= self._open.size
@@ -123,7 +123,7 @@ class WorkerSlots:
             best = min(fitting, key=lambda slot: slot.size)
             self._free.remove(best)
             return best
-        # Batches have grown: the slots that are free now will never be of use again.
+        # Batches have grown: the free slots are too small for any later batch.
         for slot in self._free:
             self._drop(slot)
         self._free = []
@@ -135,14 +135,14 @@ class WorkerSlots:
         try:
             os.posix_fallocate(self._fd, slot.start, size)
         except OSError:
-            return None  # no memory left for it: the pipe will do
+            return None  # the system has no memory left: the batch is sent through the pipe
         self._end += size
         self._maps[slot] = mmap.mmap(self._fd, size, offset=slot.start)
         self._memory[slot] = np.frombuffer(self._maps[slot], np.uint8)
         return slot
 
     def _drop(self, slot: Slot) -> None:
-        """Give a slot's memory back to the system; its place in the memory stays empty."""
+        """Give a slot's memory back to the system; its range of the file stays empty."""
         del self._memory[slot]
         self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
 
@@ -200,7 +200,7 @@ class TrainerSlots:
     def views(self, slot: Slot, places: list[tuple[int, int]]) -> list[memoryview]:
         """The bytes of a slot at these places; while one of them lives the slot stays as it is."""
         if slot not in self._memory:
-            # The worker asks for larger slots only when its smaller ones are of no use any more.
+            # The worker opens a larger slot only when it no longer uses its smaller ones.
             self._memory = {s: m for s, m in self._memory.items() if s.size >= slot.size}
             self._memory[slot] = _mapped(self.fd, slot)
         # Made in one go: a view would have NumPy look through it, at the mapping itself.
