@@ -382,9 +382,8 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
     def _log_start(self) -> None:
         if self._is_starting and self._context is not None:
             self._is_starting = False
-            words = [channel.ready for channel in self._context.channels if channel.ready]
-            since = max(word.since for word in words)
-            self._log.stats.starting += since - self._context.launched
+            since = [c.ready_since for c in self._context.channels if c.ready_since is not None]
+            self._log.stats.starting += max(since) - self._context.launched
 
     def _get_data(self) -> Any:
         try:
@@ -451,7 +450,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             return " loading"
         channel = self._context.channels[worker]
         task = next(iter(channel.tasks.values()), None)
-        if channel.ready is None:
+        if channel.ready_since is None:
             return " starting"
         if not isinstance(task, Task):
             return " idle"

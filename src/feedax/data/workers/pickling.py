@@ -237,18 +237,6 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(value)
 
 
-class _KnowingPickler(_Pickler):
-    """One whose reader has some objects already. It asks Python about every object: that takes
-    twice as long."""
-
-    def __init__(self, *arguments: Any, known: Sequence[Any]) -> None:
-        super().__init__(*arguments)
-        self._known = {id(value): place for place, value in enumerate(known)}
-
-    def persistent_id(self, value: Any) -> int | None:
-        return self._known.get(id(value))
-
-
 def _answers_for_any_name(kind: Any) -> bool:
     """Whether objects of a class would be asked for what pickle alone looks for.
 
@@ -276,15 +264,6 @@ def _set_state(value: Any, state: Any) -> None:
         object.__getattribute__(value, "__dict__").update(attributes)
     for name, one in (slots or {}).items():
         object.__setattr__(value, name, one)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, buffers: Sequence[Any], known: Sequence[Any]) -> None:
-        super().__init__(file, buffers=buffers)
-        self._known = known
-
-    def persistent_load(self, place: int) -> Any:
-        return self._known[place]
 
 
 def dumps(
@@ -318,9 +297,10 @@ def dumps(
     if maps_files:
         reducers[np.memmap] = _reduce_memmap
     file = io.BytesIO()
-    pickler = _Pickler(file, reducers, within)
-    if known:
-        pickler = _KnowingPickler(file, reducers, within, known=known)
+    pickler: Any = _Pickler(file, reducers, within)
+    if known:  # it asks Python about every object: that takes twice as long
+        places = {id(value): place for place, value in enumerate(known)}
+        pickler.persistent_id = lambda value: places.get(id(value))
     pickler.dump(value)
     if plain is not None and not plain.is_apart_from(pickler.memo.copy):
         raise NotApart
@@ -329,9 +309,11 @@ def dumps(
 
 def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) -> Any:
     """The value of a pickle made by `dumps`, with the buffers and the known objects put back."""
-    if known:
-        return _Unpickler(io.BytesIO(pickled), buffers, known).load()
-    return pickle.loads(pickled, buffers=buffers)
+    if not known:
+        return pickle.loads(pickled, buffers=buffers)
+    unpickler: Any = pickle.Unpickler(io.BytesIO(pickled), buffers=buffers)
+    unpickler.persistent_load = known.__getitem__
+    return unpickler.load()
 
 
 def address(buffer: Any) -> int:
@@ -412,23 +394,18 @@ def _write(fd: int, data: Any, start: int) -> int:
     return start
 
 
-def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
-    """The error that names the part of a value that cannot be pickled."""
-    where, part = _culprit(value, name, can_pickle)
+def refuse(named: dict[str, Any], error: BaseException) -> WorkerError:
+    """The error that names the part, of some values by name, which cannot be pickled."""
     return WorkerError(
-        f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
-        f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
-        "worker_init_fn, leave it out in __getstate__, or use num_workers=0"
+        "NumpyLoader: what goes to a worker must be picklable, and "
+        f"{_culprit(named, can_pickle)} is not ({error}); make it in the dataset's __getitem__ or "
+        "in worker_init_fn, leave it out in __getstate__, or use num_workers=0"
     )
 
 
 def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
     """The error that names the part, of some values by name, which a worker cannot unpickle."""
-    for name, value in named.items():
-        if not can_unpickle(value):
-            where, part = _culprit(value, name, can_unpickle)
-            return unfit("a worker", f"{where}, a {type(part).__name__},", failure)
-    return unfit("a worker", " or ".join(named), failure)
+    return unfit("a worker", _culprit(named, can_unpickle), failure)
 
 
 def unfit(reader: str, what: str, failure: str) -> WorkerError:
@@ -443,18 +420,19 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
-def _culprit(value: Any, name: str, succeeds: Callable[[Any], bool]) -> tuple[str, Any]:
-    """The innermost part that fails by itself, and its name; or one far enough within."""
+def _culprit(named: dict[str, Any], succeeds: Callable[[Any], bool]) -> str:
+    """The innermost part that fails by itself, or one far enough within; all names if none does."""
+    culprit, name, parts = " or ".join(named), "", list(named.items())
     seen = set[int]()
     while len(name) < 200:
-        seen.add(id(value))
-        failing = (
-            one for one in _parts(value, name) if id(one[1]) not in seen and not succeeds(one[1])
-        )
+        failing = (one for one in parts if id(one[1]) not in seen and not succeeds(one[1]))
         if (found := next(failing, None)) is None:
             break
-        name, value = found
-    return name, value
+        name, part = found
+        culprit = f"{name}, a {type(part).__name__},"
+        seen.add(id(part))
+        parts = _parts(part, name)
+    return culprit
 
 
 def _parts(value: Any, name: str) -> list[tuple[str, Any]]:

@@ -28,11 +28,10 @@ from multiprocessing.popen_forkserver import Popen
 from typing import Any
 
 from feedax.data.workers import pickling, slots
-from feedax.data.workers.channel import Channel, Done, Ready, Results, Unreadable, WorkerEnd
+from feedax.data.workers.channel import Channel, Ready, TrainerEnd, Unreadable, WorkerEnd
 from feedax.data.workers.pickling import (
     PlainParts,
     SharedPickle,
-    can_pickle,
     candidates_in,
     classes_by_value,
     dumps,
@@ -169,18 +168,8 @@ class _Holder(_Forking):
 
 
 _server = _Server()
-_holders: dict[int, _Holder] = {}
-"""By the id of the loader that each belongs to."""
-
-
-def _keep(loader: Any, holder: _Holder | None) -> None:
-    """Keep a loader's holder until the loader is gone, or has another one."""
-    if holder is None:
-        _holders.pop(id(loader), None)
-        return
-    if id(loader) not in _holders:
-        weakref.finalize(loader, _holders.pop, id(loader), None).atexit = False
-    _holders[id(loader)] = holder
+_holders: "weakref.WeakKeyDictionary[Any, _Holder]" = weakref.WeakKeyDictionary()
+"""The holder of a loader, until the loader is gone or has another one."""
 
 
 def _leave_to_parent() -> None:
@@ -220,20 +209,20 @@ class WorkerContext:
         self._loader: Any = loader
         self._heavy = heavy
         self._named = named
-        self._results: Results | None = None
-        self._done = Done(self.channels)
+        self._end = TrainerEnd(self.channels)
+        self._has_results = False
         self._shared: SharedPickle | None = None
         self._inherited: list[int] = []
 
     def Queue(self) -> Any:
-        if self._results is None:
-            self._results = Results(self.channels)
-            return self._results
+        if not self._has_results:
+            self._has_results = True
+            return self._end
         self.channels.append(Channel(len(self.channels)))
         return self.channels[-1]
 
     def Event(self) -> Any:
-        return self._done
+        return self._end
 
     def Process(self, target: Any, args: tuple[Any, ...]) -> Any:
         return WorkerProcess(self, target, args)
@@ -247,13 +236,13 @@ class WorkerContext:
             try:
                 self._shared = self._packed()
             except Exception as error:
-                raise self._unpicklable(error) from error
+                raise refuse({**self._named, "the loader": self._heavy}, error) from error
             weakref.finalize(self, os.close, self._shared.fd)
             self._classes = classes_by_value()
             self._inherited = [*popen._fds, self._shared.fd]
         popen._fds = list(self._inherited)
         # The worker has its own ends of the queues.
-        known = [*self._heavy, self.channels[-1], self._results, self._done]
+        known = [*self._heavy, self.channels[-1], self._end]
         return self._shared._replace(fd=len(self._inherited) - 1), dumps(call, known=known)
 
     def _packed(self) -> SharedPickle:
@@ -263,16 +252,11 @@ class WorkerContext:
         holder = next((one for one in list(_holders.values()) if one.is_of(candidates)), None)
         plain = holder.plain if holder else PlainParts(candidates)
         shared = SharedPickle.pack(self._heavy, plain)
-        holder = (holder or _Holder(plain)) if shared.held else None
-        _keep(loader, holder)
-        self.source = holder or _server
+        if shared.held:
+            self.source = _holders[loader] = holder or _Holder(plain)
+        else:
+            _holders.pop(loader, None)
         return shared
-
-    def _unpicklable(self, error: Exception) -> WorkerError:
-        for name, value in self._named.items():
-            if not can_pickle(value):
-                return refuse(value, name, error)
-        return refuse(self._heavy, "the loader", error)
 
     def cannot_arrive(self, failure: str) -> WorkerError:
         """The error for what a worker could not unpickle."""
@@ -448,7 +432,7 @@ def run_worker(
     end = WorkerEnd(socket_fd, slots.of_this_worker)
     try:
         heavy = shared._replace(fd=inherited[shared.fd]).unpack(pickling.held)
-        target, args = loads(own, known=[*heavy, end, end, end])
+        target, args = loads(own, known=[*heavy, end, end])
         receive_classes()
     except Exception as error:
         end.send(Unreadable(None, in_one_line(error)))
