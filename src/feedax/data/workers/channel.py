@@ -81,7 +81,17 @@ class Gone(Exception):
     """A worker closed its end although there was work for it."""
 
 
-class Channel:
+class _Queue:
+    """What torch asks of a queue at its end; ours have no feeder thread."""
+
+    def cancel_join_thread(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Channel(_Queue):
     """One worker: what torch takes for its queue of indices, and the results that come back.
 
     Attributes:
@@ -133,12 +143,7 @@ class Channel:
             self._connection.send_bytes(data)
 
     def receive(self) -> Any:
-        """The next `(batch number, batch)`, or None if the worker had something else to say.
-
-        Raises:
-            Gone: the worker has ended too early.
-            Refused: it could not begin.
-        """
+        """The next `(batch number, batch)`, or None if the worker had something else to say."""
         try:
             header, rest = unframed(self._connection.recv_bytes())
         except (EOFError, OSError):
@@ -164,9 +169,6 @@ class Channel:
             batch = f"a batch of worker {self.worker_id}"
             return header.number, _wrapped(unfit("the trainer", batch, in_one_line(error)))
 
-    def cancel_join_thread(self) -> None:
-        """torch says so to a queue's feeder thread; there is none."""
-
     def close(self) -> None:
         self.is_open = False
         self._connection.close()
@@ -184,7 +186,7 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-class TrainerEnd:
+class TrainerEnd(_Queue):
     """torch's queue of results, from any worker, and its event, for all of them."""
 
     def __init__(self, channels: list[Channel]) -> None:
@@ -192,12 +194,7 @@ class TrainerEnd:
         self._is_set = False
 
     def get(self, timeout: float | None = None) -> Any:
-        """The next `(batch number, batch)`.
-
-        Raises:
-            queue.Empty: there was none for `timeout` seconds.
-            Gone: a worker has ended too early.
-        """
+        """The next `(batch number, batch)`, or `queue.Empty` after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0, deadline - time.monotonic())
@@ -218,14 +215,8 @@ class TrainerEnd:
     def is_set(self) -> bool:
         return self._is_set
 
-    def cancel_join_thread(self) -> None:
-        """See `Channel.cancel_join_thread`."""
 
-    def close(self) -> None:
-        """The channels are closed one by one."""
-
-
-class WorkerEnd:
+class WorkerEnd(_Queue):
     """The worker's end of its channel: torch's queues and its event in one.
 
     A thread takes in what the trainer sends, also while an example is being loaded: the trainer
@@ -292,9 +283,3 @@ class WorkerEnd:
 
     def is_set(self) -> bool:
         return self._is_done
-
-    def cancel_join_thread(self) -> None:
-        """See `Channel.cancel_join_thread`."""
-
-    def close(self) -> None:
-        """The process ends next."""

@@ -90,11 +90,11 @@ class PlainParts:
             for layer in self._layers
         )
 
-    def is_apart_from(self, memo: Callable[[], dict[int, Any]]) -> bool:
-        """Whether none of the containers within the parts is known to a pickler by its id."""
-        parts = set(map(id, self.parts))
-        within = [x.containers for x in self._layers if not parts.issuperset(map(id, x.containers))]
-        return not within or memo().keys().isdisjoint(map(id, chain.from_iterable(within)))
+    def is_apart_from(self, memo: Any) -> bool:
+        """Whether none of the containers within the parts is in a pickler's memo, by its id."""
+        containers = chain.from_iterable(layer.containers for layer in self._layers)
+        within = set(map(id, containers)) - set(map(id, self.parts))
+        return not within or memo.copy().keys().isdisjoint(within)
 
 
 def candidates_in(value: Any) -> list[Any]:
@@ -302,7 +302,7 @@ def dumps(
         places = {id(value): place for place, value in enumerate(known)}
         pickler.persistent_id = lambda value: places.get(id(value))
     pickler.dump(value)
-    if plain is not None and not plain.is_apart_from(pickler.memo.copy):
+    if plain is not None and not plain.is_apart_from(pickler.memo):
         raise NotApart
     return file.getvalue()
 
@@ -318,7 +318,7 @@ def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) 
 
 def address(buffer: Any) -> int:
     """Where a buffer's bytes begin."""
-    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+    return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
 def aligned(position: int) -> int:
@@ -330,19 +330,19 @@ class SharedPickle(NamedTuple):
 
     Attributes:
         fd: the memory's file descriptor.
-        pickled: where the pickle lies, (start, stop) in bytes.
-        buffers: where the arrays beside it lie.
+        size: of the pickle, in bytes.
+        buffers: where the arrays lie beside it: start, stop, and whether they are read-only.
         held: whether the plain parts are not among them.
     """
 
     fd: int
-    pickled: tuple[int, int]
+    size: int
     buffers: tuple[tuple[int, int, bool], ...]
     held: bool
 
     @classmethod
     def pack(cls, value: Any, plain: PlainParts) -> "SharedPickle":
-        """Write a value to memory, whole or not at all, without its plain parts if that can be."""
+        """Write a value to memory, without its plain parts if that can be."""
         large: list[pickle.PickleBuffer] = []
         held = bool(plain.parts)
         try:
@@ -351,29 +351,27 @@ class SharedPickle(NamedTuple):
             held = False
             large.clear()
             pickled = dumps(value, large, maps_files=True)
+        places: dict[tuple[int, int], tuple[int, int, bool]] = {}
+        buffers = []
         fd = os.memfd_create("feedax-dataset")
         try:
-            places: dict[tuple[int, int], tuple[int, int, bool]] = {}
-            buffers = []
-            end = _write(fd, pickled, 0)
-            for buffer in large:
-                raw = buffer.raw()
-                where = (address(raw), raw.nbytes)
-                if where not in places:  # two names for one array stay one piece of memory
-                    start = aligned(end)
-                    end = _write(fd, raw, start)
-                    places[where] = (start, end, raw.readonly)
-                buffers.append(places[where])
+            with open(fd, "wb", closefd=False) as file:
+                file.write(pickled)
+                for buffer in large:
+                    raw = buffer.raw()
+                    where = (address(raw), raw.nbytes)
+                    if where not in places:  # two names for one array stay one piece of memory
+                        start = file.seek(aligned(file.tell()))
+                        file.write(raw)
+                        places[where] = (start, start + raw.nbytes, raw.readonly)
+                    buffers.append(places[where])
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, (0, len(pickled)), tuple(buffers), held)
+        return cls(fd, len(pickled), tuple(buffers), held)
 
     def unpack(self, parts: list[Any]) -> Any:
-        """The value again, in a worker that has the plain parts.
-
-        Its arrays can be written to, unseen by anyone else.
-        """
+        """The value again, in a worker that has the plain parts; its arrays are its own."""
         size = os.fstat(self.fd).st_size
         memory = memoryview(mmap.mmap(self.fd, size, access=mmap.ACCESS_COPY))
         os.close(self.fd)
@@ -381,31 +379,21 @@ class SharedPickle(NamedTuple):
             memory[start:stop].toreadonly() if readonly else memory[start:stop]
             for start, stop, readonly in self.buffers
         ]
-        return loads(memory[slice(*self.pickled)], buffers, parts)
-
-
-def _write(fd: int, data: Any, start: int) -> int:
-    """Write all bytes at a position; return where they end."""
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(fd, left, start)  # Linux writes 2 GB at most
-        left = left[written:]
-        start += written
-    return start
+        return loads(memory[: self.size], buffers, parts)
 
 
 def refuse(named: dict[str, Any], error: BaseException) -> WorkerError:
     """The error that names the part, of some values by name, which cannot be pickled."""
     return WorkerError(
         "NumpyLoader: what goes to a worker must be picklable, and "
-        f"{_culprit(named, can_pickle)} is not ({error}); make it in the dataset's __getitem__ or "
+        f"{_culprit(named, _can_pickle)} is not ({error}); make it in the dataset's __getitem__ or "
         "in worker_init_fn, leave it out in __getstate__, or use num_workers=0"
     )
 
 
 def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
     """The error that names the part, of some values by name, which a worker cannot unpickle."""
-    return unfit("a worker", _culprit(named, can_unpickle), failure)
+    return unfit("a worker", _culprit(named, _can_unpickle), failure)
 
 
 def unfit(reader: str, what: str, failure: str) -> WorkerError:
@@ -470,7 +458,7 @@ def _state(value: Any) -> dict[str, Any]:
     return {k: v for part in dicts if isinstance(part, dict) for k, v in part.items()}
 
 
-def can_pickle(value: Any) -> bool:
+def _can_pickle(value: Any) -> bool:
     try:
         dumps(value, [], maps_files=True)
     except Exception:
@@ -478,7 +466,7 @@ def can_pickle(value: Any) -> bool:
     return True
 
 
-def can_unpickle(value: Any) -> bool:
+def _can_unpickle(value: Any) -> bool:
     buffers: list[pickle.PickleBuffer] = []
     try:
         loads(dumps(value, buffers, maps_files=True), buffers)

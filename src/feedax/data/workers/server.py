@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from multiprocessing import connection, forkserver, reduction, resource_tracker, spawn, util
@@ -70,11 +69,7 @@ class _Forking:
         weakref.finalize(self, self.theirs.close)
 
     def fork(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a process, as `multiprocessing.forkserver.ForkServer.connect_to_new_process` does.
-
-        Returns:
-            A pipe that says which process it is and how it has ended, and one for its work.
-        """
+        """Fork a process; a pipe that tells its number and how it ended, and one for its work."""
         told, tells = os.pipe()
         call, to_call = os.pipe()
         try:
@@ -93,11 +88,7 @@ class _Forking:
 
 
 class _Server(_Forking):
-    """A process that has imported what workers need; it starts with the first of them.
-
-    Attributes:
-        pid: the process, once it has started.
-    """
+    """A process that has imported what workers need; it starts with the first of them."""
 
     pid: int | None = None
 
@@ -120,28 +111,21 @@ class _Server(_Forking):
             self.control.close()
             self.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        python_path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         fd = self.theirs.fileno()
-        code = f"from feedax.data.workers.server import main; main({fd}, {PRELOADED})"
+        code = f"import sys; sys.path[:] = {sys.path}; "
+        code += f"from feedax.data.workers.server import main; main({fd})"
         python: Any = spawn.get_executable()
         # As multiprocessing starts its own server: only this has -O, -W and -X as they are here.
         arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         try:
             self.pid = util.spawnv_passfds(python, arguments, [fd])
         finally:
-            del os.environ["PYTHONPATH"]
-            if python_path is not None:
-                os.environ["PYTHONPATH"] = python_path
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.theirs.close()
 
 
 class _Holder(_Forking):
-    """A process, forked from the server, that has unpickled the plain parts of a dataset.
-
-    Its workers have them without unpickling, and the trainer need not pickle them again.
-    """
+    """A process, forked from the server, whose workers have the plain parts of a dataset."""
 
     def __init__(self, plain: PlainParts) -> None:
         super().__init__()
@@ -159,12 +143,7 @@ class _Holder(_Forking):
         """Whether it has what these are now, and still lives."""
         if not self.plain.is_as_it_was(candidates):
             return False
-        try:
-            return self.control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        return not connection.wait([self.control], timeout=0)  # it says nothing but its end
 
 
 _server = _Server()
@@ -194,12 +173,8 @@ class WorkerContext:
     """Stands where torch's iterator expects a multiprocessing context; made for one iterator.
 
     torch asks it for one queue of results and one event and then, for each worker, for a queue of
-    indices and a process.
-
-    Args:
-        loader: the user's loader.
-        heavy: what every worker gets, pickled only once for them all.
-        named: what of it is the user's, for messages.
+    indices and a process. Every worker gets what is `heavy`, which is pickled only once for them
+    all; `named` is what of it is the user's, for messages.
     """
 
     def __init__(self, loader: Any, heavy: list[Any], named: dict[str, Any]) -> None:
@@ -313,9 +288,9 @@ class _Popen(Popen):
         process.launch = None
 
 
-def main(fd: int, preload: Sequence[str]) -> None:
+def main(fd: int) -> None:
     """Run the server, with modules imported that all workers need."""
-    for name in preload:
+    for name in PRELOADED:
         with suppress(ImportError):
             importlib.import_module(name)
     if sys.stdin is not None:  # the trainer's own
