@@ -145,9 +145,9 @@ def test_any_change_is_noticed(name):
     data = Holder(summed, samples=value, again=[value])
     plain = PlainParts(candidates_in([data]))
     assert [id(part) for part in plain.parts] == [id(value)]
-    assert plain.is_as_it_was(candidates_in([data]))
+    assert plain.is_unchanged(candidates_in([data]))
     change(value)
-    assert not plain.is_as_it_was(candidates_in([data]))
+    assert not plain.is_unchanged(candidates_in([data]))
 
 
 class Mine(str):

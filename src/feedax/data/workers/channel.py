@@ -119,14 +119,14 @@ class Channel(_Queue):
         return [self._theirs.fileno(), self.slots.fd]
 
     def started(self) -> None:
-        """Leave the worker's end to the worker alone."""
+        """Close the trainer's copy of the worker's end."""
         self._theirs.close()
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def put(self, message: Any) -> None:
-        """Send a task `(batch number, indices)`, or another word of torch's, to the worker."""
+        """Send a task `(batch number, indices)`, or another message of torch's, to the worker."""
         number, task = message if isinstance(message, tuple) else (None, None)
         self._may_end = self._may_end or message is None
         try:
@@ -138,12 +138,12 @@ class Channel(_Queue):
         self.send(framed(TaskHeader(number, self.slots.freed()), data))
 
     def send(self, data: bytes) -> None:
-        # A worker that is gone will be missed soon; a forked copy of the trainer has none.
+        # `receive` finds out that a worker is gone; a forked copy of the trainer has none.
         with contextlib.suppress(OSError):
             self._connection.send_bytes(data)
 
     def receive(self) -> Any:
-        """The next `(batch number, batch)`, or None if the worker had something else to say."""
+        """The next `(batch number, batch)`, or None for another message of the worker's."""
         try:
             header, rest = unframed(self._connection.recv_bytes())
         except (EOFError, OSError):
@@ -165,7 +165,7 @@ class Channel(_Queue):
         try:
             return header.number, loads(rest, buffers)
         except Exception as error:
-            # Raised where the batch is wanted, like an error in the worker: nothing waits for it.
+            # Raised where this batch is asked for, like an error in the worker.
             batch = f"a batch of worker {self.worker_id}"
             return header.number, _wrapped(unfit("the trainer", batch, in_one_line(error)))
 
@@ -178,7 +178,7 @@ _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """In a forked copy of the trainer: let go of its workers, or its end would go unnoticed."""
+    """In a forked copy of the trainer: close its sockets, or workers would not notice its end."""
     for channel in list(_channels):
         channel.close()
 
@@ -219,8 +219,8 @@ class TrainerEnd(_Queue):
 class WorkerEnd(_Queue):
     """The worker's end of its channel: torch's queues and its event in one.
 
-    A thread takes in what the trainer sends, also while an example is being loaded: the trainer
-    never waits for room in the socket, and its end is noticed at once.
+    A thread receives what the trainer sends, even while an example is loaded: the trainer never
+    waits for room in the socket, and the worker notices at once when it ends.
     """
 
     def __init__(self, fd: int, slots: WorkerSlots) -> None:

@@ -4,9 +4,9 @@ Everything can be sent that cloudpickle or multiprocessing can pickle: lambdas, 
 classes of a notebook or script by value, locks and shared tensors by their handles. Arrays lie
 beside the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
 
-Long lists of text and numbers (`PlainParts`) are all of a dataset that takes long to pickle, and
-unpickling them runs no user code. So they are unpickled once, in a server that workers are forked
-from, and here it is seen whether they are still as they were.
+Of a dataset, long lists of text and numbers (`PlainParts`) take the most time to pickle, and
+unpickling them runs no code of the user's. So a server unpickles them once, and workers are forked
+from it; each start checks whether they have changed.
 """
 
 import inspect
@@ -31,10 +31,10 @@ import torch
 from feedax.errors import WorkerError
 
 LONG = 1000
-"""A container of so many items is looked at as a whole."""
+"""Containers of at least this many items are examined as a whole."""
 
 MANY = 100_000
-"""Below so many objects, to pickle them is as fast as to look at them."""
+"""With fewer objects, pickling them is as fast as checking whether they have changed."""
 
 MOST = 100_000_000
 DEEPEST = 16
@@ -59,7 +59,7 @@ class PlainParts:
     """The long plain containers among `candidates`.
 
     Attributes:
-        parts: those of the candidates that are plain all through; none where all are soon pickled.
+        parts: the candidates that are plain all through; none if pickling them is fast anyway.
     """
 
     def __init__(self, candidates: list[Any]) -> None:
@@ -76,11 +76,11 @@ class PlainParts:
         if count < MANY:
             self.parts, self._layers = [], []
 
-    def is_as_it_was(self, candidates: list[Any]) -> bool:
+    def is_unchanged(self, candidates: list[Any]) -> bool:
         """Whether these are the same containers with the same items, down to the last.
 
-        The very same objects, which are held here: of those that cannot change nothing else has to
-        be looked at, and the items of those that can change come in another layer.
+        They are held here and compared by identity: an item that cannot change is still equal, and
+        one that can is a container of another layer.
         """
         if list(map(id, candidates)) != list(map(id, self.candidates)):
             return False
@@ -90,8 +90,8 @@ class PlainParts:
             for layer in self._layers
         )
 
-    def is_apart_from(self, memo: Any) -> bool:
-        """Whether none of the containers within the parts is in a pickler's memo, by its id."""
+    def shares_nothing(self, memo: Any) -> bool:
+        """Whether a pickler's memo has none of the containers within the parts."""
         containers = chain.from_iterable(layer.containers for layer in self._layers)
         within = set(map(id, containers)) - set(map(id, self.parts))
         return not within or memo.copy().keys().isdisjoint(within)
@@ -180,8 +180,8 @@ It has no public way to ask for them, and without them a class would not be the 
 way to a worker and back."""
 
 
-class NotApart(Exception):
-    """A value shares with the long parts of itself what may change."""
+class PartsShared(Exception):
+    """The rest of a value refers to a container within its plain parts."""
 
 
 _received: set[str] = set()
@@ -238,16 +238,16 @@ class _Pickler(cloudpickle.Pickler):
 
 
 def _answers_for_any_name(kind: Any) -> bool:
-    """Whether objects of a class would be asked for what pickle alone looks for.
+    """Whether objects of a class answer for names that only pickle looks for.
 
-    A wrapper passes what it does not have on to what it wraps: to nothing, while it is unpickled.
+    A wrapper asks the object within for what it lacks itself; while it is unpickled, it has none.
     """
     own = hasattr(kind, "__getattr__") or type(kind.__getattribute__) is not WrapperDescriptorType
     return own and not hasattr(kind, "__setstate__") and is_pickled_by_default(kind)
 
 
 def _reduce_unasked(value: Any) -> Any:
-    """As `object` does it, but that the object itself is asked for nothing."""
+    """As `object` does it, but without looking up any name in the object itself."""
     reduced: Any = object.__reduce_ex__(value, 4)
     made, arguments, _, *items = reduced
     return made, arguments, _get_state(value), *items, _set_state
@@ -284,7 +284,7 @@ def dumps(
         plain: whose parts these are, if they are.
 
     Raises:
-        NotApart: the value has what is within one of those parts, too.
+        PartsShared: the rest of the value refers to a container within one of them.
     """
 
     def within(buffer: pickle.PickleBuffer) -> bool:
@@ -298,12 +298,12 @@ def dumps(
         reducers[np.memmap] = _reduce_memmap
     file = io.BytesIO()
     pickler: Any = _Pickler(file, reducers, within)
-    if known:  # it asks Python about every object: that takes twice as long
+    if known:  # one call of Python for every object makes it half as fast
         places = {id(value): place for place, value in enumerate(known)}
         pickler.persistent_id = lambda value: places.get(id(value))
     pickler.dump(value)
-    if plain is not None and not plain.is_apart_from(pickler.memo):
-        raise NotApart
+    if plain is not None and not plain.shares_nothing(pickler.memo):
+        raise PartsShared
     return file.getvalue()
 
 
@@ -347,7 +347,7 @@ class SharedPickle(NamedTuple):
         held = bool(plain.parts)
         try:
             pickled = dumps(value, large, maps_files=True, known=plain.parts, plain=plain)
-        except NotApart:
+        except PartsShared:
             held = False
             large.clear()
             pickled = dumps(value, large, maps_files=True)

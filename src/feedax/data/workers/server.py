@@ -69,18 +69,18 @@ class _Forking:
         weakref.finalize(self, self.theirs.close)
 
     def fork(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a process; a pipe that tells its number and how it ended, and one for its work."""
-        told, tells = os.pipe()
-        call, to_call = os.pipe()
+        """Fork a process; a pipe for its number and its exit code, and one for its work."""
+        status, to_status = os.pipe()
+        work, to_work = os.pipe()
         try:
             tracker: Any = resource_tracker.getfd()
-            self.send(FORK, [tells, call, tracker, *fds])
+            self.send(FORK, [to_status, work, tracker, *fds])
         except BaseException:
-            _close(told, to_call)
+            _close(status, to_work)
             raise
         finally:
-            _close(tells, call)
-        return told, to_call
+            _close(to_status, work)
+        return status, to_work
 
     def send(self, kind: bytes, fds: list[int]) -> None:
         with self.lock:
@@ -98,13 +98,13 @@ class _Server(_Forking):
         super().send(kind, fds)
 
     def _ensure_running(self) -> None:
-        """Start the server deaf to Ctrl-C; workers take over its signal mask when they begin.
+        """Start the server with Ctrl-C blocked, as its workers will have it when they begin.
 
         It finds modules where this process does, though it runs none of this process's code.
         """
-        resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
+        resource_tracker.ensure_running()  # the server needs it, and its start unblocks Ctrl-C
         if self.pid is not None:
-            # Who ignores SIGCHLD, or waits for any child, hears of its end in our place.
+            # No such child: the program ignores SIGCHLD, or has waited for it itself.
             with suppress(ChildProcessError):
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     return
@@ -115,7 +115,7 @@ class _Server(_Forking):
         code = f"import sys; sys.path[:] = {sys.path}; "
         code += f"from feedax.data.workers.server import main; main({fd})"
         python: Any = spawn.get_executable()
-        # As multiprocessing starts its own server: only this has -O, -W and -X as they are here.
+        # As multiprocessing starts its own server, with the -O, -W and -X of this process.
         arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         try:
             self.pid = util.spawnv_passfds(python, arguments, [fd])
@@ -141,7 +141,7 @@ class _Holder(_Forking):
 
     def is_of(self, candidates: list[Any]) -> bool:
         """Whether it has what these are now, and still lives."""
-        if not self.plain.is_as_it_was(candidates):
+        if not self.plain.is_unchanged(candidates):
             return False
         return not connection.wait([self.control], timeout=0)  # it says nothing but its end
 
@@ -277,7 +277,7 @@ class _Popen(Popen):
             set_spawning_popen(None)
         try:
             self.sentinel, pipe = context.source.fork(self._fds)
-            # The worker's parent sentinel: it takes its closing for the end of the trainer.
+            # The worker takes the closing of this pipe for the end of the trainer.
             self.finalizer = util.Finalize(self, _close, (os.dup(pipe), self.sentinel))
             with open(pipe, "wb") as to_worker:
                 to_worker.write(file.getbuffer())
@@ -301,29 +301,28 @@ def main(fd: int) -> None:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork a process for each request, and tell how each has ended."""
-    told: dict[int, int] = {}
+    """Fork a process for each request, and write down its exit code once it has ended."""
+    statuses: dict[int, int] = {}
     wakes, waker = os.pipe()
     for end in (wakes, waker):
         os.set_blocking(end, False)
-    handlers = {
-        number: signal.signal(number, handler)
-        for number, handler in ((signal.SIGCHLD, _wake), (signal.SIGINT, signal.SIG_IGN))
+    handlers = {  # a signal with a handler, whatever that does, is written to `waker`
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
     }
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     while True:
         ready = connection.wait([control, wakes])
         if wakes in ready:
             os.read(wakes, 1 << 16)
-            _tell_ends(told)
+            _write_exit_codes(statuses)
         if control not in ready:
             continue
         kind, fds, flags, _ = socket.recv_fds(control, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         if not kind:
             return  # the trainer has ended, or needs no more workers
         if flags & socket.MSG_CTRUNC:  # too many files are open: the trainer sees them closed
-            for end in fds:
-                os.close(end)
+            _close(*fds)
             continue
         pid = os.fork()
         if pid == 0:
@@ -333,8 +332,7 @@ def _serve(control: socket.socket) -> None:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
                 control.close()
-                for end in (wakes, waker, *told.values()):
-                    os.close(end)
+                _close(wakes, waker, *statuses.values())
                 code = _hold(*fds) if kind == HOLD else _work(*fds)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -342,18 +340,13 @@ def _serve(control: socket.socket) -> None:
             finally:
                 os._exit(code)
         if kind == FORK:
-            told[pid] = fds.pop(0)
+            statuses[pid] = fds.pop(0)
             with suppress(BrokenPipeError):
-                forkserver.write_signed(told[pid], pid)
-        for end in fds:
-            os.close(end)
+                forkserver.write_signed(statuses[pid], pid)
+        _close(*fds)
 
 
-def _wake(*_: Any) -> None:
-    """Let the signal be heard: its number is written to the pipe that wakes the server."""
-
-
-def _tell_ends(told: dict[int, int]) -> None:
+def _write_exit_codes(statuses: dict[int, int]) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -361,23 +354,22 @@ def _tell_ends(told: dict[int, int]) -> None:
             return
         if pid == 0:
             return
-        if (end := told.pop(pid, None)) is not None:
+        if (end := statuses.pop(pid, None)) is not None:
             with suppress(BrokenPipeError):
-                code = os.waitstatus_to_exitcode(status)
-                forkserver.write_signed(end, code)
+                forkserver.write_signed(end, os.waitstatus_to_exitcode(status))
             os.close(end)
 
 
-def _work(told: int, call: int, tracker: int, *fds: int) -> int:
+def _work(to_status: int, work: int, tracker: int, *fds: int) -> int:
     """Run the process that comes through a pipe.
 
     multiprocessing's own server sets the same private names (`forkserver._serve_one`): what is
     unpickled in the process looks there for its file descriptors, and there is no public way.
     """
-    os.close(told)
+    os.close(to_status)
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     forkserver._forkserver._inherited_fds = list(fds)  # type: ignore[attr-defined]
-    return spawn._main(call, os.dup(call))
+    return spawn._main(work, os.dup(work))
 
 
 def _hold(control: int, memory: int) -> int:
