@@ -313,7 +313,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             self._log.stats.waited += time.perf_counter() - began
         if self._is_starting and self._context is not None:
             self._is_starting = False
-            ready = max(channel.ready.since for channel in self._channels if channel.ready)
+            ready = max(c.ready_since for c in self._channels if c.ready_since is not None)
             self._log.stats.starting += ready - self._context.launched
         return self._log.loaded(self._progress, loaded, self._task, self._worker, self._num_workers)
 
@@ -401,7 +401,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             return " loading"
         channel = self._channels[worker]
         task = next(iter(channel.tasks.values()), None)
-        if channel.ready is None:
+        if channel.ready_since is None:
             return " starting"
         if not isinstance(task, Task):
             return " idle"

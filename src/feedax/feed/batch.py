@@ -69,11 +69,20 @@ def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     )
 
 
-def padded_batch(inputs: PyTree, targets: PyTree, size: int) -> Batch:
+class HostBatch(NamedTuple):
+    """A padded batch on the host, how many examples it has, and whether it is a shard of one."""
+
+    batch: Batch
+    examples: int
+    is_shard: bool = False
+
+
+def padded_batch(inputs: PyTree, targets: PyTree, size: int) -> HostBatch:
     """A batch on the host, padded to `size` examples."""
     count = length((inputs, targets))
     inputs, targets = pad((inputs, targets), count, size)
-    return Batch(inputs, targets, (np.arange(size) < count).astype(np.float32))  # type: ignore[arg-type]
+    weights: Any = (np.arange(size) < count).astype(np.float32)
+    return HostBatch(Batch(inputs, targets, weights), count)
 
 
 def pad(examples: PyTree, count: int, size: int) -> PyTree:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from feedax.errors import CheckpointError, NotANumberError, shown
-from feedax.feed import Position
+from feedax.feed import SourcePosition
 from feedax.storage.plain_json import (
     COUNT,
     TEXT,
@@ -38,7 +38,7 @@ class NetworkContent:
         failure: the epoch and the step in which it turned not-a-number, or None.
     """
 
-    position: Position
+    position: SourcePosition
     best: dict[str, Any]
     history: list[Row]
     has_ended: bool = False

@@ -18,8 +18,8 @@ from feedax.feed import (
     CHUNK_STEPS,
     Chunk,
     Feed,
-    Position,
     Source,
+    SourcePosition,
     StackedFeed,
     StateDict,
     open_feed,
@@ -75,7 +75,7 @@ class NetworkRun:
     source: Source
     best: Best
     history: list[Row] = field(default_factory=list)
-    position: Position = field(default_factory=lambda: {"batches": 0})
+    position: SourcePosition = field(default_factory=lambda: {"batches": 0})
     skip: int = 0
     state_dict: StateDict | None = None
     has_ended: bool = False
@@ -272,7 +272,7 @@ class Training:
         self._end_epoch(rows, ends_early)
         programs.advice.after(rows[0], waiting)
 
-    def _open_feed(self) -> Feed | StackedFeed:
+    def _open_feed(self) -> Feed:
         """Opened every epoch: the dataset may be another one than before."""
         programs, feeds = self._programs, []
         for network in self._networks:
@@ -289,7 +289,7 @@ class Training:
             network.skip = 0
         return StackedFeed(feeds, self._size, self._asked.run_on) if self._is_group else feeds[0]
 
-    def _train_steps(self, feed: Feed | StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
+    def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> None:
         programs, checkpoints, has_begun = self._programs, self._checkpoints, False
         while (most := self._most_steps()) > 0:
             piece = waiting.take(feed, most)
@@ -381,7 +381,7 @@ class Training:
             )
         self._form = None
 
-    def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
+    def _note_positions(self, feed: Feed, clock: EpochClock) -> None:
         for network, position in zip(self._networks, feed.positions(), strict=True):
             network.position = position
         self._seconds = clock.seconds

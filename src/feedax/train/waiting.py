@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from feedax.feed import Batch, Chunk, Feed, Source, StackedFeed
+from feedax.feed import Batch, Chunk, Feed, Source
 from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
@@ -39,7 +39,7 @@ class Waiting:
         self._step_seconds = 0.0
         self._measure = False
 
-    def take(self, feed: Feed | StackedFeed, most: int) -> Batch | Chunk | None:
+    def take(self, feed: Feed, most: int) -> Batch | Chunk | None:
         """The feed's next piece, of at most so many steps."""
         # The device is idle after a step that was measured, but only because of that.
         was_busy = self._steps.are_under_way() or self._measure
@@ -66,7 +66,7 @@ class Waiting:
             self._step_seconds = time.perf_counter() - self._steps.compile_seconds - started
         return state
 
-    def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
+    def columns(self, feed: Feed) -> dict[str, float]:
         """The times of the epoch, once it is trained, by the columns of its row."""
         before, now = self._before, self.source.times()
         self.lost_seconds = self._lost(feed)
@@ -77,7 +77,7 @@ class Waiting:
             "start_seconds": now.starting - before.starting if now and before else 0.0,
         }
 
-    def _lost(self, feed: Feed | StackedFeed) -> float:
+    def _lost(self, feed: Feed) -> float:
         delays = self.cpu_delay()
         if delays is not None and self._delays is not None:
             delays -= self._delays
