@@ -14,7 +14,6 @@ import feedax
 SOURCE = Path(feedax.__file__).parent
 ORDER = [
     "errors",
-    "cache_folder",
     "machine",
     "presets",
     "files",
@@ -75,7 +74,6 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_each_world_imports_its_own_framework(path: Path) -> None:
     forbidden = {
         "errors": {"jax", "torch", "torchvision", "numpy"},
-        "cache_folder": {"jax", "torch", "torchvision", "numpy"},
         "presets": {"jax", "torch", "torchvision", "numpy"},
         "machine": {"jax", "torch", "torchvision", "numpy"},
         "files": {"jax", "torch", "torchvision", "numpy"},
