@@ -19,7 +19,6 @@ interval lies wholly below it. Against several contenders, the best median of th
 Progress goes to standard error, tables in Markdown to standard output.
 """
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -27,30 +26,27 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import loader_memory
-import machine
 import numpy as np
+import timing
 from loader_scenarios import SCENARIOS, Limit, Scenario
 
-RESAMPLES = 10_000
 AGAIN = ", again"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.parser(__doc__, "--repetitions", 9, quick="3 rounds of 0.3 s")
     parser.add_argument("--only", choices=SCENARIOS, help="this scenario and no other")
-    parser.add_argument("--repetitions", type=int, default=9, help="rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="the least for a repetition")
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s: to try it out")
     parser.add_argument("--memory", action="store_true", help="the memory of a long run, instead")
     options = parser.parse_args()
-    rounds, seconds = (3, 0.3) if options.quick else (options.repetitions, options.seconds)
+    rounds, seconds = (3, 0.3) if options.quick else (options.rounds, options.seconds)
 
-    print(f"{machine.describe()}\n{_peers()}\n", flush=True)
+    print(timing.machine("grain", "jax-dataloader", "pillow"), end="\n\n", flush=True)
     if options.memory:
         print(loader_memory.table(quick=options.quick))
         return
@@ -62,16 +58,6 @@ def main() -> None:
         verdicts += results.verdicts()
     print("| scenario | ratio | measured | 95 % | limit | |\n|---|---|---|---|---|---|")
     print("\n".join(verdicts))
-
-
-def _peers() -> str:
-    def found(name: str) -> str:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            return f"no {name}"
-
-    return ", ".join(map(found, ("grain", "jax-dataloader", "pillow")))
 
 
 @dataclass
@@ -138,11 +124,11 @@ class Results:
         """The ratio of medians (of the best of those against), and its 95 % interval."""
         ours = self.rates[contender]
         theirs = np.stack([self.rates[name] for name in against])
-        rounds = len(ours)
-        draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
-        resampled = np.median(ours[draws], -1) / np.median(theirs[:, draws], -1).max(0)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return float(np.median(ours) / np.median(theirs, -1).max()), float(low), float(high)
+
+        def of(rounds: np.ndarray) -> np.ndarray:
+            return np.median(ours[rounds], -1) / np.median(theirs[:, rounds], -1).max(0)
+
+        return float(of(np.arange(len(ours)))), *timing.interval(len(ours), of)
 
 
 def _shown(ratio: float, low: float, high: float) -> str:
@@ -156,10 +142,9 @@ def _number(rate: float) -> str:
 def _verdict(limit: Limit, ratio: float, low: float, high: float) -> str:
     if limit.at_least is None:
         return "none | "
-    wanted = f"at least {limit.at_least:g}"
-    if high < limit.at_least:
-        return f"{wanted} | **missed**{': ' * bool(limit.reason)}{limit.reason}"
-    return f"{wanted} | {'kept' if low >= limit.at_least else 'within the interval: not missed'}"
+    found = timing.judged(low, high, at_least=limit.at_least)
+    reason = f": {limit.reason}" if limit.reason and found == "**missed**" else ""
+    return f"at least {limit.at_least:g} | {found}{reason}"
 
 
 def measure(scenario: Scenario, rounds: int, seconds: float) -> Results:
@@ -181,18 +166,19 @@ def measure(scenario: Scenario, rounds: int, seconds: float) -> Results:
         if len(set(fingerprints.values())) != 1:
             raise SystemExit(f"{scenario.name}: not everyone yields the same: {fingerprints}")
         [(results.examples, _)] = set(fingerprints.values())
-        rates: dict[str, list[float]] = {name: [] for name in running}
-        for turn in range(rounds):
-            order = list(running)
-            order = order[turn % len(order) :] + order[: turn % len(order)]
-            for name in order:
-                print(seconds, file=running[name].stdin, flush=True)
-                said = _answer(running[name], name)
-                rates[name].append(said["examples"] / said["seconds"])
-            shown = ", ".join(f"{name} {_number(r[-1])}" for name, r in rates.items())
-            _progress(f"{scenario.name}: round {turn + 1} of {rounds}: {shown}")
+        sides = {name: partial(_rate, name, running[name], seconds) for name in running}
+        rates = timing.in_turn(sides, rounds)
     results.rates = {name: np.array(values) for name, values in rates.items()}
     return results
+
+
+def _rate(name: str, process: subprocess.Popen[str], seconds: float) -> float:
+    """Units a second of one repetition."""
+    print(seconds, file=process.stdin, flush=True)
+    said = _answer(process, name)
+    rate = said["examples"] / said["seconds"]
+    _progress(f"{name} {_number(rate)}")
+    return rate
 
 
 @contextlib.contextmanager
@@ -200,9 +186,8 @@ def _started(scenario: Scenario, contender: str, folder: str) -> Iterator[subpro
     """The contender's process; it ends when its input does."""
     script = Path(__file__).with_name("loader_contender.py")
     command = [sys.executable, str(script), scenario.name, contender, folder]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             yield process
         except BaseException:

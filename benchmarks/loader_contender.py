@@ -20,6 +20,9 @@ import numpy as np
 import torch
 from loader_scenarios import SCENARIOS, Scenario, SkippedError
 
+WORD = 2**64
+"""Sums of words wrap around here."""
+
 REST = 0.5
 """Seconds that a contender which reads ahead is given to finish what it has begun."""
 
@@ -48,13 +51,12 @@ def main() -> None:
         if contender.reads_ahead:
             read_epochs(loader, 0)
         result = read_epochs(loader, float(line))
-        if not scenario.random and result["checksum"] != _wrapped(
-            result["epochs"] * first["checksum"]
-        ):
+        expected = result.pop("epochs") * first["checksum"] % WORD
+        if result.pop("checksum") != expected and not scenario.random:
             raise RuntimeError(f"{contender.name} yielded other examples than in its first epoch")
         if contender.reads_ahead:
             time.sleep(REST)
-        answer(examples=result["examples"], seconds=result["seconds"])
+        answer(**result)
 
 
 def read_epochs(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
@@ -68,12 +70,8 @@ def read_epochs(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
         epochs += 1
         elapsed = time.perf_counter() - started
         if elapsed >= seconds:
-            return {
-                "examples": examples,
-                "epochs": epochs,
-                "checksum": _wrapped(checksum),
-                "seconds": elapsed,
-            }
+            counted = {"examples": examples, "epochs": epochs, "checksum": checksum % WORD}
+            return {**counted, "seconds": elapsed}
 
 
 def time_starts(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
@@ -101,11 +99,8 @@ def look(loader: Iterable[Any], scenario: Scenario) -> dict[str, Any]:
             seen = zlib.crc32(y[i].tobytes())
             fingerprint += seen if scenario.random else zlib.crc32(x[i], seen) << 32 | seen
         examples += len(y)
-    return {
-        "examples": examples,
-        "checksum": _wrapped(checksum),
-        "fingerprint": f"{_wrapped(fingerprint):016x}",
-    }
+    fingerprint %= WORD
+    return {"examples": examples, "checksum": checksum % WORD, "fingerprint": fingerprint}
 
 
 def read(batch: Any) -> int:
@@ -123,10 +118,6 @@ def _sum_of_words(leaf: Any) -> int:
 def _array(leaf: Any) -> np.ndarray:
     """The leaf's own memory."""
     return leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
-
-
-def _wrapped(number: int) -> int:
-    return number % 2**64
 
 
 if __name__ == "__main__":

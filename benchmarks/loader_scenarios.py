@@ -5,7 +5,6 @@ iterated once an epoch and yields batches of two arrays or tensors. Whatever a p
 imported in its own function, so that nobody else's process (or worker) has JAX in it.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,9 +175,6 @@ def ours(data: Data, batch_size: int, workers: int = 0, name: str = "feedax", **
     """feedax's loader."""
 
     def make(folder: Path) -> Iterable[Any]:
-        for argument in more:
-            if argument not in inspect.signature(NumpyLoader).parameters:
-                raise SkippedError(f"this feedax has no NumpyLoader({argument}=)")
         arguments = {"persistent_workers": workers > 0, **more}
         return NumpyLoader(data(folder), batch_size, shuffle=True, num_workers=workers, **arguments)
 
