@@ -4,10 +4,11 @@
     python benchmarks/loader.py --memory
 
 Every contender has a process of its own, so that none inherits another's threads, memory or
-imports. Before anything is timed, each reads one epoch, and all must have seen the same examples,
-bit for bit (where they are drawn at random, the same labels). Then they take turns: in each round
-every contender reads whole epochs for at least so many seconds, its workers already running, and
-the order moves on by one from round to round. The consumer reads every value of every batch.
+imports; this script runs there too, as `contend`. Before anything is timed, each reads one epoch,
+and all must have seen the same examples, bit for bit (where they are drawn at random, the same
+labels). Then they take turns: in each round every contender reads whole epochs for at least so many
+seconds, its workers already running, and the order moves on by one from round to round. The
+consumer reads every value of every batch.
 
 A rate is the median of the rounds. A ratio is that of two medians, its 95 % interval from 10,000
 bootstrap resamples of the rounds: a round's repetitions stay together. A limit is missed when the
@@ -21,10 +22,13 @@ Progress goes to standard error, tables in Markdown to standard output.
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,9 +37,16 @@ from typing import Any
 import loader_memory
 import numpy as np
 import timing
-from loader_scenarios import SCENARIOS, Limit, Scenario
+import torch
+from loader_scenarios import SCENARIOS, Limit, Scenario, SkippedError
 
 AGAIN = ", again"
+
+REST = 0.5
+"""Seconds that a contender which reads ahead is given to finish what it has begun."""
+
+WORD = 2**64
+"""Sums of words wrap around here."""
 
 
 def main() -> None:
@@ -184,8 +195,7 @@ def _rate(name: str, process: subprocess.Popen[str], seconds: float) -> float:
 @contextlib.contextmanager
 def _started(scenario: Scenario, contender: str, folder: str) -> Iterator[subprocess.Popen[str]]:
     """The contender's process; it ends when its input does."""
-    script = Path(__file__).with_name("loader_contender.py")
-    command = [sys.executable, str(script), scenario.name, contender, folder]
+    command = [sys.executable, __file__, "--contender", scenario.name, contender, folder]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -207,5 +217,109 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+# In a contender's process.
+
+
+def contend(scenario_name: str, name: str, folder: str) -> None:
+    """Make a loader, read an epoch that is not timed (workers start, caches fill), and answer.
+
+    The first line of JSON says how many examples the epoch had, and a fingerprint of them. Each
+    line of the input, a number of seconds, is answered with a repetition of at least that length.
+    """
+    # Whatever a library prints goes to standard error; the answers have standard output alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    scenario = SCENARIOS[scenario_name]
+    [contender] = (c for c in scenario.contenders if c.name == name)
+    try:
+        loader = contender.make(Path(folder))
+    except SkippedError as reason:
+        answer(skipped=str(reason))
+        return
+    first = look(loader, scenario)
+    answer(**first)
+    for line in sys.stdin:
+        if scenario.starts:
+            answer(**time_starts(loader, float(line)))
+            continue
+        if contender.reads_ahead:
+            read_epochs(loader, 0)
+        result = read_epochs(loader, float(line))
+        expected = result["epochs"] * first["checksum"] % WORD
+        if result["checksum"] != expected and not scenario.random:
+            raise RuntimeError(f"{name} yielded other examples than in its first epoch")
+        if contender.reads_ahead:
+            time.sleep(REST)
+        answer(**result)
+
+
+def read_epochs(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
+    """Read whole epochs for at least so long. An epoch ends with nothing left in the workers."""
+    examples = epochs = checksum = 0
+    started = time.perf_counter()
+    while True:
+        for batch in loader:
+            checksum += read(batch)
+            examples += len(batch[1])
+        epochs += 1
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds:
+            counted = {"examples": examples, "epochs": epochs, "checksum": checksum % WORD}
+            return {**counted, "seconds": elapsed}
+
+
+def time_starts(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
+    """Make new iterators for at least so long; time each one up to its first batch, not its end."""
+    counted = starts = 0.0
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or not starts:
+        started = time.perf_counter()
+        epoch = iter(loader)
+        read(next(epoch))
+        counted += time.perf_counter() - started
+        starts += 1
+        del epoch  # its workers end
+    return {"examples": starts, "seconds": counted}
+
+
+def look(loader: Iterable[Any], scenario: Scenario) -> dict[str, Any]:
+    """An epoch's examples, their fingerprint (the same in any order), and their checksum."""
+    examples = checksum = fingerprint = 0
+    for batch in loader:
+        checksum += read(batch)
+        x, y = (np.ascontiguousarray(_array(leaf)) for leaf in batch)
+        for i in range(len(y)):
+            # A field of its own each: a picture under another's label must not go unnoticed.
+            seen = zlib.crc32(y[i].tobytes())
+            fingerprint += seen if scenario.random else zlib.crc32(x[i], seen) << 32 | seen
+        examples += len(y)
+    fingerprint %= WORD
+    return {"examples": examples, "checksum": checksum % WORD, "fingerprint": fingerprint}
+
+
+def read(batch: Any) -> int:
+    """Touch every value: the sum of a batch's bytes, taken as words of eight where they fit."""
+    return sum(map(_sum_of_words, batch))
+
+
+def _sum_of_words(leaf: Any) -> int:
+    values = _array(leaf)
+    fits = values[:1].nbytes % 8 == 0  # no word may lie across two examples
+    words = values.reshape(-1).view(np.uint64 if fits else np.uint8)
+    return int(np.add.reduce(words, dtype=np.uint64))
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """The leaf's own memory."""
+    return leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--contender"]:
+        contend(*sys.argv[2:])
+    else:
+        main()
