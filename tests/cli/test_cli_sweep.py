@@ -23,7 +23,7 @@ from feedax.cli.flags import PRESET_FLAGS, TrainFlags
 from feedax.cli.parse import flag_names
 from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
-from feedax.report.curves import SWEEP_COLOURS, sweep_curves_png
+from feedax.report.figures import SWEEP_COLOURS, sweep_curves_png
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 from feedax.storage.checkpoint_file import read_checkpoint

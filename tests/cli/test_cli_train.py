@@ -18,7 +18,7 @@ import pytest
 from helpers import run_command
 from PIL import Image
 
-from feedax.predicting.image import prepare_image
+from feedax.predicting import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]

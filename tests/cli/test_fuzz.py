@@ -25,7 +25,7 @@ from PIL import Image
 
 from feedax.cli import main
 from feedax.errors import FeedaxError
-from feedax.report import curves
+from feedax.report import figures
 from feedax.report.run_folder import RunFolder
 from feedax.train.waiting import Waiting
 
@@ -203,8 +203,8 @@ def quick(monkeypatch, kind):
     monkeypatch.setattr(tyro, "cli", remembered)
     monkeypatch.setattr(Waiting, "run", stop)
     if kind != "metrics":
-        monkeypatch.setattr(curves, "curves_png", lambda rows, title: b"")
-        monkeypatch.setattr(curves, "sweep_curves_png", lambda rows, title: b"")
+        monkeypatch.setattr(figures, "curves_png", lambda rows, title: b"")
+        monkeypatch.setattr(figures, "sweep_curves_png", lambda rows, title: b"")
 
 
 def files(folder):

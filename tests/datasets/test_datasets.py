@@ -19,14 +19,13 @@ import torch
 import torchvision
 
 from feedax import datasets
-from feedax.cache_folder import cache_folder
-from feedax.datasets import shipped
-from feedax.datasets.arguments import root_or_cache
+from feedax.datasets import standard
 from feedax.errors import DatasetError
 from feedax.files import replace_file
+from feedax.machine import cache_folder
 
-SRC = Path(shipped.__file__).parents[2]
-SHIPPED = Path(shipped.__file__).parent / "shipped_mnist"
+SRC = Path(standard.__file__).parents[2]
+SHIPPED = Path(standard.__file__).parent / "shipped_mnist"
 NAMES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
@@ -71,7 +70,7 @@ def test_the_files_have_the_md5_that_their_readme_gives(unpacked):
     for name, md5 in stated.items():
         content = (unpacked / "MNIST" / "raw" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == md5
-        known = (shipped._TRAIN | shipped._TEST)[name]
+        known = (standard._TRAIN | standard._TEST)[name]
         assert (known.size, known.md5) == (len(content), md5)
 
 
@@ -111,7 +110,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(own_cache, unpacked, damage, ca
     damage(path)
     data = datasets.mnist(train=False)
     np.testing.assert_array_equal(data.data.numpy(), by_hand("t10k-images-idx3-ubyte"))
-    assert hashlib.md5(path.read_bytes()).hexdigest() == shipped._TEST[path.name].md5
+    assert hashlib.md5(path.read_bytes()).hexdigest() == standard._TEST[path.name].md5
     assert files_under(own_cache) == sorted(NAMES)
     assert capfd.readouterr() == ("", "")
 
@@ -297,13 +296,13 @@ def test_a_rename_refused_because_the_other_process_was_first(own_cache, monkeyp
 
     own_cache.mkdir(parents=True)
     monkeypatch.setattr(os, "replace", refuse)
-    shipped._provide(own_cache / NAMES[3], shipped._TEST[NAMES[3]], replace=True)
+    standard._provide(own_cache / NAMES[3], standard._TEST[NAMES[3]], replace=True)
     monkeypatch.setattr(os, "replace", replace)
     assert files_under(own_cache) == [NAMES[3]]
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
-    assert root_or_cache(None) == tmp_path / "cache" / "feedax"
+    assert cache_folder() == tmp_path / "cache" / "feedax"
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("LOCALAPPDATA", raising=False)

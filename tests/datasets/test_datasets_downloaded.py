@@ -19,8 +19,8 @@ import torchvision
 from helpers import write_idx
 
 from feedax import datasets
-from feedax.cache_folder import cache_folder
 from feedax.errors import DatasetError
+from feedax.machine import cache_folder
 
 RNG = np.random.default_rng(0)
 PIXELS = {"train": RNG.integers(0, 256, (6, 28, 28), np.uint8)}

@@ -20,10 +20,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from feedax.cache_folder import cache_folder
 from feedax.errors import FeedaxError
 from feedax.files import remove_leftovers, replace_file
-from feedax.machine import usable_cpus
+from feedax.machine import cache_folder, usable_cpus
 
 LOGGER = logging.getLogger("feedax")
 

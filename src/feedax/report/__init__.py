@@ -1,7 +1,7 @@
 """What a run leaves for a person.
 
 - `feedax.report.run_folder`: the folder of one run.
-- `feedax.report.curves`: loss and accuracy by epoch, drawn.
+- `feedax.report.figures`: loss and accuracy by epoch, and what a network saw, drawn.
 - `feedax.report.sweep_folder`: the folder of a sweep.
 - `feedax.report.recorder`: a callback of `fit` that writes the folder of its run.
 

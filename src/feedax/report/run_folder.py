@@ -271,7 +271,7 @@ class RunFolder:
 
     def save_curves(self) -> None:
         """Draw metrics.jsonl into curves.png; nothing before the first epoch has ended."""
-        from feedax.report.curves import curves_png
+        from feedax.report.figures import curves_png
 
         if rows := self.rows():
             self.write(self.curves_path, curves_png(rows, title=self.path.name))

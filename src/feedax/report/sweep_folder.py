@@ -105,7 +105,7 @@ class SweepFolder(RunFolder):
 
     def save_summary(self, records: Sequence[Record], is_complete: bool) -> None:
         """Write summary.json and curves.png."""
-        from feedax.report.curves import sweep_curves_png
+        from feedax.report.figures import sweep_curves_png
 
         found: list[dict[str, Any]] = []
         for setting in settings(records):

@@ -1,10 +1,13 @@
-"""Loss and accuracy by epoch, of a run or of a sweep's networks, drawn as one PNG."""
+"""Figures as PNGs: loss and accuracy by epoch, of a run or a sweep, and what a network saw."""
 
 import io
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 # The object interface only: pyplot would keep figures and settings that belong to the caller.
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,6 +45,9 @@ LONG = 60
 
 WIDE = 40.0
 """Times the lowest value that the highest one is; from here on the axis is logarithmic."""
+
+BARS = 10
+"""Classes of an image that are drawn: the likeliest ones, where there are more."""
 
 
 def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
@@ -190,13 +196,49 @@ def _label(setting: dict[str, Any], networks: Sequence[dict[str, Any]]) -> str:
     return f"{name or 'every network'}  (n={len(networks)})"
 
 
+def seen_png(seen: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence[str]) -> bytes:
+    """Draw prepared images, each beside the probabilities of its ten likeliest classes.
+
+    Args:
+        seen: one row each: a title, the pixels uint8 of an image, and the probabilities of the
+            classes.
+        names: of the classes.
+
+    Returns:
+        A PNG, 1000 pixels wide and 360 high for each image.
+    """
+    figure = Figure((6.25, 2.25 * len(seen)), layout=ConstrainedLayoutEngine(), facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(seen), 2, squeeze=False, width_ratios=(1, 1.6))
+    for (left, right), (title, pixels, probabilities) in zip(panels, seen, strict=True):
+        left.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        left.set_axis_off()
+        left.set_title(_short(title), fontsize=8, color=INK, parse_math=False)
+        likeliest = np.sort((-probabilities).argsort(kind="stable")[:BARS])
+        right.barh(range(len(likeliest)), probabilities[likeliest], color=COLOURS[0])
+        right.set_yticks(
+            range(len(likeliest)), [_short(names[label]) for label in likeliest], parse_math=False
+        )
+        right.invert_yaxis()
+        right.set_xlim(0, 1)
+        right.spines[["top", "right"]].set_visible(False)
+        right.tick_params(colors=INK, length=2, labelsize=8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # in file names
+        return _png(figure)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
 def _new_figure(height: float) -> Figure:
     figure = Figure((10, height), layout=ConstrainedLayoutEngine(wspace=0.06), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Figure, title: str) -> bytes:
+def _png(figure: Figure, title: str = "") -> bytes:
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
     png = io.BytesIO()
