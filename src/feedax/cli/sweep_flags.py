@@ -16,12 +16,12 @@ from feedax.cli.flags import (
     ModelFlags,
     TrainFlags,
     at_least,
+    check,
     complete,
     defaults,
+    optional,
 )
 from feedax.cli.parse import OLD_NAMES, field_of, fields_of, flag, flag_values, given_flags, parse
-
-arg = tyro.conf.arg
 
 MOST_NETWORKS = 100_000
 """Of one sweep; each has files of its own in one folder."""
@@ -38,13 +38,12 @@ class ManyFlags:
     """Networks of each setting; their seeds count up from --seed."""
     together: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 1 on a CPU, else as many as have room)"),
+        optional("INT", "default: 1 on a CPU, else as many as have room"),
     ] = None
     """Networks that are trained side by side."""
 
     def __post_init__(self) -> None:
-        at_least("--seeds", self.seeds, 1)
-        at_least("--together", self.together, 1)
+        check(self, at_least(1), "seeds", "together")
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,11 @@ class SweepCheckpointFlags(CheckpointFlags):
 
     resume: Annotated[
         Path | None,
-        arg(
-            metavar="SWEEP",
-            help="Resume the sweep in this folder, as if it had never stopped. It needs no "
+        optional(
+            "SWEEP",
+            "default: a new sweep",
+            "Resume the sweep in this folder, as if it had never stopped. It needs no "
             "other flag; a higher --seeds adds networks.",
-            help_behavior_hint="(default: a new sweep)",
         ),
     ] = None
 
