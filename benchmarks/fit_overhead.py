@@ -37,8 +37,7 @@ from torch.utils.data import Subset
 
 import feedax
 from feedax.feed import Batch, pick
-from feedax.report.recorder import Recorder
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import Recorder, RunFolder
 from feedax.train import Checkpoints
 from feedax.train.events import EpochEnded, Event, Started, Stepped
 from feedax.train.losses import is_right

@@ -203,7 +203,7 @@ DELAYED = {
     "cli/predict.py": {"feedax.predicting.shown"},  # matplotlib
     "cli/progress.py": {"rich"},
     "data/collate.py": {"ml_dtypes"},
-    "report/run_folder.py": {"feedax.report.curves", "feedax.storage.params_file"},
+    "report/run_folder.py": {"feedax.report.curves"},  # matplotlib
     "report/sweep_folder.py": {"feedax.report.curves"},  # matplotlib
     "train/adapters.py": {"flax", "flax.core", "flax.errors", "flax.linen"},
 }

@@ -387,9 +387,6 @@ def defaults(arguments: Sequence[str]) -> TrainFlags:
     """The flags that a command line starts from: those of the preset that it names.
 
     What is given in place of one of them takes it away: ``--steps`` the epochs, say.
-
-    Args:
-        arguments: what follows ``feedax train``.
     """
     # A name that is none is refused when all flags are parsed.
     flags = PRESET_FLAGS.get(_last(arguments, "--preset"), PRESET_FLAGS["tutorial"])
@@ -406,11 +403,7 @@ def defaults(arguments: Sequence[str]) -> TrainFlags:
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """The same flags with defaults in place that depend on other flags.
-
-    Raises:
-        UsageError: one of them is of no use beside another.
-    """
+    """The same flags with defaults in place that depend on other flags."""
     optimizer = flags.optimizer
     if optimizer.schedule != "step" and optimizer.decay_epochs is not None:
         raise UsageError(

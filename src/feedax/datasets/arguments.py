@@ -49,10 +49,12 @@ def folder_error(who: str, folder: Path, error: BaseException, space: str) -> Da
 
     >>> print(folder_error("mnist", Path("/d"), OSError(28, "No space left on device"), "55 MB"))
     mnist: the files are kept in /d, and it cannot be used (No space left on device); free 55 MB \
-there or name another folder with root=DIR (--root DIR)
+there or name another folder with root=DIR
     """
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DatasetError(
-        f"{who}: the files are kept in {folder}, and it cannot be used ({reason(error)}); "
-        f"{f'free {space} there or ' * full}name another folder with root=DIR (--root DIR)"
+        who=who,
+        rule=f"the files are kept in {folder}",
+        found=f"it cannot be used ({reason(error)})",
+        remedy=f"{f'free {space} there or ' * full}name another folder with root=DIR",
     )

@@ -217,7 +217,9 @@ def _open(
         if is_folder_error(error):
             raise folder_error(who, folder, error, "enough space") from error
         raise DatasetError(
-            f"{who}: torchvision must download the files to {folder}, and that failed "
-            f"({reason(error)}); check the network and the proxy settings, or name a folder that "
-            "has the files with root=DIR (--root DIR)"
+            who=who,
+            rule=f"torchvision must download the files to {folder}",
+            found=f"that failed ({reason(error)})",
+            remedy="check the network and the proxy settings, or name a folder that has the files "
+            "with root=DIR",
         ) from error

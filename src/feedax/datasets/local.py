@@ -171,10 +171,10 @@ def _refuse_several_sizes(paths: list[str]) -> None:
                 (f"{width} x {height}", path) for (width, height), path in sizes.items()
             )
             raise DatasetError(
-                f"image_folder: images must be of one size where the transform only flattens them, "
-                f"and {one} is {some} and {other} is {others} pixels; give a transform with "
-                "torchvision.transforms.Resize (on the command line: --dataset "
-                "package.module:factory, a function that gives it), or resize the files"
+                who="image_folder",
+                rule="images must be of one size where the transform only flattens them",
+                found=f"{one} is {some} and {other} is {others} pixels",
+                remedy="give a transform with torchvision.transforms.Resize, or resize the files",
             )
 
 

@@ -85,9 +85,10 @@ def _refuse_processed_files(folder: Path) -> None:
     old = [folder / "MNIST" / "processed" / name for name in ("training.pt", "test.pt")]
     if all(path.exists() for path in old):
         raise DatasetError(
-            f"mnist: the files in MNIST/raw are the ones to read, and torchvision would read "
-            f"{old[0]} instead; delete {old[0].parent} or name another folder with root=DIR "
-            "(--root DIR)"
+            who="mnist",
+            rule="the files in MNIST/raw are the ones to read",
+            found=f"torchvision would read {old[0]} instead",
+            remedy=f"delete {old[0].parent} or name another folder with root=DIR",
         )
 
 
@@ -98,8 +99,10 @@ def _provide(path: Path, content: _Content, replace: bool) -> None:
         return
     if found is not None and not replace:
         raise DatasetError(
-            f"mnist: {path} must hold {content}, and it holds {found}; delete it to have it "
-            "written anew or name another folder with root=DIR (--root DIR)"
+            who="mnist",
+            rule=f"{path} must hold {content}",
+            found=f"it holds {found}",
+            remedy="delete it to have it written anew or name another folder with root=DIR",
         )
     payload = _unpack(path.name, content)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from feedax.errors import NO_SUCH_SET, ModelError, shown
+from feedax.errors import ModelError, shown
 from feedax.feed import CHUNK_STEPS
 from feedax.train import processes
 from feedax.train.step import TrainState
@@ -148,17 +148,20 @@ class Best:
         """
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
-                f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
+                who="fit",
+                rule="patience=N must be 1 or more epochs in which best=COLUMN gets no better",
+                found=f"patience is {self.patience!r} and best is {self.column!r}",
+                remedy="give both, best='validation_loss' and patience=3 say",
             )
         if self.column is None or self.column in ("loss", "accuracy", *metrics):
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
                 who="fit",
-                rule=f"best must name a column of the rows, of one of the sets {sorted(sets)}",
+                rule="best=COLUMN must name a column of the rows, of one of the sets "
+                f"{sorted(sets)}",
                 found=f"it is {shown(self.column)}",
-                remedy=NO_SUCH_SET,
+                remedy="give evaluate={'validation': ...} and best='validation_loss', say",
             )
 
     def is_beaten_by(self, row: Row) -> bool:
@@ -171,8 +174,10 @@ class Best:
             return False
         if self.column not in row:
             raise ModelError(
-                f"fit: best must name a column of the rows, and it is {self.column!r}; they have "
-                f"{', '.join(row)}"
+                who="fit",
+                rule="best=COLUMN must name a column of the rows",
+                found=f"it is {self.column!r}",
+                remedy=f"they have {', '.join(row)}",
             )
         value = row[self.column]
         if self.value is None or math.isnan(self.value):

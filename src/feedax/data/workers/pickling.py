@@ -416,9 +416,11 @@ def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
     """The error that names the part of a value that cannot be pickled."""
     where, part = _culprit(value, name, can_pickle)
     return WorkerError(
-        f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
-        f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
-        "worker_init_fn, leave it out in __getstate__, or use num_workers=0"
+        who="NumpyLoader",
+        rule="what goes to a worker must be picklable",
+        found=f"{where}, a {type(part).__name__}, is not ({error})",
+        remedy="make it in the dataset's __getitem__ or in worker_init_fn, leave it out in "
+        "__getstate__, or use num_workers=0",
     )
 
 
@@ -433,8 +435,10 @@ def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
 
 def unfit(reader: str, what: str, failure: str) -> WorkerError:
     return WorkerError(
-        f"NumpyLoader: {reader} must be able to unpickle what it is sent, and {what} fails there "
-        f"({failure}); mend the __reduce__ or __setstate__ of its class, or use num_workers=0"
+        who="NumpyLoader",
+        rule=f"{reader} must be able to unpickle what it is sent",
+        found=f"{what} fails there ({failure})",
+        remedy="mend the __reduce__ or __setstate__ of its class, or use num_workers=0",
     )
 
 
