@@ -54,8 +54,9 @@ REMEDIES = {
     "choose another folder": "choose another one with --out",
     "convert it in the dataset, or give the loader a collate_fn": "convert it in the dataset",
     "free some space or choose another folder": "free some space or choose another one with --out",
-    "give a NumpyLoader or a list, not an iterator that ends, and see that the dataset is not "
-    "empty": ("see that the dataset is not empty, and fills a batch if there is --drop-last"),
+    "give a NumpyLoader or a list that is not empty, not an iterator that ends": (
+        "see that the dataset is not empty, and fills a batch if there is --drop-last"
+    ),
     "give a transform with torchvision.transforms.Resize, or resize the files": (
         "resize the files, or give --dataset package.module:factory, a function that resizes them"
     ),

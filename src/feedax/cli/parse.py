@@ -53,21 +53,17 @@ def flag_names(kind: Any) -> list[str]:
 def flag_values(flags: Any) -> dict[str, Any]:
     """The value of every ``--flag``."""
     values: dict[str, Any] = {}
-    for one in fields(flags):
-        value = getattr(flags, one.name)
-        values |= flag_values(value) if is_dataclass(value) else {flag(one.name): value}
+    for name, value in vars(flags).items():
+        values |= flag_values(value) if is_dataclass(value) else {flag(name): value}
     return values
 
 
 def changed(flags: Flags, **values: Any) -> Flags:
     """The same flags with other values, by the names of the fields in whatever group they are."""
-    changes: dict[str, Any] = {}
-    for one in fields(flags):  # type: ignore[arg-type]
-        value = getattr(flags, one.name)
-        if is_dataclass(value):
-            changes[one.name] = changed(value, **values)
-        elif one.name in values:
-            changes[one.name] = values[one.name]
+    changes = {
+        name: changed(value, **values) if is_dataclass(value) else values.get(name, value)
+        for name, value in vars(flags).items()
+    }
     return replace(flags, **changes)  # type: ignore[type-var]
 
 

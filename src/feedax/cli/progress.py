@@ -13,7 +13,7 @@ import numpy as np
 from feedax.cli import forget, in_flags
 from feedax.cli.examples import TITLES
 from feedax.errors import FeedaxError
-from feedax.report.sweep_folder import Record, columns, mean_seconds, summaries
+from feedax.report.sweep_folder import Record, column_label, columns, mean_seconds, summaries
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -30,7 +30,6 @@ SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
 REFRESHES = 4
 """Times a second that the bar is drawn; training says as often what is new, and needs the CPU."""
-SETS = {"test": "test set", "validation": "validation set", "train": "training set"}
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 ONE_PRESS_SECONDS = 0.5
 """Signals this close are one: `timeout` and `make` hand on what a terminal has sent already."""
@@ -91,10 +90,8 @@ class StopRequest:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Stepped() if self.by:
-                raise StopTraining
             # After the last epoch there is nothing left to stop.
-            case EpochEnded(is_last=False) if self.by:
+            case Stepped() | EpochEnded(is_last=False) if self.by:
                 raise StopTraining
             case Stopped(epoch=epoch, step=step, preempted=preempted):
                 if preempted:
@@ -234,8 +231,7 @@ class SweepProgress(Progress):
     A context manager, as `Progress`; `watch` gives the callback for a group of networks.
 
     Args:
-        note: says what does not belong to the lines.
-        stop: what asks to stop.
+        note, stop: as of `Progress`.
         names: of all networks.
         keep: is given what is to be written down of a network that has ended.
     """
@@ -310,7 +306,7 @@ def network_line(record: Record, width: int) -> str:
     if record["error"] is not None:
         return f"{start}  {record['error']}"
     scores = [
-        f"{_label(column)} {record['result'][column]:.{ROUNDED}f}"
+        f"{column_label(column)} {record['result'][column]:.{ROUNDED}f}"
         for column in columns([record])
         if column.endswith("accuracy")
     ]
@@ -324,7 +320,7 @@ def tables(records: Sequence[Record]) -> list[str]:
         if not column.endswith("accuracy"):
             continue
         rows = [["networks", "mean", "sd", "min", "max", "failed", "sec each"]]
-        names = [_label(column)]
+        names = [column_label(column)]
         for one in summaries(records, column):
             some = [record for record in records if record["setting"] == one.setting]
             numbers = [_number(value) for value in (one.mean, one.sd, one.minimum, one.maximum)]
@@ -338,11 +334,6 @@ def tables(records: Sequence[Record]) -> list[str]:
             cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join([f"{name:<{first}}", *cells]))
     return lines
-
-
-def _label(column: str) -> str:
-    name, _, measure = column.rpartition("_")
-    return f"{SETS.get(name, name)} {measure}" if name else f"{measure} while training"
 
 
 def _number(value: float, decimals: int = ROUNDED) -> str:

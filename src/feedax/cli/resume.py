@@ -214,11 +214,7 @@ def checkpoints_of(flags: CheckpointFlags, folder: RunFolder | None) -> Checkpoi
 
 
 def recorded_layers(folder: RunFolder, flags: ModelFlags) -> list[int]:
-    """The sizes of the layers of a run, which agree with its flags.
-
-    Raises:
-        RunFolderError: they do not.
-    """
+    """The sizes of the layers of a run, which have to agree with its flags."""
     layers: list[int] = folder.setting("layers")
     expected: Sequence[int] = layers  # those of the other run, with --initial-params alone
     if flags.layers is not None:
@@ -238,9 +234,6 @@ def refuse_unnamed(folder: Path, flags: DataFlags, given: Collection[str], who: 
     """Refuse flags of a run's folder that a person has to name, and has not given.
 
     `who` says what is read in the folder.
-
-    Raises:
-        RunFolderError: one of them is not given.
     """
     reasons = {name: why for name, why in _reasons(folder, flags).items() if name not in given}
     if reasons:
@@ -251,11 +244,7 @@ def refuse_unnamed(folder: Path, flags: DataFlags, given: Collection[str], who: 
 
 
 def refuse_unnamed_start(folder: Path, start: Path | None, given: Collection[str]) -> None:
-    """Refuse to begin with the parameters of another run that a person has not named.
-
-    Raises:
-        RunFolderError: they are not named.
-    """
+    """Refuse to begin with the parameters of another run that a person has not named."""
     if start is not None and "--initial-params" not in given:
         raise RunFolderError(
             "run folder: parameters of another run must be named by you, not by a file, and those "

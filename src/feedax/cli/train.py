@@ -163,24 +163,14 @@ def _config(
 
 
 class StartUp:
-    """Splits the time since the process started into named parts.
-
-    >>> clock = StartUp()
-    >>> clock.ends("imports")
-    >>> clock.ends("data")
-    >>> str(clock).startswith("start-up "), list(clock.seconds)
-    (True, ['imports', 'data'])
-
-    Attributes:
-        seconds: how long each part took, in order.
-    """
+    """Splits the time since the process started into named parts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._since = process_started()
 
     def ends(self, part: str) -> None:
-        """Name what has been done since the last part ended, or since the process started."""
+        """Name what has been done since the last part ended."""
         now = time.time()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now

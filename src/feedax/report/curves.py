@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from feedax.report.sweep_folder import Record, by_setting
+from feedax.report.sweep_folder import Record, by_setting, column_label
 
 if TYPE_CHECKING:
     from feedax.train.history import Row
@@ -21,7 +21,6 @@ INK = "#333333"
 # Told apart also by those who see no difference between red and green, and in grey print.
 COLOURS = ("#1f6fb4", "#e07b1a", "#3a9d78", "#9a5fb0")
 
-TITLES = {"train": "training"}
 MEASURES = ("loss", "accuracy")
 
 
@@ -64,17 +63,17 @@ def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
 
 
 def _draw_run(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
-    sets = [key.removesuffix(f"_{measure}") for key in rows[0] if key.endswith(f"_{measure}")]
-    lines = [(f"{TITLES.get(name, name)} set", f"{name}_{measure}") for name in sets]
-    if not lines and measure in rows[0]:
-        lines = [("while training", measure)]
+    names = [name for name in rows[0] if name.endswith(f"_{measure}")]
+    if not names and measure in rows[0]:
+        names = [measure]
     epochs = [row["epoch"] for row in rows]
-    for (label, key), colour in zip(lines, COLOURS, strict=False):
-        values = [float("nan") if row.get(key) is None else row[key] for row in rows]
+    for name, colour in zip(names, COLOURS, strict=False):
+        values = [float("nan") if row.get(name) is None else row[name] for row in rows]
+        label = column_label(name).removesuffix(f" {measure}").removeprefix(f"{measure} ")
         axes.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker="o", ms=3.5)
 
     _finish_panel(axes, measure)
-    if lines:
+    if names:
         axes.legend(frameon=False, labelcolor=INK)
 
 
@@ -166,9 +165,7 @@ def _draw_sweep(
 
     if measure == "loss" and every and min(every) > 0 and max(every) > WIDE * min(every):
         axes.set_yscale("log")
-    name = column.removesuffix(measure).removesuffix("_")
-    of = f"{TITLES.get(name, name)} set {measure}" if name else f"{measure} while training"
-    _finish_panel(axes, of)
+    _finish_panel(axes, column_label(column))
     return lines
 
 

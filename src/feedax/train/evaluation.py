@@ -172,8 +172,7 @@ class Evaluation:
                 who="evaluate",
                 rule=f"{name} must yield a batch each time it is iterated",
                 found="it yielded none",
-                remedy="give a NumpyLoader or a list, not an iterator that ends, and see that the "
-                "dataset is not empty",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
         return found
 

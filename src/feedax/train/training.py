@@ -366,8 +366,7 @@ class Training:
                 who="fit",
                 rule="train must yield a batch in every epoch",
                 found=f"it yielded none in epoch {self._epoch}",
-                remedy="give a NumpyLoader or a list, not an iterator that ends, and see that the "
-                "dataset is not empty",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
         else:
             state = states.first(values, self._programs.metrics)
