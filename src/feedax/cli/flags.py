@@ -8,7 +8,7 @@ of `feedax.presets`. Nothing heavy is imported here.
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,15 +27,12 @@ from feedax.presets import (
     Recipe,
     ScheduleName,
 )
+from feedax.storage.plain_json import Rule
 
 if TYPE_CHECKING:  # predict and --help do without what it loads
     from feedax.report.run_folder import RunFolder
 
 arg = tyro.conf.arg
-
-
-Rule = tuple[str, Callable[[Any], bool]]
-"""What a value must be, and whether it is."""
 
 
 def at_least(least: int) -> Rule:
