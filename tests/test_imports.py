@@ -202,7 +202,7 @@ DELAYED = {
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
     "cli/progress.py": {"rich"},
     "data/collate.py": {"ml_dtypes"},
-    "report/run_folder.py": {"feedax.report.figures", "feedax.storage.params_file"},
+    "report/run_folder.py": {"feedax.report.figures"},  # matplotlib
     "report/sweep_folder.py": {"feedax.report.figures"},  # matplotlib
     "train/adapters.py": {"flax", "flax.core", "flax.errors", "flax.linen"},
 }

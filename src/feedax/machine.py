@@ -46,7 +46,9 @@ def cache_folder() -> Path:
         home = Path.home()
     except RuntimeError as error:
         raise DatasetError(
-            "datasets: the cache folder lies in the home directory, and this user has none; set "
-            "XDG_CACHE_HOME or name a folder with root=DIR (--root DIR)"
+            who="datasets",
+            rule="the cache folder lies in the home directory",
+            found="this user has none",
+            remedy="set XDG_CACHE_HOME or name a folder with root=DIR",
         ) from error
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "feedax"

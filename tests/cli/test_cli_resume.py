@@ -523,12 +523,12 @@ def test_every_schedule_trains(train, name):
         (
             "--schedule one_cycle --warmup-steps 2",
             "schedule: 'one_cycle' has a warm-up of its own, and warmup_steps is 2; leave it out, "
-            "or choose 'cosine'",
+            "or choose --schedule cosine",
         ),
         (
             "--warmup-steps 8 --epochs 2",
-            "schedule: warmup_steps must be shorter than the run, and it is 8 of 8 steps; lower "
-            "it, or train longer",
+            "schedule: --warmup-steps N must be shorter than the run, and it is 8 of 8 steps; "
+            "lower it, or train longer",
         ),
     ],
 )

@@ -369,7 +369,7 @@ def test_a_sweep_is_no_run(feedax, swept, command):
     assert done.returncode == 1
     assert done.stderr == (
         f"feedax {command.split()[0]}: run folder: {swept} must be a folder that feedax train "
-        "made, and feedax sweep made it; give it to feedax sweep --resume\n"
+        "made, and feedax sweep made it; give it to feedax sweep\n"
     )
 
 
@@ -379,7 +379,7 @@ def test_a_run_is_no_sweep(feedax):
     assert done.returncode == 1
     assert done.stderr == (
         "feedax sweep: run folder: run must be a folder that feedax sweep made, and feedax train "
-        "made it; give it to feedax train --resume\n"
+        "made it; give it to feedax train\n"
     )
 
 

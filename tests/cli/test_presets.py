@@ -9,9 +9,9 @@ from helpers import run_command, save_digits
 
 from feedax.cli import main
 from feedax.cli.flags import PRESET_FLAGS as PRESETS
-from feedax.cli.flags import WHAT, TrainFlags, complete, defaults, preset_flags, recorded_flags
+from feedax.cli.flags import TrainFlags, complete, defaults, preset_flags, recorded_flags
 from feedax.cli.parse import command_line, flag_names, flag_values, parse
-from feedax.presets import WEIGHT_DECAY
+from feedax.presets import DESCRIPTIONS, WEIGHT_DECAY
 from feedax.report.run_folder import RunFolder
 
 TUTORIAL, MODERN = PRESETS["tutorial"], PRESETS["modern"]
@@ -66,7 +66,7 @@ def test_a_preset_is_the_tutorial_with_the_flags_that_the_help_says(name, capsys
     flags = parse(TrainFlags, words, "train", "", TUTORIAL)
     assert changed(flags, "training", preset=name) == PRESETS[name]
     shown = help_of("", capsys)
-    assert f"--preset {name}: {WHAT[name]} {' '.join(words)}".strip() in shown
+    assert f"--preset {name}: {DESCRIPTIONS[name]} {' '.join(words)}".strip() in shown
 
 
 def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):

@@ -29,7 +29,7 @@ SHIPPED = Path(standard.__file__).parent / "shipped_mnist"
 NAMES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
-REMEDY = "name another folder with root=DIR (--root DIR)"
+REMEDY = "name another folder with root=DIR"
 
 
 message = partial(helpers.message, DatasetError)
@@ -123,7 +123,7 @@ def test_a_damaged_file_in_the_users_root_is_never_overwritten(tmp_path, unpacke
     assert message(datasets.mnist, train=False, root=root) == (
         f"mnist: {path} must hold 10008 bytes with MD5 27ae3e4e09519cfbb04c329615203637, and it "
         f"holds 4 bytes with MD5 {hashlib.md5(b'mine').hexdigest()}; delete it to have it written "
-        "anew or name another folder with root=DIR (--root DIR)"
+        "anew or name another folder with root=DIR"
     )
     assert path.read_bytes() == b"mine"
     assert len(datasets.mnist(root=root)) == 60000  # the other part is whole
@@ -142,7 +142,7 @@ def test_files_that_torchvision_would_prefer_are_refused(tmp_path, unpacked):
     assert message(datasets.mnist, root=root) == (
         f"mnist: the files in MNIST/raw are the ones to read, and torchvision would read "
         f"{processed / 'training.pt'} instead; delete {processed} or name another folder with "
-        "root=DIR (--root DIR)"
+        "root=DIR"
     )
 
 
@@ -323,5 +323,5 @@ def test_no_home_directory(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     assert message(datasets.mnist) == (
         "datasets: the cache folder lies in the home directory, and this user has none; set "
-        "XDG_CACHE_HOME or name a folder with root=DIR (--root DIR)"
+        "XDG_CACHE_HOME or name a folder with root=DIR"
     )

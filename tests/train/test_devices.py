@@ -189,6 +189,6 @@ def test_devices_that_are_not_there_are_refused(devices):
     with pytest.raises(BatchError) as raised:
         device_jobs.train(Job(epochs=1), devices)
     assert str(raised.value) == (
-        f"fit: devices must be from 1 to the 1 that JAX has here, and it is {devices!r}; leave it "
-        "out, or give JAX more (JAX_NUM_CPU_DEVICES)"
+        f"fit: devices=N must be from 1 to the 1 that JAX has here, and it is {devices!r}; give "
+        "devices=1, or JAX more (JAX_NUM_CPU_DEVICES)"
     )

@@ -578,7 +578,7 @@ def test_a_run_that_waits_for_data_is_told_once(caplog):
     assert record.levelname == "WARNING"
     said = re.fullmatch(
         r"fit: training should wait for data less than 20% of its time, and in epoch (\d) it "
-        r"waited (\d+)%, (.*) of (.*) seconds; give the loader num_workers=2 or more, or "
+        r"waited (\d+)%, (.*) of (.*) seconds; give num_workers=2 or more, or "
         r"cache=True if an example is the same every time, or use a transform that feedax knows",
         record.getMessage(),
     )
@@ -599,7 +599,7 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ("source", "start", "remedy"),
     [
         (lambda: [1], 0, "give a NumpyLoader with num_workers=2 or more"),
-        (lambda: loader_of("streamed", 2), 0, "give the loader num_workers above 2, or cache=True "
+        (lambda: loader_of("streamed", 2), 0, "give num_workers=3 or more, or cache=True "
          "if an example is the same every time, or use a transform that feedax knows"),
         (lambda: loader_of("streamed", 2), 2, "keep the workers from epoch to epoch with "
          "persistent_workers=True"),

@@ -52,7 +52,7 @@ def test_a_negative_label_in_an_evaluation_set():
 def test_no_batches():
     assert message(BatchError, []) == (
         "fit: train must yield a batch in every epoch, and it yielded none in epoch 0; give a "
-        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+        "NumpyLoader or a list that is not empty, not an iterator that ends"
     )
 
 
@@ -60,7 +60,7 @@ def test_an_empty_dataset():
     loader = feedax.NumpyLoader(ArrayDataset(X[:0], Y[:0]), 4)
     assert message(BatchError, loader) == (
         "fit: train must yield a batch in every epoch, and it yielded none in epoch 0; give a "
-        "NumpyLoader or a list, not an iterator that ends, and see that the dataset is not empty"
+        "NumpyLoader or a list that is not empty, not an iterator that ends"
     )
 
 
@@ -83,8 +83,7 @@ def test_an_evaluation_iterator_ends_too():
 def test_an_empty_evaluation_set():
     assert message(BatchError, [(X, Y)], evaluate={"test": []}) == (
         "evaluate: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
-        "none; give a NumpyLoader or a list, not an iterator that ends, and see that the dataset "
-        "is not empty"
+        "none; give a NumpyLoader or a list that is not empty, not an iterator that ends"
     )
 
 

@@ -384,7 +384,8 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
     with pytest.raises(ProcessError) as raised:
         processes.join()
     assert str(raised.value) == (
-        "processes: mpirun has started 4 processes, but JAX finds process 0 under Open MPI 4 only; "
+        "processes: JAX finds process 0 under Open MPI 4 only, and another mpirun has started 4 "
+        "processes; "
         "give all three of coordinator, processes and process"
     )
 
@@ -403,13 +404,13 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
         ),
         (
             ("node1", 2, 0),
-            "coordinator must be host:port of process 0, not 'node1'; choose a free port there, "
-            "for example node1:29500",
+            "coordinator=HOST:PORT must be where process 0 listens, and it is 'node1'; choose a "
+            "free port there, for example node1:29500",
         ),
         (("node1:29500", 0, 0), "processes must be 1 or more, not 0"),
         (
             ("node1:29500", 2, 2),
-            "process must be from 0 to 1 with 2 processes, not 2",
+            "process=N must be from 0 to 1 with 2 processes, and it is 2; number them from 0",
         ),
     ],
 )

@@ -69,9 +69,11 @@ class Cache:
         for array, leaf in zip(self._arrays, leaves, strict=True):
             if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
                 raise ExampleError(
-                    "NumpyLoader: cache=True needs examples of one shape and dtype, and after "
-                    f"{array.dtype} {array.shape[1:]} there is {leaf.dtype} {leaf.shape[1:]} at "
-                    f"example {rows[0]}; leave it out, or make the examples equal"
+                    who="NumpyLoader",
+                    rule="cache=True needs examples of one shape and dtype",
+                    found=f"after {array.dtype} {array.shape[1:]} there is {leaf.dtype} "
+                    f"{leaf.shape[1:]} at example {rows[0]}",
+                    remedy="leave it out, or make the examples equal",
                 )
             array[rows] = leaf
         self._known[rows] = True
@@ -108,9 +110,11 @@ class Cache:
             kept = [array[index : index + 1] for array in self._arrays]
             if not same_bits(leaves, kept):
                 raise ExampleError(
-                    "NumpyLoader: with cache=True an example must be the same each time it is "
-                    f"loaded, and example {index} of {name_of(self._dataset)} has changed; leave "
-                    "cache out if the dataset is random, or call refresh() if it was edited"
+                    who="NumpyLoader",
+                    rule="with cache=True an example must be the same each time it is loaded",
+                    found=f"example {index} of {name_of(self._dataset)} has changed",
+                    remedy="leave cache out if the dataset is random, or call refresh() if it was "
+                    "edited",
                 )
 
     def _load(self, index: int) -> Any:
@@ -122,9 +126,11 @@ class Cache:
         for leaf in leaves.values():
             if not isinstance(leaf, np.ndarray) or leaf.dtype.hasobject:
                 raise PlanError(
-                    "NumpyLoader: cache=True keeps examples made of numbers in arrays, in tuples, "
-                    f"lists and dicts, and a batch holds a {name_of(leaf)}; leave it out, or let "
-                    "the dataset yield numbers only"
+                    who="NumpyLoader",
+                    rule="cache=True keeps examples made of numbers in arrays, in tuples, lists "
+                    "and dicts",
+                    found=f"a batch holds a {name_of(leaf)}",
+                    remedy="leave it out, or let the dataset yield numbers only",
                 )
         count = len(self._known)
         self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves.values()]
@@ -136,8 +142,10 @@ class Cache:
         leaves = dict(named_leaves(batch))
         if leaves.keys() != set(self._paths):
             raise ExampleError(
-                "NumpyLoader: cache=True needs examples of one structure, and that of example "
-                f"{index} is another one; leave it out, or make the examples equal"
+                who="NumpyLoader",
+                rule="cache=True needs examples of one structure",
+                found=f"that of example {index} is another one",
+                remedy="leave it out, or make the examples equal",
             )
         return [leaves[path] for path in self._paths]
 
@@ -164,5 +172,8 @@ def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, pla
         reason = "plan='streamed' asks to load them every time"
     if reason:
         raise PlanError(
-            f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
+            who="NumpyLoader",
+            rule="cache=True keeps examples by their indices",
+            found=reason,
+            remedy="leave it out",
         )

@@ -248,10 +248,12 @@ class _Collation:
             equal = value == found[0] if ordered else set(value) == set(found[0])
             if not equal:
                 raise ExampleError(
-                    f"numpy_collate: {_spoken(field)} must have {what} that all examples of a "
-                    f"batch share, and it is {found[0]} in example {self.indices[0]} but {value} "
-                    f"in example {index}; make them equal in the dataset (resize, crop or pad), "
-                    "or give the loader a collate_fn"
+                    who="numpy_collate",
+                    rule=f"{_spoken(field)} must have {what} that all examples of a batch share",
+                    found=f"it is {found[0]} in example {self.indices[0]} but {value} in example "
+                    f"{index}",
+                    remedy="make them equal in the dataset (resize, crop or pad), or give the "
+                    "loader a collate_fn",
                 )
         return found[0]
 
@@ -342,8 +344,10 @@ def _converted(who: str, whose: str, leaf: Any, field: str) -> Any:
 
 def _not_an_array(who: str, whose: str, field: str, no: NotAnArray) -> ExampleError:
     return ExampleError(
-        f"{who}: {_spoken(field)} must be made of arrays, tensors, images, numbers and text, and "
-        f"{whose} has {no.what} there; {no.remedy}"
+        who=who,
+        rule=f"{_spoken(field)} must be made of arrays, tensors, images, numbers and text",
+        found=f"{whose} has {no.what} there",
+        remedy=no.remedy,
     )
 
 

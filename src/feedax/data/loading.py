@@ -102,8 +102,10 @@ class Loading(Dataset[Any]):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if (kind := type(self.user_dataset).__name__) not in self._kinds:
             raise WorkerError(
-                f"NumpyLoader: a dataset must be unpickled as what it is, and a {self._kinds[0]} "
-                f"is a {kind} in the worker; fix its __reduce__, or use num_workers=0"
+                who="NumpyLoader",
+                rule="a dataset must be unpickled as what it is",
+                found=f"a {self._kinds[0]} is a {kind} in the worker",
+                remedy="fix its __reduce__, or use num_workers=0",
             )
         # The slots are this loader's; one that the dataset iterates keeps its batches for itself.
         slots = sys.modules.get("feedax.data.workers.slots")
@@ -210,9 +212,11 @@ class _Stream(Iterator[Any]):
                 next(self)
             except StopIteration:
                 raise PositionError(
-                    "NumpyLoader: to resume from a saved position the dataset must yield what it "
-                    f"yielded then, and it ends after {self._count} of {count} examples; give the "
-                    "loader the same dataset"
+                    who="NumpyLoader",
+                    rule="to resume from a saved position the dataset must yield what it yielded "
+                    "then",
+                    found=f"it ends after {self._count} of {count} examples",
+                    remedy="give the loader the same dataset",
                 ) from None
 
     def __next__(self) -> Any:

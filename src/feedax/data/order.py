@@ -342,9 +342,11 @@ class EpochTasks(Iterator[Task]):
         then, now = resume.get("length"), order.length
         if None not in (then, now) and then != now:
             raise PositionError(
-                "NumpyLoader: to resume within an epoch the dataset must be as long as it was when "
-                f"the position was saved, {then}, and it has {now} examples; give the loader the "
-                "same dataset"
+                who="NumpyLoader",
+                rule="to resume within an epoch the dataset must be as long as it was when the "
+                f"position was saved, {then}",
+                found=f"it has {now} examples",
+                remedy="give the loader the same dataset",
             )
 
 

@@ -134,8 +134,10 @@ def choose_plan(
     except NoArrayForm as no:
         if wanted != "auto" and cache is None:
             raise PlanError(
-                f"NumpyLoader: the {wanted} plan needs a dataset whose batches can be gathered "
-                f"from arrays, and {no}; ask for plan='streamed', or leave plan out"
+                who="NumpyLoader",
+                rule=f"plan={wanted!r} needs a dataset whose batches can be gathered from arrays",
+                found=str(no),
+                remedy="leave it out, or give plan='streamed'",
             ) from None
         notes = _streamed_notes(loader, seed, cache)
         return Choice(Plan("streamed", str(no), notes), None, found)

@@ -44,9 +44,11 @@ class Shard:
         if len(lengths) > 1 or None in lengths:
             found = ", ".join("none" if rows is None else str(rows) for rows in lengths)
             raise ExampleError(
-                "NumpyLoader: to be cut into shards, a batch must consist of arrays and lists of "
-                f"text with a row for each example, and their rows are {found}; let the "
-                "collate_fn or the dataset make it so"
+                who="NumpyLoader",
+                rule="to be cut into shards, a batch must consist of arrays and lists of text with "
+                "a row for each example",
+                found=f"their rows are {found}",
+                remedy="let the collate_fn or the dataset make it so",
             )
         mine = self.of(lengths[0] or 0) if lengths else WHOLE
         if mine == WHOLE:

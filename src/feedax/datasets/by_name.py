@@ -250,8 +250,10 @@ def _whole(dataset: Any) -> Any:
 def _refuse_root(text: str, root: AnyPath | None) -> None:
     if root is not None:
         raise DatasetError(
-            f"datasets: root=DIR (--root DIR) is for datasets that are unpacked or downloaded, and "
-            f"{text!r} says itself where to look; leave root out"
+            who="datasets",
+            rule="root=DIR is for datasets that are unpacked or downloaded",
+            found=f"{text!r} says itself where to look",
+            remedy="leave it out",
         )
 
 

@@ -163,10 +163,10 @@ def _refuse_several_sizes(paths: list[str]) -> None:
     for path, other in sizes:
         if other != size:
             raise DatasetError(
-                "image_folder: images must be of one size where the transform only flattens them, "
-                f"and {first} is {size[0]} x {size[1]} and {path} is {other[0]} x {other[1]} "
-                "pixels; give a transform with torchvision.transforms.Resize (on the command line: "
-                "--dataset package.module:factory, a function that gives it), or resize the files"
+                who="image_folder",
+                rule="images must be of one size where the transform only flattens them",
+                found=f"{first} is {size[0]} x {size[1]} and {path} is {other[0]} x {other[1]} pixels",
+                remedy="give a transform with torchvision.transforms.Resize, or resize the files",
             )
 
 

@@ -311,9 +311,11 @@ def _open(
         if _is_folder_error(error):
             raise _folder_error(who, folder, error, "enough space") from error
         raise DatasetError(
-            f"{who}: torchvision must download the files to {folder}, and that failed "
-            f"({reason(error)}); check the network and the proxy settings, or name a folder that "
-            "has the files with root=DIR (--root DIR)"
+            who=who,
+            rule=f"torchvision must download the files to {folder}",
+            found=f"that failed ({reason(error)})",
+            remedy="check the network and the proxy settings, or name a folder that has the files "
+            "with root=DIR",
         ) from error
 
 
@@ -328,8 +330,10 @@ def _is_folder_error(error: BaseException) -> bool:
 def _folder_error(who: str, folder: Path, error: Exception, space: str) -> DatasetError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DatasetError(
-        f"{who}: the files are kept in {folder}, and it cannot be used ({reason(error)}); "
-        f"{f'free {space} there or ' * full}name another folder with root=DIR (--root DIR)"
+        who=who,
+        rule=f"the files are kept in {folder}",
+        found=f"it cannot be used ({reason(error)})",
+        remedy=f"{f'free {space} there or ' * full}name another folder with root=DIR",
     )
 
 
@@ -338,9 +342,10 @@ def _refuse_processed_files(folder: Path) -> None:
     old = [folder / "MNIST" / "processed" / name for name in ("training.pt", "test.pt")]
     if all(path.exists() for path in old):
         raise DatasetError(
-            f"mnist: the files in MNIST/raw are the ones to read, and torchvision would read "
-            f"{old[0]} instead; delete {old[0].parent} or name another folder with root=DIR "
-            "(--root DIR)"
+            who="mnist",
+            rule="the files in MNIST/raw are the ones to read",
+            found=f"torchvision would read {old[0]} instead",
+            remedy=f"delete {old[0].parent} or name another folder with root=DIR",
         )
 
 
@@ -351,8 +356,10 @@ def _provide(path: Path, content: _Content, replace: bool) -> None:
         return
     if found is not None and not replace:
         raise DatasetError(
-            f"mnist: {path} must hold {content}, and it holds {found}; delete it to have it "
-            "written anew or name another folder with root=DIR (--root DIR)"
+            who="mnist",
+            rule=f"{path} must hold {content}",
+            found=f"it holds {found}",
+            remedy="delete it to have it written anew or name another folder with root=DIR",
         )
     payload = _unpack(path.name, content)
     try:

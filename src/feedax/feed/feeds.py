@@ -359,8 +359,11 @@ class StackedFeed(Feed):
         counts = [part[2] for part in parts if type(part) is tuple]
         if any(kind != kinds[0] for kind in kinds) or len(set(counts)) > 1:
             raise BatchError(
-                "sweep: networks trained side by side must get the same number of batches, of the "
-                "same sizes, and their loaders differ; give together=1"
+                who="sweep",
+                rule="networks trained side by side must get the same number of batches, of the "
+                "same sizes",
+                found="their loaders differ",
+                remedy="give together=1",
             )
         return parts + parts[-1:] * self._filling
 

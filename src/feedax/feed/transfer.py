@@ -195,8 +195,10 @@ class Devices:
             count = 1 if local[0].platform == "cpu" else len(local)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(local):
             raise BatchError(
-                f"fit: devices must be from 1 to the {len(local)} that JAX has here, and it is "
-                f"{count!r}; leave it out, or give JAX more ({_more(local[0].platform)})"
+                who="fit",
+                rule=f"devices=N must be from 1 to the {len(local)} that JAX has here",
+                found=f"it is {count!r}",
+                remedy=f"give devices={len(local)}, or JAX more ({_more(local[0].platform)})",
             )
         self.count = count
         self.processes = jax.process_count() if everywhere else 1

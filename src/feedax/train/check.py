@@ -109,9 +109,11 @@ class ModelCheck:
         if self._loss in LABEL_LOSSES:
             if not labels:
                 raise ModelError(
-                    f"{name}: an example must have an integer label and a vector of predictions, "
-                    f"and its target is {_spoken(targets)} and its prediction "
-                    f"{_spoken(predictions)}; {_remedy_of_labels(target, prediction)}"
+                    who=name,
+                    rule="an example must have an integer label and a vector of predictions",
+                    found=f"its target is {_spoken(targets)} and its prediction "
+                    f"{_spoken(predictions)}",
+                    remedy=_remedy_of_labels(target, prediction),
                 )
             classes = int(prediction[0].shape[1])
         if self._scores is None:  # the first examples decide
@@ -225,9 +227,11 @@ class ModelCheck:
             return
         position = int(np.argmax((labels < 0) | (labels >= classes)))
         raise LabelError(
-            f"fit: labels must lie in 0 to {classes - 1}, for the {classes} classes that the model "
-            f"predicts, and example {position} of {where} has label {labels[position]}; give the "
-            "last layer one output per class, or mend the labels"
+            who="fit",
+            rule=f"labels must lie in 0 to {classes - 1}, for the {classes} classes that the model "
+            "predicts",
+            found=f"example {position} of {where} has label {labels[position]}",
+            remedy="give the last layer one output per class, or mend the labels",
         )
 
 

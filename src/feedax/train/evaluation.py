@@ -169,9 +169,10 @@ class Evaluation:
         found = {score: _together(values.get(score, []), self._share[1]) for score in self._names()}
         if not found["loss"].size:
             raise BatchError(
-                f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
-                "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
-                "dataset is not empty"
+                who="evaluate",
+                rule=f"{name} must yield a batch each time it is iterated",
+                found="it yielded none",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
         return found
 

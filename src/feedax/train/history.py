@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.errors import NO_SUCH_SET, ModelError, shown
+from feedax.errors import ModelError, shown
 from feedax.feed import CHUNK_STEPS
 from feedax.train import processes
 from feedax.train.step import TrainState
@@ -135,17 +135,20 @@ class Best:
         """Refuse a column that no row will have, before any time is spent on training."""
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
-                f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
+                who="fit",
+                rule="patience=N must be 1 or more epochs in which best=COLUMN gets no better",
+                found=f"patience is {self.patience!r} and best is {self.column!r}",
+                remedy="give both, best='validation_loss' and patience=3 say",
             )
         if self.column is None or self.column in ("loss", "accuracy", *metrics):
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
                 who="fit",
-                rule=f"best must name a column of the rows, of one of the sets {sorted(sets)}",
+                rule="best=COLUMN must name a column of the rows, of one of the sets "
+                f"{sorted(sets)}",
                 found=f"it is {shown(self.column)}",
-                remedy=NO_SUCH_SET,
+                remedy="give evaluate={'validation': ...} and best='validation_loss', say",
             )
 
     def update(self, row: Row, step: int) -> bool:
@@ -158,8 +161,10 @@ class Best:
             return False
         if self.column not in row:
             raise ModelError(
-                f"fit: best must name a column of the rows, and it is {self.column!r}; they have "
-                f"{', '.join(row)}"
+                who="fit",
+                rule="best=COLUMN must name a column of the rows",
+                found=f"it is {self.column!r}",
+                remedy=f"they have {', '.join(row)}",
             )
         value, best = row[self.column], self.value
         is_low_best = self.column.endswith(LOW_IS_BEST)

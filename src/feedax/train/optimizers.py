@@ -170,18 +170,24 @@ def build_schedule(
         _whole("schedule: steps", steps)
         if 0 < warmup_steps >= steps:
             raise OptimizerError(
-                "schedule: warmup_steps must be shorter than the run, and it is "
-                f"{warmup_steps} of {steps} steps; lower it, or train longer"
+                who="schedule",
+                rule="warmup_steps=N must be shorter than the run",
+                found=f"it is {warmup_steps} of {steps} steps",
+                remedy="lower it, or train longer",
             )
     elif depends_on_length(schedule):
         raise OptimizerError(
-            f"schedule: {schedule!r} must know how long the run is, and steps is None; give the "
-            "steps of the whole run"
+            who="schedule",
+            rule=f"{schedule!r} must know how long the run is",
+            found="steps is None",
+            remedy="give steps=N, those of the whole run",
         )
     if schedule == "one_cycle" and warmup_steps:
         raise OptimizerError(
-            "schedule: 'one_cycle' has a warm-up of its own, and warmup_steps is "
-            f"{warmup_steps}; leave it out, or choose 'cosine'"
+            who="schedule",
+            rule="'one_cycle' has a warm-up of its own",
+            found=f"warmup_steps is {warmup_steps}",
+            remedy="leave it out, or choose schedule='cosine'",
         )
     if (schedule == "step") != (decay_steps is not None):
         raise OptimizerError(

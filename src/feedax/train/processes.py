@@ -109,15 +109,19 @@ def _check(given: dict[str, Any]) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ProcessError(
-            f"processes: coordinator must be host:port of process 0, not {coordinator!r}; "
-            "choose a free port there, for example node1:29500"
+            who="processes",
+            rule="coordinator=HOST:PORT must be where process 0 listens",
+            found=f"it is {coordinator!r}",
+            remedy="choose a free port there, for example node1:29500",
         )
     if processes < 1:
         raise ProcessError(f"processes: processes must be 1 or more, not {processes}")
     if not 0 <= process < processes:
         raise ProcessError(
-            f"processes: process must be from 0 to {processes - 1} with {processes} processes, not "
-            f"{process}"
+            who="processes",
+            rule=f"process=N must be from 0 to {processes - 1} with {processes} processes",
+            found=f"it is {process}",
+            remedy="number them from 0",
         )
 
 
@@ -167,7 +171,12 @@ def _not_joined(error: Exception) -> ProcessError:
             "processes: JAX has computed something already; "
             "call feedax.train.processes.join earlier"
         )
-    return ProcessError(f"processes: this process could not join ({text[:300]}); {BY_HAND}")
+    return ProcessError(
+        who="processes",
+        rule="every process must join the others",
+        found=f"this one could not ({text[:300]})",
+        remedy=BY_HAND,
+    )
 
 
 def found() -> bool:
@@ -180,8 +189,10 @@ def found() -> bool:
     if _number("OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in env:
             raise ProcessError(
-                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes, but JAX "
-                f"finds process 0 under Open MPI 4 only; {BY_HAND}"
+                who="processes",
+                rule="JAX finds process 0 under Open MPI 4 only",
+                found=f"another mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes",
+                remedy=BY_HAND,
             )
         return True
     if all(f"SLURM_{name}" in env for name in ("JOB_ID", "STEP_NODELIST", "PROCID", "LOCALID")):

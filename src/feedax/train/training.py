@@ -360,9 +360,10 @@ class Training:
             )
         elif not self._programs.check.has_scores:
             raise BatchError(
-                "fit: train must yield a batch in every epoch, and it yielded none in epoch "
-                f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
-                "that the dataset is not empty"
+                who="fit",
+                rule="train must yield a batch in every epoch",
+                found=f"it yielded none in epoch {self._epoch}",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
         else:
             state = states.first(values, self._programs.metrics)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from feedax.errors import FeedaxError
 from feedax.feed import Batch, Chunk, Feed, Source
 from feedax.train.steps import Steps
 
@@ -119,9 +120,13 @@ class Advice:
             return
         self._given = True
         LOGGER.warning(
-            f"fit: training should wait for data less than {SHARE:.0%} of its time, and in epoch "
-            f"{row['epoch']:.0f} it waited {waited / seconds:.0%}, {waited:.1f} of {seconds:.1f} "
-            f"seconds; {_remedy(source, row)}"
+            FeedaxError(  # not raised: the command line has other words for the remedy
+                who="fit",
+                rule=f"training should wait for data less than {SHARE:.0%} of its time",
+                found=f"in epoch {row['epoch']:.0f} it waited {waited / seconds:.0%}, "
+                f"{waited:.1f} of {seconds:.1f} seconds",
+                remedy=_remedy(source, row),
+            )
         )
 
 
@@ -133,10 +138,9 @@ def _remedy(source: Source, row: dict[str, float]) -> str:
         return "give the loader a sampler that draws faster"
     if workers and not source.persistent_workers and row["start_seconds"] > row["wait_seconds"] / 2:
         return "keep the workers from epoch to epoch with persistent_workers=True"
-    more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
     if plan is None and workers is None:
-        return f"give a NumpyLoader with {more}"
+        return "give a NumpyLoader with num_workers=2 or more"
     return (
-        f"give the loader {more}, or cache=True if an example is the same every time, or use a "
-        "transform that feedax knows"
+        f"give num_workers={workers + 1 if workers else 2} or more, or cache=True if an example is "
+        "the same every time, or use a transform that feedax knows"
     )

@@ -385,9 +385,11 @@ class SharedPickle(NamedTuple):
 def refuse(named: dict[str, Any], error: BaseException) -> WorkerError:
     """The error that names the part, of some values by name, which cannot be pickled."""
     return WorkerError(
-        "NumpyLoader: what goes to a worker must be picklable, and "
-        f"{_culprit(named, _can_pickle)} is not ({error}); make it in the dataset's __getitem__ or "
-        "in worker_init_fn, leave it out in __getstate__, or use num_workers=0"
+        who="NumpyLoader",
+        rule="what goes to a worker must be picklable",
+        found=f"{_culprit(named, _can_pickle)} is not ({error})",
+        remedy="make it in the dataset's __getitem__ or in worker_init_fn, leave it out in "
+        "__getstate__, or use num_workers=0",
     )
 
 
@@ -398,8 +400,10 @@ def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
 
 def unfit(reader: str, what: str, failure: str) -> WorkerError:
     return WorkerError(
-        f"NumpyLoader: {reader} must be able to unpickle what it is sent, and {what} fails there "
-        f"({failure}); mend the __reduce__ or __setstate__ of its class, or use num_workers=0"
+        who="NumpyLoader",
+        rule=f"{reader} must be able to unpickle what it is sent",
+        found=f"{what} fails there ({failure})",
+        remedy="mend the __reduce__ or __setstate__ of its class, or use num_workers=0",
     )
 
 
