@@ -20,17 +20,16 @@ Strength = float | Array
 """A Python number if it is known, else a traced float32 scalar."""
 
 
-def strength(what: str, value: ArrayLike, *, at_most: float = math.inf) -> Strength:
-    """The strength, refused if it is known and negative, too large or not finite."""
+def strength(what: str, value: ArrayLike) -> Strength:
+    """The strength, refused if it is known and negative or not finite."""
     if isinstance(value, jax.core.Tracer):
         if value.ndim == 0:
             return jnp.asarray(value, jnp.float32)
         raise AugmentError(f"{what} must be one number, and its shape is {value.shape}; {_VMAP}")
     number = _number(value)
-    if not (math.isfinite(number) and 0 <= number <= at_most):
-        bounds = ">= 0" if at_most == math.inf else f"from 0 to {at_most:g}"
+    if not 0 <= number < math.inf:
         raise AugmentError(
-            f"{what} must be a finite number {bounds}, and it is {value!r}; give 0 for none"
+            f"{what} must be a finite number >= 0, and it is {value!r}; give 0 for none"
         )
     return number
 
@@ -59,7 +58,7 @@ def positive(what: str, value: ArrayLike) -> float:
             "number"
         )
     number = _number(value)
-    if not (math.isfinite(number) and number > 0):
+    if not 0 < number < math.inf:
         raise AugmentError(
             f"{what} must be a finite number > 0, and it is {value!r}; give a larger one"
         )

@@ -140,22 +140,22 @@ class Best:
         self.value: float | None = None
         self.epoch = self.step = -1
 
-    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
+    def check(self, sets: Collection[str], metrics: Collection[str] = (), who: str = "fit") -> None:
         """Refuse a column that no row will have, before any time is spent on training.
 
         Raises:
-            ModelError: there is no such set, or the patience is not for anything.
+            ModelError: there is no such set, or the patience is not for anything; `who` speaks.
         """
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
-                f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
+                f"{who}: patience must be 1 or more epochs in which best=, the name of a column, "
+                f"gets no better, and it is {self.patience!r} with best={self.column!r}; give both"
             )
         if self.column is None or self.column in ("loss", "accuracy", *metrics):
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
-                who="fit",
+                who=who,
                 rule=f"best must name a column of the rows, of one of the sets {sorted(sets)}",
                 found=f"it is {shown(self.column)}",
                 remedy=NO_SUCH_SET,

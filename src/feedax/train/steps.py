@@ -99,24 +99,20 @@ class Steps:
         self._compiled = [Compiled(one, donate=(1,), out=out) for one in functions]
         self._batch, self._chunk, self._row = self._compiled
         self._loops: bool | None = None
-        self._last_looped = False
         self._waiting: deque[Array] = deque()
         self.chunk_length = 8
+        self.form = "step by step"
 
     @property
     def compile_seconds(self) -> float:
         return sum(one.seconds for one in self._compiled)
 
-    @property
-    def form(self) -> str:
-        """How the last steps ran; numbers are equal to the bit within one form."""
-        return "compiled loop" if self._loops and self._last_looped else "step by step"
-
     def run(self, state: TrainState, piece: Batch | Chunk) -> TrainState:
         """Do a piece's steps. The state is donated: only the new one may be used."""
         if self._loops is None:
             self._loops = not self._is_slow_in_a_loop(state, piece)
-        self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
+        is_looped = self._loops and (isinstance(piece, Chunk) or jax.default_backend() == "cpu")
+        self.form = "compiled loop" if is_looped else "step by step"
         if isinstance(piece, Batch):
             state, done = self._batch((piece, self._one), state)
             self._wait_for(done, sum(leaf.nbytes for leaf in jax.tree.leaves(piece)))

@@ -361,16 +361,16 @@ class Training:
             state, self._copies = states.restored(
                 values, checkpoint, content.metrics, content.copies
             )
-        elif not self._programs.check.has_scores:
+        elif not self._programs.check.scores:
             raise BatchError(
-                "fit: train must yield a batch in every epoch, and it yielded none in epoch "
-                f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
-                "that the dataset is not empty"
+                f"{self._asked.who}: train must yield a batch in every epoch, and it yielded none "
+                f"in epoch {self._epoch}; give a NumpyLoader or a list, not an iterator that ends, "
+                "and see that the dataset is not empty"
             )
         else:
             state = states.first(values, self._programs.metrics)
             if self._checkpoints is not None:
-                arrays_by_name(state, who="fit")  # what cannot be saved is found out now
+                arrays_by_name(state, who=self._asked.who)  # what cannot be saved is found out now
         self._found = self._values = None
         return state
 
