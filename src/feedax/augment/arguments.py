@@ -6,7 +6,6 @@ are known are checked here, and come back as Python numbers.
 
 import math
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -103,16 +102,9 @@ def size(image: Array, channel_axis: int) -> tuple[int, int]:
     return image.shape[rows], image.shape[columns]
 
 
-def each_channel(f: Callable[[Array], Array], image: Array, channel_axis: int) -> Array:
-    """Apply a function of (height, width) to every channel."""
-    return f(image) if image.ndim == 2 else jax.vmap(f, channel_axis, channel_axis)(image)
-
-
 def to_real(image: Array) -> Array:
     """The image in the dtype that is computed in: float32, or wider where the image is."""
-    if image.dtype == jnp.uint8:
-        return image.astype(jnp.float32)
-    return image if image.dtype == jnp.float64 else image.astype(jnp.float32)
+    return image.astype(jnp.float64 if image.dtype == jnp.float64 else jnp.float32)
 
 
 def from_real(values: Array, dtype: np.dtype) -> Array:

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 
 from feedax.augment.arguments import (
     checked_image,
-    each_channel,
     from_real,
     is_zero,
     positive,
@@ -303,7 +302,9 @@ def interpolate(
         )
         return _between(_between(a, b, beside), _between(c, d, beside), below)
 
-    return from_real(each_channel(look, to_real(image), channel_axis), image.dtype)
+    if image.ndim == 3:
+        look = jax.vmap(look, channel_axis, channel_axis)
+    return from_real(look(to_real(image)), image.dtype)
 
 
 def _between(a: Array, b: Array, part: Array) -> Array:

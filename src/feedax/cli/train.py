@@ -39,7 +39,6 @@ from feedax.report.recorder import Recorder
 from feedax.report.run_folder import RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best
-from feedax.train.watchdog import Watchdog
 
 
 def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
@@ -49,7 +48,7 @@ def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
     if device.coordinator is not None or processes.found():
         processes.keep_stdout_clean()
     processes.join(device.coordinator, device.processes, device.process)
-    with Watchdog():
+    with processes.Watchdog():
         return _train(flags, arguments, start_up)
 
 

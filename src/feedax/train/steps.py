@@ -68,14 +68,12 @@ class Steps:
     the same to the bit whatever the plan. Where a loop is slow, both run step by step.
 
     Args:
-        model: the model.
-        loss: a function of one example's prediction and target.
-        optimizer: an optax transformation, or a function that makes one.
-        metrics: functions as `loss`, by name.
-        devices: what the steps run on.
-        mixup: as in `train_step`.
         mapped: whether a state is that of many networks, and a piece of work has a batch for each:
             the axis before that of a batch's examples. The devices then share the networks.
+
+    Attributes:
+        chunk_length: how many steps take `CHUNK_SECONDS`, so far.
+        form: how the last steps ran; numbers are equal to the bit within one form.
     """
 
     def __init__(

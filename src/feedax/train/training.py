@@ -46,7 +46,6 @@ from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS
 from feedax.train.waiting import Waiting, tell_of_text
-from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -139,7 +138,7 @@ class Training:
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(Watchdog())
+            stack.enter_context(processes.Watchdog())
             if self._checkpoints is not None:
                 stack.enter_context(self._checkpoints.in_use(writes=processes.index() == 0))
                 self._found = self._newest(self._checkpoints)
