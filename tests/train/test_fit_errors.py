@@ -212,6 +212,71 @@ def test_a_loss_that_fails():
     )
 
 
+@pytest.mark.parametrize("who", ["fit", "evaluate", "sweep"])
+@pytest.mark.parametrize(
+    ("batch", "predict", "options", "said"),
+    [
+        (
+            (X, Y + 1), linear, {},
+            "labels must lie in 0 to 2, for the 3 classes that the model predicts, and example 2 "
+            "of a batch has label 3; give the last layer one output per class, or mend the labels",
+        ),
+        (
+            (X, Y), linear, {"metrics": {"loss": lambda p, t: 0.0}},
+            "a metric must have a name of its own, and one is named 'loss'; rename it",
+        ),
+        (
+            (X, Y), lambda w, s, x: (w @ x, s.astype(jnp.int32)), {"state": jnp.zeros(2)},
+            "predict must return a state of the structure, shapes and dtypes of the one that it "
+            "gets, and it gets float32[2] and returns int32[2]; give state= what predict returns",
+        ),
+        (
+            ({"x": X}, Y), lambda w, e: w @ e["y"], {},
+            "predict must take one example of the data, and it fails on inputs of float32[8]: "
+            "there is no 'y'",
+        ),
+        (
+            (X, Y), lambda w, x: jnp.mean(x @ w.T, 0), {"batched": True},
+            "predict must return a prediction for each example of a batch, and of 2 examples it "
+            "returns float32[3]; let its first axis be the batch's",
+        ),
+        (
+            (X, Y), linear, {"loss": lambda p, t: {}["weight"]},
+            "the loss function must take one example's prediction and target, and it fails on "
+            "float32[3] and int32[]: there is no 'weight'",
+        ),
+        (
+            (X, Y), linear, {"loss": lambda p, t: p},
+            "the loss function must return one number for one example, and it returns float32[3]; "
+            "take a mean or a sum in it",
+        ),
+        (
+            (X, Y), linear, {"precision": "float16"},
+            "precision must be 'float32' or 'bfloat16', and it is 'float16'; leave it out",
+        ),
+    ],
+)  # fmt: skip
+def test_the_function_that_was_called_speaks(who, batch, predict, options, said):
+    calls = {
+        "fit": lambda: feedax.fit(predict, W, [batch], **options),
+        "evaluate": lambda: feedax.evaluate(predict, W, [batch], **options),
+        "sweep": lambda: feedax.sweep(predict, lambda key: W, [batch], seeds=1, **options),
+    }
+    with pytest.raises(FeedaxError) as error:
+        calls[who]()
+    assert str(error.value) == f"{who}: {said}"
+
+
+def test_the_remedy_for_targets_names_the_function_that_was_called():
+    with pytest.raises(ModelError) as error:
+        feedax.evaluate(linear, W, [(X, X[:, :3])])
+    assert str(error.value) == (
+        "cross_entropy: an example must have an integer label and a vector of predictions, and its "
+        "target is float32[3] and its prediction float32[3]; let the dataset give the label "
+        "itself, argmax() of a one-hot target, or give evaluate loss=optax.softmax_cross_entropy"
+    )
+
+
 def test_targets_that_are_no_labels():
     assert message(ModelError, [(X, X[:, :3])]) == (
         "cross_entropy: an example must have an integer label and a vector of predictions, and its "

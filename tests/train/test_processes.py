@@ -19,7 +19,7 @@ from feedax.train import processes
 PROGRAM = """
 import os, signal, sys, time
 from feedax.train import processes
-from feedax.train.watchdog import Watchdog
+from feedax.train.processes import Watchdog
 
 processes.keep_stdout_clean()
 import jax

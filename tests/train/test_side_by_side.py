@@ -134,7 +134,7 @@ def test_all_groups_are_trained_by_one_program(caplog):
     start = "Finished XLA compilation of jit("
     lines = (record.getMessage() for record in caplog.records)
     counts = Counter(line[len(start) :].split(")")[0] for line in lines if line.startswith(start))
-    assert [counts[name] for name in ("_first_state", "_train_chunk", "_score_networks")] == [
+    assert [counts[name] for name in ("_first_state", "_train_chunk", "_score_block")] == [
         1, 1, 1
     ]  # fmt: skip
     names = [f"learning_rate={rate},seed={seed}" for rate in (0.01, 0.03) for seed in range(4)]

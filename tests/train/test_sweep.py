@@ -301,7 +301,7 @@ SEEDS = (
         ),
         (
             {"hyperparams": {"dropuot": [0.1]}},
-            "fit: a hyperparameter must be a parameter of predict, loss, augment, a metric or a "
+            "sweep: a hyperparameter must be a parameter of predict, loss, augment, a metric or a "
             "function that makes the optimizer, and 'dropuot' is one of none; add it there, or "
             "leave it out",
         ),

@@ -89,7 +89,8 @@ class Group:
         """The columns of the test set, of the parameters that are kept."""
         assert self.test is not None
         scalars = next(one.hyperparams for one in self.members if one.name == network.name)
-        scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
+        test = Source(self.test)
+        (scores,) = self._test.of_each(network.params, None, scalars, test, "the test set")
         return {f"test_{name}": value for name, value in scores.items()}
 
     @cached_property
@@ -100,7 +101,7 @@ class Group:
         params = asked["init"](jax.random.key(0))
         scalars = dict.fromkeys(self.members[0].hyperparams, 0.0)
         check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
-        return Evaluation(model, check, Residents(Devices(1)))
+        return Evaluation(check, Residents(Devices(1)))
 
 
 def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[str]) -> int:

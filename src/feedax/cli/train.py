@@ -38,7 +38,6 @@ from feedax.feed import Devices
 from feedax.report.run_folder import Recorder, RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best
-from feedax.train.watchdog import Watchdog
 
 note = partial(say, "feedax train")
 """Says what is not one of the lines of an epoch."""
@@ -51,7 +50,7 @@ def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
     if device.coordinator is not None or processes.found():
         processes.keep_stdout_clean()
     processes.join(device.coordinator, device.processes, device.process)
-    with Watchdog():
+    with processes.Watchdog():
         return _train(flags, arguments, start_up)
 
 

@@ -165,7 +165,8 @@ def _refuse_several_sizes(paths: list[str]) -> None:
             raise DatasetError(
                 who="image_folder",
                 rule="images must be of one size where the transform only flattens them",
-                found=f"{first} is {size[0]} x {size[1]} and {path} is {other[0]} x {other[1]} pixels",
+                found=f"{first} is {size[0]} x {size[1]} and {path} is {other[0]} x {other[1]} "
+                "pixels",
                 remedy="give a transform with torchvision.transforms.Resize, or resize the files",
             )
 

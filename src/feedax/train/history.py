@@ -131,11 +131,15 @@ class Best:
         self.value: float | None = None
         self.epoch = self.step = -1
 
-    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
-        """Refuse a column that no row will have, before any time is spent on training."""
+    def check(self, sets: Collection[str], metrics: Collection[str] = (), who: str = "fit") -> None:
+        """Refuse a column that no row will have, before any time is spent on training.
+
+        Raises:
+            ModelError: there is no such set, or the patience is not for anything; `who` speaks.
+        """
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                who="fit",
+                who=who,
                 rule="patience=N must be 1 or more epochs in which best=COLUMN gets no better",
                 found=f"patience is {self.patience!r} and best is {self.column!r}",
                 remedy="give both, best='validation_loss' and patience=3 say",
@@ -144,7 +148,7 @@ class Best:
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
-                who="fit",
+                who=who,
                 rule="best=COLUMN must name a column of the rows, of one of the sets "
                 f"{sorted(sets)}",
                 found=f"it is {shown(self.column)}",

@@ -274,11 +274,13 @@ def _number(what: str, value: float, zero: str | None = None) -> float:
     )
 
 
-def make_optimizer(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
+def make_optimizer(
+    optimizer: Optimizer, hyperparams: Hyperparams, who: str = "fit"
+) -> optax.GradientTransformation:
     """The transformation itself; a function makes another one for other hyperparameters.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none; `who` speaks.
     """
     made: Any = optimizer
     if callable(optimizer):
@@ -286,13 +288,13 @@ def make_optimizer(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.Grad
             made = optimizer(**accepted_kwargs(optimizer, hyperparams))
         except TypeError as error:
             raise ModelError(
-                "fit: a function optimizer must make an optax transformation of hyperparameters "
+                f"{who}: a function optimizer must make an optax transformation of hyperparameters "
                 f"alone, and it fails: {error}; give hyperparams= too, or the transformation itself"
             ) from error
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise ModelError(
-            "fit: optimizer must be an optax transformation, or a function that makes one, and it "
-            f"{'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
+            f"{who}: optimizer must be an optax transformation, or a function that makes one, and "
+            f"it {'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
             "optax.sgd(0.1), say"
         )
     return made

@@ -46,12 +46,12 @@ class Programs:
         if model.dtype is not None:
             slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
             LOGGER.info(
-                f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; "
+                f"{asked.who}: the model computes in bfloat16, with 8 bits of precision{slower}; "
                 "parameters, losses, the optimizer and batch statistics stay in float32"
             )
         if found := untrained(model.static):
             LOGGER.warning(
-                "fit: arrays of floating point or complex numbers are trained, and "
+                f"{asked.who}: arrays of floating point or complex numbers are trained, and "
                 f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
                 "what is to be trained, jnp.array(0.0) of 0.0 say"
             )
@@ -63,14 +63,15 @@ class Programs:
             asked.metrics,
             asked.hyperparams,
             modes=(True, False) if asked.evaluate else (True,),
+            who=asked.who,
         )
-        self.residents = Residents(devices)
+        self.residents = Residents(devices, asked.who)
         self.advice = Advice()
         self.metrics: dict[str, Score] = {}
         self.steps = Steps(model, asked.loss, optimizer, self.metrics, devices, asked.mixup, mapped)
         self.states = States(optimizer, devices, mapped)
         process = jax.process_index()
-        self.evaluation = Evaluation(model, self.check, self.residents, process, mapped)
+        self.evaluation = Evaluation(self.check, self.residents, process, mapped)
 
 
 class InitialValues(NamedTuple):

@@ -16,6 +16,7 @@ from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberErr
 from feedax.feed import Batch, on_device, source_by_seed
 from feedax.storage.checkpoint_file import LargerError
 from feedax.storage.snapshot import nbytes, restore, snapshot
+from feedax.train.check import shapes_of
 from feedax.train.checkpoint_content import CheckpointContent, EndedNetworkContent
 from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.evaluation import block_size
@@ -114,7 +115,7 @@ def sweep(
             f"sweep: {min(refused)} must not be given, since every network has one of its own; "
             "give seeds and init"
         )
-    known = {one.name for one in fields(FitSpecification) if one.init}
+    known = {one.name for one in fields(FitSpecification) if one.init} - {"who"}
     if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     members = grid(seeds, learning_rate, hyperparams or {})
@@ -155,6 +156,7 @@ def sweep_members(
             learning_rate=member.learning_rate,  # type: ignore[arg-type]
             hyperparams=member.hyperparams,
             key=random_key(member.seed),
+            who="sweep",
             **options,
             **own,
         )
@@ -458,12 +460,7 @@ def network_bytes(asked: FitSpecification) -> int:
 
 def _batch(arrays: tuple[Any, ...], size: int) -> Batch:
     """The shapes of a batch of so many examples."""
-    inputs, targets = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (size, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
-        ),
-        arrays,
-    )
+    inputs, targets = shapes_of(arrays, size)
     return Batch(inputs, targets, jax.ShapeDtypeStruct((size,), jnp.float32))  # type: ignore[arg-type]
 
 

@@ -46,7 +46,6 @@ from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS
 from feedax.train.waiting import Waiting
-from feedax.train.watchdog import Watchdog
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -136,7 +135,7 @@ class Training:
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(Watchdog())
+            stack.enter_context(processes.Watchdog())
             if self._checkpoints is not None:
                 if processes.index() == 0:  # of several, one writes
                     stack.enter_context(self._checkpoints.in_use())
@@ -358,9 +357,9 @@ class Training:
             state, self._copies = states.restored(
                 values, checkpoint, content.metrics, content.copies
             )
-        elif not self._programs.check.has_scores:
+        elif not self._programs.check.scores:
             raise BatchError(
-                who="fit",
+                who=self._asked.who,
                 rule="train must yield a batch in every epoch",
                 found=f"it yielded none in epoch {self._epoch}",
                 remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
@@ -368,7 +367,7 @@ class Training:
         else:
             state = states.first(values, self._programs.metrics)
             if self._checkpoints is not None:
-                arrays_by_name(state, who="fit")  # what cannot be saved is found out now
+                arrays_by_name(state, who=self._asked.who)  # what cannot be saved is found out now
         self._found = self._values = None
         return state
 
