@@ -131,12 +131,8 @@ class GatheringIter(_BaseDataLoaderIter):
     batches that workers would be given ahead, then one for each batch that is handed over. So
     whatever shares these random states sees no difference, also after a break.
 
-    Args:
-        view: the loader as torch is to see it.
-        order: of the loader, and the view's sampler.
-        log: of the loader.
-        form: gives the array form of the dataset as it is when an epoch begins; a weak reference,
-            since an iterator that is kept must not keep its loader alive.
+    When an epoch begins, `form` gives the array form of the dataset as it is then. It is a weak
+    reference, since an iterator that is kept must not keep its loader alive.
     """
 
     has_shut_down = False

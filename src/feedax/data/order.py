@@ -158,26 +158,17 @@ class Position:
 class Order:
     """What decides the order of a loader's epochs; torch's iterators see it as their sampler.
 
-    Args:
-        loader: the loader, or another one with the same arguments.
-        seed: fixes the order, or None for torch's randomness.
-        position: of the loader.
-        shard: which rows of each batch are to be loaded.
-
     Attributes:
         sampler: yields the indices of a batch, or, if not `is_batched`, of single examples.
         inner: the sampler of single examples.
         stateful: the user's own sampler, if it can save its position.
         generator: what the order is drawn from, if that is not the global random state.
         length: how many examples the dataset has, if it has indices and a length.
+        shard: which rows of each batch are to be loaded.
     """
 
     def __init__(
-        self,
-        loader: DataLoader[Any],
-        seed: int | None,
-        position: Position,
-        shard: Shard = Shard(),  # noqa: B008 (it is frozen)
+        self, loader: DataLoader[Any], seed: int | None, position: Position, shard: Shard
     ) -> None:
         dataset: Any = loader.dataset
         sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
@@ -211,11 +202,7 @@ class Order:
         return len(self.sampler)
 
     def refuse_other_streams(self) -> None:
-        """Check that a position in the streams of several workers fits this loader.
-
-        Raises:
-            PositionError: it does not.
-        """
+        """Raise PositionError if the streams of a position belong to another loader."""
         workers = self.progress.workers
         if not self.progress.streams:
             return
@@ -244,11 +231,11 @@ class EpochTasks(Iterator[Task]):
         self._saved = saved = progress.resume.get("random", {})
         if order.stateful is not None and "sampler" in progress.resume:
             order.stateful.load_state_dict(copy.deepcopy(progress.resume["sampler"]))
-        # With a seed, samplers draw from random states that depend on nothing else. One that
-        # resumes draws from the states of that time. The caller's stay as they are.
         self._draws_from_torch = (
             order.seed is None and order.generator is None and self._kind in _RANDOM_ONCE
         )
+        # With a seed, samplers draw from random states that depend on nothing else; without one, a
+        # sampler that resumes draws from the states of that time. The caller's stay as they are.
         self._drawing: Any = contextlib.nullcontext
         if order.seed is not None:
             self._drawing = OwnStates(order.seed, progress.epoch, 0, "sampler").in_use
@@ -426,7 +413,7 @@ def _saved(
         )
     if position.resume is not None:
         return position.resume
-    order = Order(loader, seed, position)
+    order = Order(loader, seed, position, Shard())
     saved: dict[str, Any] = {"version": VERSION}
     if seed is not None:
         saved["seed"] = seed
