@@ -104,6 +104,8 @@ class Feed:
         check: called with every batch, or once with all resident examples.
         state_dict: the source's, if positions are to hold its state.
         skip: how many batches to skip at the start.
+        longest: examples of the longest batch of the epoch before it was resumed here; a shorter
+            one is padded to as many.
 
     Attributes:
         load_seconds: time spent on loading in this thread; 0 where worker processes load.
@@ -118,6 +120,7 @@ class Feed:
     check: Check
     state_dict: StateDict | None = None
     skip: int = 0
+    longest: int = 0
 
     def __post_init__(self) -> None:
         self.load_seconds = self.transfer_seconds = 0.0
@@ -148,10 +151,11 @@ def open_feed(
     check: Check,
     state_dict: StateDict | None = None,
     skip: int = 0,
+    longest: int = 0,
 ) -> Feed:
     """The feed of one epoch; the arguments are those of `Feed`."""
     kind = ResidentFeed if residents.live_here(source) else StreamedFeed
-    return kind(source, exact, residents, check, state_dict, skip)
+    return kind(source, exact, residents, check, state_dict, skip, longest)
 
 
 class ResidentFeed(Feed):
@@ -165,7 +169,7 @@ class ResidentFeed(Feed):
         super().__post_init__()
         self.drawing_seconds: float = 0.0
         self.examples = self.residents.examples(self.source, self.check)
-        self._size = 0
+        self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
         self._before_held: Position | None = None
@@ -243,9 +247,9 @@ class StreamedFeed(Feed):
         self._pipeline.close()
 
     def _whole(self) -> Iterator[tuple[Batch, bool]]:
-        source, skip, size = self.source, self.skip, 0
+        source, skip, size = self.source, self.skip, self.longest
         loads_here = not source.num_workers
-        iterator = None
+        iterator, is_first = None, True
         while True:
             started = time.perf_counter()
             iterator = iter(source) if iterator is None else iterator
@@ -255,13 +259,14 @@ class StreamedFeed(Feed):
                 return
             if skip:
                 skip -= 1
+                size = max(size, length(pair(batch)))
                 continue
             if loads_here:
                 self.load_seconds += time.perf_counter() - started
             is_part = source.has_part
             inputs, targets = pair(batch)
-            if size == 0:
-                self.text = _text_fields(batch)
+            if is_first:
+                self.text, is_first = _text_fields(batch), False
             del batch
             self.check(inputs, targets, "a batch")
             count = length((inputs, targets))
