@@ -24,6 +24,7 @@ from feedax.data import ArrayDataset, NumpyLoader
 from feedax.errors import BatchError, CheckpointError, ModelError, PositionError
 from feedax.machine import usable_cpus
 from feedax.storage.checkpoint_file import read_checkpoint
+from feedax.train.training import Training
 
 WHOLE = "must be a whole number from 1 on, and it is"
 loader = functools.partial(sweep_jobs.loader, seed=3)
@@ -81,6 +82,20 @@ def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(kind, tmp_path, t
         assert about["step"] == stop_at
         params, history, events = train(make(), feedax.Checkpoints(folder))
         assert (events[0].step, len(events[0].history)) == (stop_at, about["epoch"])
+        assert bits(params) == bits(whole)
+        assert timeless(history) == timeless(rows)
+
+
+def test_a_run_stopped_after_the_last_step_of_an_epoch_resumes_with_its_end(tmp_path, monkeypatch):
+    """A chunk that reaches the end has found that out, and so has the loader."""
+    monkeypatch.setattr(Training, "report_seconds", 0.0)
+    whole, rows, _ = train(loader("resident"), epochs=3)
+    for stop_at in (7, 14):
+        folder = tmp_path / str(stop_at)
+        train(loader("resident"), feedax.Checkpoints(folder), stop_at, epochs=3)
+        _, about = read_checkpoint(max(folder.iterdir()))
+        assert (about["step"], about["epoch_step"]) == (stop_at, 7)
+        params, history, _ = train(loader("resident"), feedax.Checkpoints(folder), epochs=3)
         assert bits(params) == bits(whole)
         assert timeless(history) == timeless(rows)
 

@@ -172,7 +172,7 @@ class ResidentFeed(Feed):
         self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
-        self._before_held: Position | None = None
+        self._before: Position | None = None  # what was drawn and not handed out, also the end
 
     def take(self, steps: int) -> Chunk | None:
         table = self.take_indices(steps)
@@ -192,12 +192,10 @@ class ResidentFeed(Feed):
         rows = [first]
         # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self.state_dict, self._batches) if self.exact else None
+            before = position(self.state_dict, self._batches)
             row = self._draw()
-            if row is None:
-                break
-            if self.exact and len(row) != size:
-                self._held, self._before_held = row, before
+            if row is None or (self.exact and len(row) != size):
+                self._held, self._before = row, before
                 break
             rows.append(row)
             size = max(size, len(row))
@@ -210,10 +208,10 @@ class ResidentFeed(Feed):
         return indices, sizes, len(rows)
 
     def position(self) -> Position:
-        return self._before_held or super().position()
+        return self._before or super().position()
 
     def _draw(self) -> np.ndarray | None:
-        row, self._held, self._before_held = self._held, None, None
+        row, self._held, self._before = self._held, None, None
         started = time.perf_counter()
         if row is None and (row := next(self._rows, None)) is not None:
             self._batches += 1
