@@ -127,6 +127,8 @@ class NetworkFeed(Feed):
         check: called with every batch, or once with all resident examples.
         state_dict: the source's, if positions are to hold its state.
         skip: how many batches to skip at the start.
+        longest: examples of the longest batch of the epoch before it was resumed here; a shorter
+            one is padded to as many.
     """
 
     source: Source
@@ -135,6 +137,7 @@ class NetworkFeed(Feed):
     check: Check
     state_dict: StateDict | None = None
     skip: int = 0
+    longest: int = 0
 
     def __post_init__(self) -> None:
         self._batches = self.skip
@@ -153,10 +156,11 @@ def open_feed(
     check: Check,
     state_dict: StateDict | None = None,
     skip: int = 0,
+    longest: int = 0,
 ) -> NetworkFeed:
     """The feed of one network; the arguments are those of `NetworkFeed`."""
     kind = ResidentFeed if residents.live_here(source) else StreamedFeed
-    return kind(source, exact, residents, check, state_dict, skip)
+    return kind(source, exact, residents, check, state_dict, skip, longest)
 
 
 class ResidentFeed(NetworkFeed):
@@ -166,10 +170,11 @@ class ResidentFeed(NetworkFeed):
         super().__post_init__()
         self.drawing_seconds: float = 0.0
         self.examples = self.residents.examples(self.source, self.check)
-        self._size = 0
+        self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
-        self._before_held: SourcePosition | None = None
+        # The position before what was drawn and not handed out, the end of the epoch too.
+        self._before: SourcePosition | None = None
 
     def take(self, steps: int) -> Chunk | None:
         table = self.take_indices(steps)
@@ -189,12 +194,10 @@ class ResidentFeed(NetworkFeed):
         rows = [first]
         # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self.state_dict, self._batches) if self.exact else None
+            before = position(self.state_dict, self._batches)
             row = self._draw()
-            if row is None:
-                break
-            if self.exact and len(row) != size:
-                self._held, self._before_held = row, before
+            if row is None or (self.exact and len(row) != size):
+                self._held, self._before = row, before
                 break
             rows.append(row)
             size = max(size, len(row))
@@ -207,10 +210,10 @@ class ResidentFeed(NetworkFeed):
         return indices, sizes, len(rows)
 
     def position(self) -> SourcePosition:
-        return self._before_held or super().position()
+        return self._before or super().position()
 
     def _draw(self) -> np.ndarray | None:
-        row, self._held, self._before_held = self._held, None, None
+        row, self._held, self._before = self._held, None, None
         started = time.perf_counter()
         if row is None and (row := next(self._rows, None)) is not None:
             self._batches += 1
@@ -242,9 +245,9 @@ class StreamedFeed(NetworkFeed):
         self._pipeline.close()
 
     def _padded(self) -> Iterator[HostBatch]:
-        source, skip, size = self.source, self.skip, 0
+        source, skip, size = self.source, self.skip, self.longest
         loads_here = not source.num_workers
-        iterator = None
+        iterator, is_first = None, True
         while True:
             started = time.perf_counter()
             iterator = iter(source) if iterator is None else iterator
@@ -254,13 +257,14 @@ class StreamedFeed(NetworkFeed):
                 return
             if skip:
                 skip -= 1
+                size = max(size, length(pair(batch)))
                 continue
             if loads_here:
                 self.load_seconds += time.perf_counter() - started
             is_shard = source.has_part
             inputs, targets = pair(batch)
-            if size == 0:
-                self.text = _text_fields(batch)
+            if is_first:
+                self.text, is_first = _text_fields(batch), False
             del batch
             self.check(inputs, targets, "a batch")
             count = length((inputs, targets))
