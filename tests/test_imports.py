@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import slow
 from PIL import Image
 
 import feedax
@@ -232,7 +233,7 @@ def test_import_feedax_is_cheap() -> None:
     assert run(print_loaded) == "[]\n"
 
 
-@pytest.mark.parametrize("module", ["feedax.data", "feedax.datasets"])
+@pytest.mark.parametrize("module", [slow("feedax.data"), "feedax.datasets"])
 def test_pytorchs_side_never_loads_jax(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules, 'jax' in sys.modules)"
     assert run(code) == "True False\n"

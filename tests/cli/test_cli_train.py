@@ -23,7 +23,7 @@ from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
 FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
-EPOCHS = 12
+EPOCHS = 6
 """Enough to stop a run of slow examples in the middle."""
 LINES = re.compile(
     r"(Epoch \d+ in \d+\.\d\d sec(, \d+\.\d\d of them waiting for data)?\n"

@@ -284,7 +284,7 @@ def outcome_of(place, content, words):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_end_in_a_sentence(made, monkeypatch, quick, kind):
-    fuzz(made, monkeypatch, kind, 20, SEED)
+    fuzz(made, monkeypatch, kind, 8, SEED)
 
 
 @pytest.mark.slow

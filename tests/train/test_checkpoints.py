@@ -71,7 +71,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_but(["resident", "streamed"], SOURCES))
+@pytest.mark.parametrize("kind", slow_but(["resident"], SOURCES))
 def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(kind, tmp_path, tells_of_every_step):
     make = SOURCES[kind]
     whole, rows, _ = train(make())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import linear
+from helpers import linear, slow
 
 import feedax
 from feedax.data import ArrayDataset
@@ -30,7 +30,7 @@ def message(kind, batches, predict=linear, params=W, **options):
     return str(error.value)
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_a_label_out_of_range(plan):
     labels = Y.copy()
     labels[4] = 3
@@ -363,7 +363,7 @@ def test_the_line_to_change_is_named(batch, predict, options, ending):
     assert message(ModelError, [batch], predict, **options).endswith(ending)
 
 
-@pytest.mark.parametrize("plan", ["resident", "vectorised", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
 def test_not_a_number(plan):
     """Examples 8 to 11 are infinite: step 2 of every epoch, from the first on."""
     x = np.ones((40, 8), np.float32)

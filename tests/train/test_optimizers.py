@@ -408,7 +408,7 @@ AS_THEY_ARE = {
     "schedule_free": lambda: contrib.schedule_free_sgd(0.1),
     "cocob": contrib.cocob,
 }
-REPRESENTATIVES = ["adafactor", "MultiSteps", "partition", "reduce_on_plateau", "sam", "sophia"]
+REPRESENTATIVES = ["MultiSteps", "reduce_on_plateau", "sam", "sophia"]
 ADAPTED = {
     "sam": sam,
     "sam, opaque": opaque_sam,

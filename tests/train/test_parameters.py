@@ -81,9 +81,9 @@ def test_a_complex_parameter_is_optaxs_pair_of_real_ones():
     "optimizer",
     [
         optax.lbfgs(),
-        optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(15)),
+        slow(optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(15))),
         optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
-        optax.polyak_sgd(),
+        slow(optax.polyak_sgd()),
     ],
 )
 def test_line_searches_find_a_complex_minimum(optimizer):

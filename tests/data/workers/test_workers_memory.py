@@ -7,7 +7,6 @@ import sys
 import threading
 import weakref
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -73,6 +72,8 @@ def test_batches_that_are_kept_stay_as_they_are_and_the_slots_have_a_limit():
 
 
 def test_arrays_of_jax_over_batches_stay_as_they_are():
+    import jax  # here, so that no worker imports it
+
     loader = NumpyLoader(Rows(120), 2, num_workers=1, persistent_workers=True)
     for _ in range(2):
         assert all(map(is_right, [jax.device_put(batch) for batch in loader]))
