@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import free_port, slow
+from helpers import free_port, slow, slow_but
 
 from feedax.errors import ProcessError
 from feedax.train import processes
@@ -225,17 +225,10 @@ NO_ANSWER = "Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Hea
 
 @pytest.mark.parametrize(
     ("dead", "other"),
-    [(0, "computing")]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in [
-            (0, "collective"),
-            (0, "python"),
-            (1, "collective"),
-            (1, "python"),
-            (1, "sleeps"),
-        ]
-    ],
+    slow_but(
+        [(1, "sleeps")],  # what computes keeps both cores busy until JAX ends it
+        [(0, "collective"), (0, "computing"), (0, "python"), (1, "collective"), (1, "python")],
+    ),
 )
 def test_a_process_that_is_killed_ends_the_other(dead: int, other: str) -> None:
     with two(*(("sleeps", other) if dead == 0 else (other, "sleeps"))) as both:

@@ -25,11 +25,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /pr
 
 
 # 300 examples are ten batches of 28 and one of 20, which two processes cut in two; of 27, none.
-JOBS = {
-    "streamed": Job(steps=50, batch=28, plan="streamed", augments=True),
-    "batch norm": Job("norm", epochs=1, batch=28, plan="streamed", augments=True, x64=True),
-}
+JOBS = {"streamed": Job(steps=25, batch=28, plan="streamed", augments=True)}
 SLOW_JOBS = {
+    "streamed, 50 steps": Job(steps=50, batch=28, plan="streamed", augments=True),
+    "batch norm": Job("norm", epochs=1, batch=28, plan="streamed", augments=True, x64=True),
     "no seed": Job(epochs=1, batch=28, plan="streamed", seed=None),
     "resident": Job(steps=50, batch=28),
     "odd batches": Job(steps=50, batch=27, plan="streamed", augments=True),
@@ -107,9 +106,8 @@ def assert_like_one_process(results: list[dict], name: str, job: Job) -> None:
     assert first.said == second.said == []
 
 
-@pytest.mark.parametrize("name", ["streamed", "batch norm"])
-def test_two_processes_train_as_one_does(two, name):
-    assert_like_one_process(two, name, JOBS[name])
+def test_two_processes_train_as_one_does(two):
+    assert_like_one_process(two, "streamed", JOBS["streamed"])
 
 
 @pytest.mark.slow
