@@ -267,21 +267,11 @@ def test_the_function_that_was_called_speaks(who, batch, predict, options, said)
     assert str(error.value) == f"{who}: {said}"
 
 
-def test_the_remedy_for_targets_names_the_function_that_was_called():
-    with pytest.raises(ModelError) as error:
-        feedax.evaluate(linear, W, [(X, X[:, :3])])
-    assert str(error.value) == (
-        "cross_entropy: an example must have an integer label and a vector of predictions, and its "
-        "target is float32[3] and its prediction float32[3]; let the dataset give the label "
-        "itself, argmax() of a one-hot target, or give evaluate loss=optax.softmax_cross_entropy"
-    )
-
-
 def test_targets_that_are_no_labels():
     assert message(ModelError, [(X, X[:, :3])]) == (
         "cross_entropy: an example must have an integer label and a vector of predictions, and its "
         "target is float32[3] and its prediction float32[3]; let the dataset give the label "
-        "itself, argmax() of a one-hot target, or give fit loss=optax.softmax_cross_entropy"
+        "itself, argmax() of a one-hot target, or give loss=optax.softmax_cross_entropy"
     )
 
 
@@ -354,7 +344,7 @@ IMAGES, ONE, HOT = X.reshape(-1, 4, 2), np.ones(len(X), np.float32), np.eye(3, d
         ),
         (
             (X, Y), lambda w, x: (w @ x)[0], {},
-            "its prediction float32[]; give the last layer one output per class, or give fit "
+            "its prediction float32[]; give the last layer one output per class, or "
             "another loss",
         ),
     ],

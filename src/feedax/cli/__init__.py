@@ -78,11 +78,11 @@ REMEDIES = {
         "leave --cache out if the dataset is random, or start again if it was edited"
     ),
     "let the collate_fn or the dataset make it so": "let the dataset make it so",
-    "let the dataset give the label itself, argmax() of a one-hot target, or give fit "
+    "let the dataset give the label itself, argmax() of a one-hot target, or give "
     "loss=optax.softmax_cross_entropy": (
         "let the dataset give the label itself, argmax() of a one-hot target"
     ),
-    "change the model, or give fit another loss": (
+    "change the model, or give another loss": (
         "let the dataset give the number of its class as the label of an example"
     ),
     "make them equal in the dataset (resize, crop or pad), or give the loader a collate_fn": (

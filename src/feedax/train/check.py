@@ -100,7 +100,7 @@ class ModelCheck:
                     rule="an example must have an integer label and a vector of predictions",
                     found=f"its target is {_spoken(targets)} and its prediction "
                     f"{_spoken(predictions)}",
-                    remedy=_remedy_of_labels(target, prediction, self.who),
+                    remedy=_remedy_of_labels(target, prediction),
                 )
             classes = int(prediction[0].shape[1])
         if not self.scores:  # the first examples decide
@@ -273,7 +273,7 @@ def _remedy_of_score(shapes: Any, predictions: Any, targets: Any) -> str:
     return f"{found}end it with [0]"
 
 
-def _remedy_of_labels(target: list[Any], prediction: list[Any], who: str) -> str:
+def _remedy_of_labels(target: list[Any], prediction: list[Any]) -> str:
     """Which line to change where labels or predictions are not those of a loss of labels."""
     if len(target) == len(prediction) == 1:
         shape, classes = target[0].shape[1:], prediction[0].shape[1:]
@@ -283,13 +283,13 @@ def _remedy_of_labels(target: list[Any], prediction: list[Any], who: str) -> str
         if len(classes) == 1 and shape == classes:
             return (
                 "let the dataset give the label itself, argmax() of a one-hot target, or give "
-                f"{who} loss=optax.softmax_cross_entropy"
+                "loss=optax.softmax_cross_entropy"
             )
         if len(classes) == 1 and not shape:
             return "let the dataset give the label as an integer, int(target)"
         if not classes and not shape and is_whole:
-            return f"give the last layer one output per class, or give {who} another loss"
-    return f"change the model, or give {who} another loss"
+            return "give the last layer one output per class, or another loss"
+    return "change the model, or give another loss"
 
 
 def _cause(error: Exception) -> str:
