@@ -12,13 +12,17 @@ train: .venv/installed
 # make them fast costs more than it saves. test-all compiles as everybody does.
 COMPILE_QUICKLY := --xla_backend_optimization_level=0
 
+# They start hundreds of processes, too, none of which should compile the package's modules again.
+KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
+
 ## Run the tests but for the slow ones: at most 5 minutes on two quiet cores.
 test: .venv/installed-test
-	XLA_FLAGS="$(COMPILE_QUICKLY) $$XLA_FLAGS" $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	$(KEEP_BYTECODE) XLA_FLAGS="$(COMPILE_QUICKLY) $$XLA_FLAGS" \
+	    $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 ## Run every test: those too that kill and resume some forty runs.
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m ""
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m ""
 
 ## Lint, format and type checks.
 check: .venv/installed-test

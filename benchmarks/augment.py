@@ -3,13 +3,12 @@
 Every augmentation runs over 60,000 images of 28 x 28 float32 in batches of 256, inside one compiled
 loop that splits a key for each image, augments the batch and adds it up. Beside it stands an epoch
 of the 784-512-512-10 network over the same batches: forward, backward and SGD, in one compiled loop
-as well; and the same epoch with the warp inside. Sides take turns. A round's ratio is an
+as well; and the same epoch with the warp inside. Sides take timing. A round's ratio is an
 augmentation's time over that of the round's epoch. Compilation is timed apart, once.
 
     python benchmarks/augment.py [--rounds 7] [--quick]
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 import optax
-import turns
+import timing
 
 import feedax
 from feedax import augment
@@ -95,7 +93,7 @@ def trained(
     return jax.lax.scan(step, params, (jnp.arange(len(images)), images, labels))[0]
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[turns.Side, float]:
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[timing.Side, float]:
     """A side that runs the function, and the seconds that its compilation took."""
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
@@ -111,14 +109,12 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[turns.Side,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed")
-    parser.add_argument("--quick", action="store_true", help="2 rounds of a part: to try it out")
+    parser = timing.parser(__doc__, "--rounds", 7, quick="2 rounds of a part")
     options = parser.parse_args()
     rounds = 2 if options.quick else options.rounds
     batches = (3_000 if options.quick else EXAMPLES) // BATCH_SIZE
 
-    print(f"{machine.describe()}\n", flush=True)
+    print(f"{timing.machine()}\n", flush=True)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.random((batches, BATCH_SIZE, 28, 28), np.float32))
     labels = jnp.asarray(rng.integers(0, 10, (batches, BATCH_SIZE), np.int32))
@@ -131,14 +127,14 @@ def main() -> None:
     }
     for name, transform in TRANSFORMS.items():
         programs[name] = compiled(partial(augmented, transform), images, key)
-    seconds = turns.in_turn({name: side for name, (side, _) in programs.items()}, rounds)
+    seconds = timing.in_turn({name: side for name, (side, _) in programs.items()}, rounds)
 
     print(f"| {batches * BATCH_SIZE:,} images, n = {rounds} | ms | least | most |", end="")
     print(" / epoch | least | most | compiling, s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, (_, compiling) in programs.items():
-        times = turns.spread([1e3 * s for s in seconds[name]], 1)
-        parts = turns.spread(turns.ratios(seconds[name], seconds[EPOCH]), 3)
+        times = timing.spread([1e3 * s for s in seconds[name]], 1)
+        parts = timing.spread(timing.ratios(seconds[name], seconds[EPOCH]), 3)
         print(f"| {name} | {times} | {parts} | {compiling:.2f} |")
 
 

@@ -12,7 +12,7 @@ word.
     python benchmarks/checkpoints.py [--repetitions 20] [--folder FOLDER] [--quick]
 """
 
-import argparse
+import importlib.util
 import logging
 import random
 import shutil
@@ -20,15 +20,13 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
-import machine
 import numpy as np
 import optax
-import turns
+import timing
 
 import feedax
 from feedax.files import replace_file
@@ -168,25 +166,21 @@ def turn(side: Side) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=20, help="of each part, and of flips")
+    parser = timing.parser(__doc__, "--repetitions", 20, quick="2 repetitions")
     parser.add_argument("--folder", type=Path, help="where to write; the temporary folder if not")
-    parser.add_argument("--quick", action="store_true", help="2 repetitions: to try it out")
     options = parser.parse_args()
-    repetitions = 2 if options.quick else options.repetitions
+    repetitions = 2 if options.quick else options.rounds
 
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    try:
-        peer = f"orbax-checkpoint {version('orbax-checkpoint')}"
-    except PackageNotFoundError:
-        peer = "no orbax-checkpoint"
+    kinds = [Feedax, Orbax] if importlib.util.find_spec("orbax") else [Feedax]
     state = random_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        print(f"{machine.describe()}\n{peer}, {_file_system(Path(folder))}\n", flush=True)
+        print(timing.machine("orbax-checkpoint"))
+        print(f"{_file_system(Path(folder))}\n", flush=True)
         sides: list[Side] = []
-        for kind in (Feedax, *([] if peer.startswith("no ") else [Orbax])):
+        for kind in kinds:
             own = Path(folder) / kind.name
             own.mkdir()
             sides.append(kind(own, state))
@@ -200,7 +194,7 @@ def main() -> None:
         print("|---|---:|---:|---:|")
         for side in sides:
             for part, seconds in side.seconds.items():
-                print(f"| {side.name}: {part} | {turns.spread([1e3 * s for s in seconds], 1)} |")
+                print(f"| {side.name}: {part} | {timing.spread([1e3 * s for s in seconds], 1)} |")
 
         print("\n| one bit flipped | files | bytes | refused | the same state | another state |")
         print("|---|---:|---:|---:|---:|---:|")

@@ -14,25 +14,21 @@ rounding of sums.
     python benchmarks/fit_conv.py [--pairs 7] [--epochs 3] [--quick]
 """
 
-import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 import optax
-import turns
+import timing
 from jax import lax
 from torch.utils.data import Subset
 
 import feedax
-from feedax.train.events import EpochEnded, Event
 
 EXAMPLES = 4_096
 BATCH_SIZE = 128
@@ -83,15 +79,8 @@ def batched_predict(params: Any, state: Any, images: Any) -> tuple[Any, Any]:
     return network(params, state, images, lambda x: jnp.mean(x, (0, 1, 2)))
 
 
-def by_fit(loader: feedax.NumpyLoader, epochs: int, batched: bool) -> tuple[Any, float]:
-    """The trained network, and the seconds of an epoch."""
-    started = 0.0
-
-    def clock(event: Event) -> None:
-        nonlocal started
-        if isinstance(event, EpochEnded) and event.epoch == 0:
-            started = time.perf_counter()
-
+def by_fit(loader: feedax.NumpyLoader, epochs: int, batched: bool) -> timing.Trained:
+    clock = timing.Clock()
     params, state = initial()
     trained, _ = feedax.fit(
         batched_predict if batched else predict,
@@ -105,7 +94,7 @@ def by_fit(loader: feedax.NumpyLoader, epochs: int, batched: bool) -> tuple[Any,
         batched=batched,
     )
     jax.block_until_ready(trained)
-    return trained, (time.perf_counter() - started) / epochs
+    return trained, clock.seconds() / epochs
 
 
 def batch_loss(params: Any, state: Any, images: Any, labels: Any) -> tuple[Any, Any]:
@@ -133,17 +122,17 @@ def gathered_step(
     return update(trained, opt_state, images[indices], labels[indices])
 
 
-def by_hand(loader: feedax.NumpyLoader, epochs: int, gathers: bool) -> tuple[Any, float]:
-    """The plain loop: the trained network, and the seconds of an epoch."""
+def by_hand(loader: feedax.NumpyLoader, epochs: int, gathers: bool) -> timing.Trained:
+    """The plain loop, its batches gathered on the device or handed over."""
     images, labels = loader.arrays()
     if gathers:
         images, labels = jax.device_put((images, labels))
     trained = initial()
     opt_state = OPTIMIZER.init(trained[0])
-    started = 0.0
+    clock = timing.Clock()
     for epoch in range(1 + epochs):
         if epoch == 1:
-            started = time.perf_counter()
+            clock.start()
         for indices in loader.index_batches():
             if gathers:
                 step, batch = gathered_step, (images, labels, indices)
@@ -151,46 +140,35 @@ def by_hand(loader: feedax.NumpyLoader, epochs: int, gathers: bool) -> tuple[Any
                 step, batch = handed_step, (images[indices], labels[indices])
             trained, opt_state = step(trained, opt_state, *batch)
         jax.block_until_ready(trained)
-    return trained, (time.perf_counter() - started) / epochs
+    return trained, clock.seconds() / epochs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=7, help="how many times each is timed")
+    parser = timing.parser(__doc__, "--pairs", 7, quick="2 pairs of an epoch")
     parser.add_argument("--epochs", type=int, default=3, help="how many count, each time")
-    parser.add_argument("--quick", action="store_true", help="2 pairs of an epoch: to try it out")
     options = parser.parse_args()
-    pairs, epochs = (2, 1) if options.quick else (options.pairs, options.epochs)
+    rounds, epochs = (2, 1) if options.quick else (options.rounds, options.epochs)
 
-    print(f"{machine.describe()}\n", flush=True)
+    print(f"{timing.machine()}\n", flush=True)
     dataset = Subset(feedax.datasets.mnist(), range(EXAMPLES))
-    trained: dict[str, Any] = {}
 
-    def side(name: str, run: Callable[..., tuple[Any, float]]) -> turns.Side:
-        def timed() -> float:
-            # A loader of its own: every side sees the same epochs' orders, from the first one on.
-            loader = feedax.NumpyLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, seed=0)
-            trained[name], seconds = run(loader, epochs)
-            return seconds
+    def side(run: Callable[..., timing.Trained], **how: bool) -> Callable[[], timing.Trained]:
+        # A loader of its own: every side sees the same epochs' orders, from the first one on.
+        return lambda: run(
+            feedax.NumpyLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, seed=0), epochs, **how
+        )
 
-        return timed
-
-    seconds = turns.in_turn(
-        {
-            FIT: side(FIT, partial(by_fit, batched=True)),
-            FIT_ONE: side(FIT_ONE, partial(by_fit, batched=False)),
-            GATHERED: side(GATHERED, partial(by_hand, gathers=True)),
-            HANDED: side(HANDED, partial(by_hand, gathers=False)),
-        },
-        pairs,
-    )
-    for name in (FIT_ONE, GATHERED, HANDED):
-        for a, b in zip(*map(jax.tree.leaves, (trained[FIT], trained[name])), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=5e-3, err_msg=name)
-    print(turns.table(f"{EXAMPLES:,} digits, an epoch", seconds))
+    sides = {
+        FIT: side(by_fit, batched=True),
+        FIT_ONE: side(by_fit, batched=False),
+        GATHERED: side(by_hand, gathers=True),
+        HANDED: side(by_hand, gathers=False),
+    }
+    seconds = timing.train_in_turn(sides, rounds, tolerance=5e-3)
+    print(timing.table(f"{EXAMPLES:,} digits, an epoch", seconds))
     better = min((GATHERED, HANDED), key=lambda name: statistics.median(seconds[name]))
     for name in (FIT, FIT_ONE):
-        print(f"\n{name} / {better}: {turns.verdict(seconds[name], seconds[better], AIM)}")
+        print(f"\n{name} / {better}: {timing.verdict(seconds[name], seconds[better], AIM)}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ same network: resident equal to the bit, streamed up to the rounding of sums.
     python benchmarks/fit_overhead.py [--pairs 7] [--epochs 3] [--only adam-streamed] [--quick]
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,24 +25,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 import optax
-import turns
+import timing
 from jax import lax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.data import Subset
 
 import feedax
-from feedax.feed import Batch, pick
-from feedax.report.recorder import Recorder
-from feedax.report.run_folder import RunFolder
-from feedax.train import Checkpoints
-from feedax.train.events import EpochEnded, Event, Started, Stepped
+from feedax.feed import pick
+from feedax.report.run_folder import Recorder, RunFolder
 from feedax.train.losses import is_right
-from feedax.train.model import Model
-from feedax.train.optimizers import build_optimizer
-from feedax.train.step import init_state, train_step
 
 SIZES = (784, 512, 512, 10)
 BATCH_SIZE = 128
@@ -70,10 +61,6 @@ class Case(NamedTuple):
     epochs: int
 
 
-Trained = tuple[Any, float]
-"""The parameters in the end, and the seconds of an epoch."""
-
-
 @contextlib.contextmanager
 def terminal() -> Iterator[None]:
     """Let standard output be a terminal that another process reads."""
@@ -96,34 +83,23 @@ class Bar:
         self._bar = Progress(BarColumn(), MofNCompleteColumn(), said, refresh_per_second=4)
         self._task = self._bar.add_task("", said="")
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Any) -> None:
         match event:
-            case Started(steps=steps):
+            case feedax.Started(steps=steps):
                 self._bar.update(self._task, total=steps)
                 self._bar.start()
-            case Stepped(step=step, loss=loss):
+            case feedax.Stepped(step=step, loss=loss):
                 self._bar.update(self._task, completed=step, said=f"loss {loss:.4f}")
-            case EpochEnded(epoch=epoch, is_last=is_last):
+            case feedax.EpochEnded(epoch=epoch, is_last=is_last):
                 self._bar.console.print(f"Epoch {epoch}")
                 self._bar.reset(self._task, said="")
                 if is_last:
                     self._bar.stop()
 
 
-class Clock:
-    """A callback that reads the time when the first epoch has ended; the last of the callbacks."""
-
-    def __init__(self) -> None:
-        self.started = 0.0
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochEnded) and event.epoch == 0:
-            self.started = time.perf_counter()
-
-
-def by_fit(case: Case) -> Trained:
+def by_fit(case: Case) -> timing.Trained:
     """As `feedax train` does it, evaluation apart."""
-    clock = Clock()
+    clock = timing.Clock()
     with tempfile.TemporaryDirectory() as parent, terminal():
         folder = RunFolder.create({}, path=Path(parent) / "run")
         params, _ = feedax.fit(
@@ -135,18 +111,18 @@ def by_fit(case: Case) -> Trained:
             learning_rate=case.rate,
             epochs=1 + case.epochs,
             callbacks=(Recorder(folder, None, lambda _: None), Bar(), clock),
-            checkpoints=Checkpoints(folder.checkpoints_path, every_epochs=1),
+            checkpoints=feedax.Checkpoints(folder.checkpoints_path, every_epochs=1),
         )
         jax.block_until_ready(params)
-        seconds = time.perf_counter() - clock.started
+        seconds = clock.seconds()
         saved = len(list(folder.checkpoints_path.glob("*.safetensors")))
         assert saved == min(3, 1 + case.epochs), f"{saved} checkpoints"
     return params, seconds / case.epochs
 
 
-def by_hand(case: Case, epoch: Callable[[Any], Any], metrics: Any) -> Trained:
+def by_hand(case: Case, epoch: Callable[[Any], Any], metrics: Any) -> timing.Trained:
     """A bare loop over epochs."""
-    state = init_state(
+    state = feedax.init_state(
         feedax.init_mlp(SIZES, jax.random.key(0), "tutorial"),
         case.optimizer,
         jax.random.key(0),
@@ -155,10 +131,11 @@ def by_hand(case: Case, epoch: Callable[[Any], Any], metrics: Any) -> Trained:
     )
     state = jax.tree.map(jnp.copy, state)  # steps take over their state's memory
     state = jax.block_until_ready(epoch(state))
-    started = time.perf_counter()
+    clock = timing.Clock()
+    clock.start()
     for _ in range(case.epochs):
         state = jax.block_until_ready(epoch(state))
-    return state.params, (time.perf_counter() - started) / case.epochs
+    return state.params, clock.seconds() / case.epochs
 
 
 def resident_epoch(case: Case, step: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -190,63 +167,47 @@ def streamed_epoch(case: Case, step: Callable[..., Any]) -> Callable[[Any], Any]
 
     def epoch(state: Any) -> Any:
         for x, y in case.loader:
-            state = compiled(state, Batch(x, y, np.ones(len(y), np.float32)))
+            state = compiled(state, feedax.Batch(x, y, np.ones(len(y), np.float32)))
         return state
 
     return epoch
 
 
-def measure(name: str, plan: str, dataset: Any, pairs: int, epochs: int) -> str:
+def measure(name: str, plan: str, dataset: Any, rounds: int, epochs: int) -> str:
     """The table of one optimizer and plan."""
     loader = feedax.NumpyLoader(dataset, batch_size=BATCH_SIZE, seed=0, plan=plan)
-    case = Case(build_optimizer(name), RATES[name], loader, epochs)
+    case = Case(feedax.build_optimizer(name), RATES[name], loader, epochs)
     open_epoch = resident_epoch if plan == "resident" else streamed_epoch
-    trained: dict[str, Any] = {}
-
-    def side(name: str, run: Callable[[], Trained]) -> turns.Side:
-        def timed() -> float:
-            trained[name], seconds = run()
-            return seconds
-
-        return timed
-
-    sides = {FIT: side(FIT, partial(by_fit, case))}
+    sides = {FIT: partial(by_fit, case)}
     for label, metrics in ((BARE, {}), (BARE_WITH_METRICS, {"accuracy": is_right})):
         step = partial(
-            train_step,
-            model=Model(feedax.mlp),
+            feedax.train_step,
+            model=feedax.Model(feedax.mlp),
             loss=feedax.tutorial_loss,
             optimizer=case.optimizer,
             metrics=metrics,
         )
-        sides[label] = side(label, partial(by_hand, case, open_epoch(case, step), metrics))
-
-    seconds = turns.in_turn(sides, pairs)
-    tolerance = 0.0 if plan == "resident" else 2e-3
-    for label in (BARE, BARE_WITH_METRICS):
-        for a, b in zip(*map(jax.tree.leaves, (trained[FIT], trained[label])), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=label)
-    verdict = turns.verdict(seconds[FIT], seconds[BARE], AIM)
-    return f"{turns.table(f'{name}, {plan}, an epoch', seconds)}\n\n{verdict}\n"
+        sides[label] = partial(by_hand, case, open_epoch(case, step), metrics)
+    seconds = timing.train_in_turn(sides, rounds, 0.0 if plan == "resident" else 2e-3)
+    verdict = timing.verdict(seconds[FIT], seconds[BARE], AIM)
+    return f"{timing.table(f'{name}, {plan}, an epoch', seconds)}\n\n{verdict}\n"
 
 
 def main() -> None:
     cases = [f"{name}-{plan}" for plan in PLANS for name in RATES]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=7, help="how many times each is timed")
+    parser = timing.parser(__doc__, "--pairs", 7, quick="a part of MNIST")
     parser.add_argument("--epochs", type=int, default=3, help="how many count, each time")
     parser.add_argument("--only", choices=cases, help="this case and no other")
-    parser.add_argument("--quick", action="store_true", help="a part of MNIST: to try it out")
     options = parser.parse_args()
 
     os.environ["TERM"] = "xterm-256color"  # as a person has it: rich draws nothing for others
-    print(f"{machine.describe()}\n", flush=True)
+    print(f"{timing.machine()}\n", flush=True)
     dataset = feedax.datasets.mnist()
     if options.quick:
-        dataset, options.pairs, options.epochs = Subset(dataset, range(6_400 + 96)), 2, 1
+        dataset, options.rounds, options.epochs = Subset(dataset, range(6_400 + 96)), 2, 1
     for case in [options.only] if options.only else cases:
         name, plan = case.split("-")
-        print(measure(name, plan, dataset, options.pairs, options.epochs), flush=True)
+        print(measure(name, plan, dataset, options.rounds, options.epochs), flush=True)
 
 
 if __name__ == "__main__":

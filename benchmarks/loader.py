@@ -4,10 +4,11 @@
     python benchmarks/loader.py --memory
 
 Every contender has a process of its own, so that none inherits another's threads, memory or
-imports. Before anything is timed, each reads one epoch, and all must have seen the same examples,
-bit for bit (where they are drawn at random, the same labels). Then they take turns: in each round
-every contender reads whole epochs for at least so many seconds, its workers already running, and
-the order moves on by one from round to round. The consumer reads every value of every batch.
+imports; this script runs there too, as `contend`. Before anything is timed, each reads one epoch,
+and all must have seen the same examples, bit for bit (where they are drawn at random, the same
+labels). Then they take turns: in each round every contender reads whole epochs for at least so many
+seconds, its workers already running, and the order moves on by one from round to round. The
+consumer reads every value of every batch.
 
 A rate is the median of the rounds. A ratio is that of two medians, its 95 % interval from 10,000
 bootstrap resamples of the rounds: a round's repetitions stay together. A limit is missed when the
@@ -19,38 +20,44 @@ interval lies wholly below it. Against several contenders, the best median of th
 Progress goes to standard error, tables in Markdown to standard output.
 """
 
-import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import loader_memory
-import machine
 import numpy as np
-from loader_scenarios import SCENARIOS, Limit, Scenario
+import timing
+import torch
+from loader_scenarios import SCENARIOS, Limit, Scenario, SkippedError
 
-RESAMPLES = 10_000
 AGAIN = ", again"
+
+REST = 0.5
+"""Seconds that a contender which reads ahead is given to finish what it has begun."""
+
+WORD = 2**64
+"""Sums of words wrap around here."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.parser(__doc__, "--repetitions", 9, quick="3 rounds of 0.3 s")
     parser.add_argument("--only", choices=SCENARIOS, help="this scenario and no other")
-    parser.add_argument("--repetitions", type=int, default=9, help="rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="the least for a repetition")
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s: to try it out")
     parser.add_argument("--memory", action="store_true", help="the memory of a long run, instead")
     options = parser.parse_args()
-    rounds, seconds = (3, 0.3) if options.quick else (options.repetitions, options.seconds)
+    rounds, seconds = (3, 0.3) if options.quick else (options.rounds, options.seconds)
 
-    print(f"{machine.describe()}\n{_peers()}\n", flush=True)
+    print(timing.machine("grain", "jax-dataloader", "pillow"), end="\n\n", flush=True)
     if options.memory:
         print(loader_memory.table(quick=options.quick))
         return
@@ -62,16 +69,6 @@ def main() -> None:
         verdicts += results.verdicts()
     print("| scenario | ratio | measured | 95 % | limit | |\n|---|---|---|---|---|---|")
     print("\n".join(verdicts))
-
-
-def _peers() -> str:
-    def found(name: str) -> str:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            return f"no {name}"
-
-    return ", ".join(map(found, ("grain", "jax-dataloader", "pillow")))
 
 
 @dataclass
@@ -138,11 +135,11 @@ class Results:
         """The ratio of medians (of the best of those against), and its 95 % interval."""
         ours = self.rates[contender]
         theirs = np.stack([self.rates[name] for name in against])
-        rounds = len(ours)
-        draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
-        resampled = np.median(ours[draws], -1) / np.median(theirs[:, draws], -1).max(0)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return float(np.median(ours) / np.median(theirs, -1).max()), float(low), float(high)
+
+        def of(rounds: np.ndarray) -> np.ndarray:
+            return np.median(ours[rounds], -1) / np.median(theirs[:, rounds], -1).max(0)
+
+        return float(of(np.arange(len(ours)))), *timing.interval(len(ours), of)
 
 
 def _shown(ratio: float, low: float, high: float) -> str:
@@ -156,10 +153,9 @@ def _number(rate: float) -> str:
 def _verdict(limit: Limit, ratio: float, low: float, high: float) -> str:
     if limit.at_least is None:
         return "none | "
-    wanted = f"at least {limit.at_least:g}"
-    if high < limit.at_least:
-        return f"{wanted} | **missed**{': ' * bool(limit.reason)}{limit.reason}"
-    return f"{wanted} | {'kept' if low >= limit.at_least else 'within the interval: not missed'}"
+    found = timing.judged(low, high, at_least=limit.at_least)
+    reason = f": {limit.reason}" if limit.reason and found == "**missed**" else ""
+    return f"at least {limit.at_least:g} | {found}{reason}"
 
 
 def measure(scenario: Scenario, rounds: int, seconds: float) -> Results:
@@ -181,28 +177,27 @@ def measure(scenario: Scenario, rounds: int, seconds: float) -> Results:
         if len(set(fingerprints.values())) != 1:
             raise SystemExit(f"{scenario.name}: not everyone yields the same: {fingerprints}")
         [(results.examples, _)] = set(fingerprints.values())
-        rates: dict[str, list[float]] = {name: [] for name in running}
-        for turn in range(rounds):
-            order = list(running)
-            order = order[turn % len(order) :] + order[: turn % len(order)]
-            for name in order:
-                print(seconds, file=running[name].stdin, flush=True)
-                said = _answer(running[name], name)
-                rates[name].append(said["examples"] / said["seconds"])
-            shown = ", ".join(f"{name} {_number(r[-1])}" for name, r in rates.items())
-            _progress(f"{scenario.name}: round {turn + 1} of {rounds}: {shown}")
+        sides = {name: partial(_rate, name, running[name], seconds) for name in running}
+        rates = timing.in_turn(sides, rounds)
     results.rates = {name: np.array(values) for name, values in rates.items()}
     return results
+
+
+def _rate(name: str, process: subprocess.Popen[str], seconds: float) -> float:
+    """Units a second of one repetition."""
+    print(seconds, file=process.stdin, flush=True)
+    said = _answer(process, name)
+    rate = said["examples"] / said["seconds"]
+    _progress(f"{name} {_number(rate)}")
+    return rate
 
 
 @contextlib.contextmanager
 def _started(scenario: Scenario, contender: str, folder: str) -> Iterator[subprocess.Popen[str]]:
     """The contender's process; it ends when its input does."""
-    script = Path(__file__).with_name("loader_contender.py")
-    command = [sys.executable, str(script), scenario.name, contender, folder]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, __file__, "--contender", scenario.name, contender, folder]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             yield process
         except BaseException:
@@ -222,5 +217,109 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+# In a contender's process.
+
+
+def contend(scenario_name: str, name: str, folder: str) -> None:
+    """Make a loader, read an epoch that is not timed (workers start, caches fill), and answer.
+
+    The first line of JSON says how many examples the epoch had, and a fingerprint of them. Each
+    line of the input, a number of seconds, is answered with a repetition of at least that length.
+    """
+    # Whatever a library prints goes to standard error; the answers have standard output alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    scenario = SCENARIOS[scenario_name]
+    [contender] = (c for c in scenario.contenders if c.name == name)
+    try:
+        loader = contender.make(Path(folder))
+    except SkippedError as reason:
+        answer(skipped=str(reason))
+        return
+    first = look(loader, scenario)
+    answer(**first)
+    for line in sys.stdin:
+        if scenario.starts:
+            answer(**time_starts(loader, float(line)))
+            continue
+        if contender.reads_ahead:
+            read_epochs(loader, 0)
+        result = read_epochs(loader, float(line))
+        expected = result["epochs"] * first["checksum"] % WORD
+        if result["checksum"] != expected and not scenario.random:
+            raise RuntimeError(f"{name} yielded other examples than in its first epoch")
+        if contender.reads_ahead:
+            time.sleep(REST)
+        answer(**result)
+
+
+def read_epochs(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
+    """Read whole epochs for at least so long. An epoch ends with nothing left in the workers."""
+    examples = epochs = checksum = 0
+    started = time.perf_counter()
+    while True:
+        for batch in loader:
+            checksum += read(batch)
+            examples += len(batch[1])
+        epochs += 1
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds:
+            counted = {"examples": examples, "epochs": epochs, "checksum": checksum % WORD}
+            return {**counted, "seconds": elapsed}
+
+
+def time_starts(loader: Iterable[Any], seconds: float) -> dict[str, Any]:
+    """Make new iterators for at least so long; time each one up to its first batch, not its end."""
+    counted = starts = 0.0
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or not starts:
+        started = time.perf_counter()
+        epoch = iter(loader)
+        read(next(epoch))
+        counted += time.perf_counter() - started
+        starts += 1
+        del epoch  # its workers end
+    return {"examples": starts, "seconds": counted}
+
+
+def look(loader: Iterable[Any], scenario: Scenario) -> dict[str, Any]:
+    """An epoch's examples, their fingerprint (the same in any order), and their checksum."""
+    examples = checksum = fingerprint = 0
+    for batch in loader:
+        checksum += read(batch)
+        x, y = (np.ascontiguousarray(_array(leaf)) for leaf in batch)
+        for i in range(len(y)):
+            # A field of its own each: a picture under another's label must not go unnoticed.
+            seen = zlib.crc32(y[i].tobytes())
+            fingerprint += seen if scenario.random else zlib.crc32(x[i], seen) << 32 | seen
+        examples += len(y)
+    fingerprint %= WORD
+    return {"examples": examples, "checksum": checksum % WORD, "fingerprint": fingerprint}
+
+
+def read(batch: Any) -> int:
+    """Touch every value: the sum of a batch's bytes, taken as words of eight where they fit."""
+    return sum(map(_sum_of_words, batch))
+
+
+def _sum_of_words(leaf: Any) -> int:
+    values = _array(leaf)
+    fits = values[:1].nbytes % 8 == 0  # no word may lie across two examples
+    words = values.reshape(-1).view(np.uint64 if fits else np.uint8)
+    return int(np.add.reduce(words, dtype=np.uint64))
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """The leaf's own memory."""
+    return leaf.numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--contender"]:
+        contend(*sys.argv[2:])
+    else:
+        main()

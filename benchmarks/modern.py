@@ -8,13 +8,11 @@ set.
     python benchmarks/modern.py [--turns 3] [--preset modern]
 """
 
-import argparse
-import statistics
 from typing import Any
 
 import jax
-import machine
 import numpy as np
+import timing
 from torch.utils.data import DataLoader
 from tutorial_epoch import BATCH_SIZE, SIZES, plain_collate, plain_epoch, plain_predict
 
@@ -49,12 +47,11 @@ def by_preset(recipe: Recipe, mnist: Any, seed: int) -> tuple[Any, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3, help="how many times each is timed")
+    parser = timing.parser(__doc__, "--turns", 3)
     parser.add_argument("--preset", default="modern", choices=list(PRESETS))
     arguments = parser.parse_args()
 
-    print(machine.describe())
+    print(f"{timing.machine()}\n")
     mnist = feedax.datasets.mnist()
     recipe = PRESETS[arguments.preset]
     test = feedax.NumpyLoader(feedax.datasets.mnist(train=False), batch_size=recipe.batch_size)
@@ -64,32 +61,25 @@ def main() -> None:
     # Compiles both batch sizes; `fit` counts its compilation apart by itself.
     plain_epoch(DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=plain_collate), start)
 
-    theirs, mine, accuracies = [], [], []
-    for turn in range(arguments.turns):
-        params, seconds = by_tutorial(mnist, start)
-        theirs.append(seconds)
-        predicted = jax.vmap(plain_predict, (None, 0))(params, images).argmax(1)
-        tutorial_accuracy = float(np.mean(np.asarray(predicted) == labels))
-        params, seconds = by_preset(recipe, mnist, seed=turn)
-        mine.append(seconds)
-        scored = feedax.evaluate(params=params, batches=test, **feedax.evaluate_arguments(recipe))
-        accuracies.append(scored["accuracy"])
+    ours, theirs = f"feedax, {arguments.preset}", "the tutorial, 8 epochs"
+    accuracies: dict[str, list[float]] = {ours: [], theirs: []}
 
-    print(f"{arguments.turns} turns                 median s   minimum   maximum   test accuracy")
-    shown = {
-        "the tutorial, 8 epochs": (theirs, f"{tutorial_accuracy:.4f}"),
-        f"feedax, {arguments.preset}": (mine, " ".join(f"{one:.4f}" for one in accuracies)),
-    }
-    for name, (seconds_of, accuracy) in shown.items():
-        middle = statistics.median(seconds_of)
-        print(
-            f"{name:<24} {middle:9.2f} {min(seconds_of):9.2f} {max(seconds_of):9.2f}   {accuracy}"
-        )
-    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    print(
-        f"{arguments.preset} / tutorial, median of {arguments.turns} ratios: "
-        f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-    )
+    def preset_side() -> float:
+        params, seconds = by_preset(recipe, mnist, seed=len(accuracies[ours]))
+        scored = feedax.evaluate(params=params, batches=test, **feedax.evaluate_arguments(recipe))
+        accuracies[ours].append(scored["accuracy"])
+        return seconds
+
+    def tutorial_side() -> float:
+        params, seconds = by_tutorial(mnist, start)
+        predicted = jax.vmap(plain_predict, (None, 0))(params, images).argmax(1)
+        accuracies[theirs].append(float(np.mean(np.asarray(predicted) == labels)))
+        return seconds
+
+    seconds = timing.in_turn({ours: preset_side, theirs: tutorial_side}, arguments.rounds)
+    print(timing.table(f"{arguments.rounds} turns", seconds))
+    for name, values in accuracies.items():
+        print(f"\n{name}: test accuracy {' '.join(f'{value:.4f}' for value in values)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timing
 from PIL import Image, ImageFilter
 
 Rng = np.random.Generator
@@ -91,40 +92,40 @@ def _grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return rows, columns
 
 
-def _rules(
+def _painted(picture: Picture, colour: Any, strength: np.ndarray) -> Picture:
+    """The picture under a colour that covers it by 0 to 1, `(height, width)`."""
+    strength = strength[..., None]
+    return picture * (1 - strength) + np.asarray(colour, np.float32) * strength
+
+
+def _ruled(
     rng: Rng, picture: Picture, across: bool, step: float, colour: Any, strength: float
 ) -> Picture:
     rows, columns = _grid(picture.shape)
     slope = rng.uniform(-0.05, 0.05)
     place = (rows + slope * columns if across else columns + slope * rows) / step + rng.uniform()
     width = rng.uniform(0.003, 0.007) / step
-    line = np.clip(1.6 - np.abs(place - np.rint(place)) / width, 0, 1)[..., None] * strength
-    return picture * (1 - line) + np.asarray(colour, np.float32) * line
+    line = np.clip(1.6 - np.abs(place - np.rint(place)) / width, 0, 1) * strength
+    return _painted(picture, colour, line)
 
 
 def lined(rng: Rng, picture: Picture) -> Picture:
-    return _rules(
-        rng, picture, True, rng.uniform(0.16, 0.35), (110, 140, 200), rng.uniform(0.4, 0.8)
-    )
+    step, strength = rng.uniform(0.16, 0.35), rng.uniform(0.4, 0.8)
+    return _ruled(rng, picture, True, step, (110, 140, 200), strength)
 
 
 def squared(rng: Rng, picture: Picture) -> Picture:
     step, strength = rng.uniform(0.1, 0.2), rng.uniform(0.25, 0.5)
     for across in (True, False):
-        picture = _rules(rng, picture, across, step, (120, 150, 170), strength)
+        picture = _ruled(rng, picture, across, step, (120, 150, 170), strength)
     return picture
 
 
 def margin(rng: Rng, picture: Picture) -> Picture:
     """The red line at the left of an exercise book."""
     rows, columns = _grid(picture.shape)
-    line = (
-        np.clip(1.5 - np.abs(columns + 0.02 * rows + rng.uniform(0.85, 0.95)) / 0.006, 0, 1)[
-            ..., None
-        ]
-        * 0.8
-    )
-    return picture * (1 - line) + np.array((210, 70, 80), np.float32) * line
+    away = np.abs(columns + 0.02 * rows + rng.uniform(0.85, 0.95))
+    return _painted(picture, (210, 70, 80), np.clip(1.5 - away / 0.006, 0, 1) * 0.8)
 
 
 def specks(rng: Rng, picture: Picture) -> Picture:
@@ -149,8 +150,8 @@ def stain(rng: Rng, picture: Picture) -> Picture:
 def _smooth(rng: Rng, shape: tuple[int, ...], cells: int) -> np.ndarray:
     """A smooth random field from 0 to 1."""
     noise = Image.fromarray(rng.random((cells, cells), np.float32))
-    field_ = np.asarray(noise.resize(shape[1::-1], Image.Resampling.BICUBIC))
-    return (field_ - field_.min()) / np.ptp(field_)
+    smooth = np.asarray(noise.resize(shape[1::-1], Image.Resampling.BICUBIC))
+    return (smooth - smooth.min()) / np.ptp(smooth)
 
 
 def crumpled(rng: Rng, picture: Picture) -> Picture:
@@ -165,11 +166,8 @@ def on_a_table(rng: Rng, picture: Picture) -> Picture:
     if rng.random() < 0.6:
         outside |= columns - slope * rows < -rng.uniform(0.82, 0.95)
     table = np.array([(90, 60, 35), (50, 50, 55), (140, 110, 80)])[rng.integers(3)]
-    return np.where(
-        outside[..., None],
-        table * (0.85 + 0.3 * _smooth(rng, picture.shape, 14))[..., None],
-        picture,
-    )
+    wood = table * (0.85 + 0.3 * _smooth(rng, picture.shape, 14))[..., None]
+    return np.where(outside[..., None], wood, picture)
 
 
 # ---------------------------------------------------------------------------------------- light
@@ -201,22 +199,16 @@ def shadow(rng: Rng, picture: Picture) -> Picture:
     """A shadow with a straight edge across the picture."""
     rows, columns = _grid(picture.shape)
     angle = rng.uniform(0, 2 * np.pi)
-    return _shaded(
-        rng, picture, np.cos(angle) * rows + np.sin(angle) * columns - rng.uniform(-0.5, 0.5)
-    )
+    depth = np.cos(angle) * rows + np.sin(angle) * columns - rng.uniform(-0.5, 0.5)
+    return _shaded(rng, picture, depth)
 
 
 def hand(rng: Rng, picture: Picture) -> Picture:
     """The shadow of the hand or the telephone: a blob that comes in from a corner."""
     rows, columns = _grid(picture.shape)
     y, x = rng.choice([-1, 1], 2)
-    return _shaded(
-        rng,
-        picture,
-        rng.uniform(1.0, 1.6)
-        + 0.4 * _smooth(rng, picture.shape, 4)
-        - np.hypot(rows - y, columns - x),
-    )
+    radius = rng.uniform(1.0, 1.6) + 0.4 * _smooth(rng, picture.shape, 4)
+    return _shaded(rng, picture, radius - np.hypot(rows - y, columns - x))
 
 
 def _grain(strength: float) -> Callable[[Rng, Picture], Picture]:
@@ -280,30 +272,24 @@ def photograph(digit: np.ndarray, kind: Kind, rng: Rng) -> Image.Image:
     """
     height, width = rng.integers(300, 480, 2)
     side = int(min(height, width) * rng.uniform(*kind.height) * 28 / 20)
-    smooth = Image.fromarray(digit.astype(np.float32) / 255).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
+    smooth = Image.fromarray(digit.astype(np.float32) / 255)
+    stroke = np.asarray(smooth.resize((side, side), Image.Resampling.BICUBIC))
     # Cut at a level of the smooth field, the strokes get a pen's edge, at any width.
-    stroke = np.asarray(smooth)
     ink = np.clip((stroke - (1 - kind.pen)) * side / 28 * 0.6 + 0.5, 0, 1)
-    mask = Image.fromarray(ink.astype(np.float32)).transform(
-        (side, side),
-        Image.Transform.PERSPECTIVE,
-        _perspective(rng, side, kind),
-        Image.Resampling.BILINEAR,
-    )
-    alpha = np.zeros((height, width), np.float32)
+    tilt = Image.Transform.PERSPECTIVE, _perspective(rng, side, kind), Image.Resampling.BILINEAR
+    mask = np.asarray(Image.fromarray(ink.astype(np.float32)).transform((side, side), *tilt))
     spare = height - side, width - side
     top, left = (int(rng.integers(s + 1)) if s > 0 else s // 2 for s in spare)
     y, x = max(top, 0), max(left, 0)
-    part = np.asarray(mask)[y - top : y - top + height - y, x - left : x - left + width - x]
+    part = mask[y - top : height - top, x - left : width - left]
+    alpha = np.zeros((height, width), np.float32)
     alpha[y : y + part.shape[0], x : x + part.shape[1]] = part
 
     ink_colour, paper_colour = (np.asarray(c, np.float32) for c in kind.ink(rng))
     picture = np.broadcast_to(paper_colour, (height, width, 3)).copy()
     for mark in kind.paper:
         picture = mark(rng, picture)
-    picture = picture * (1 - alpha[..., None]) + ink_colour * alpha[..., None]
+    picture = _painted(picture, ink_colour, alpha)
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
     picture = np.asarray(image.filter(ImageFilter.GaussianBlur(kind.blur)), np.float32)
     for change in kind.light:
@@ -312,27 +298,16 @@ def photograph(digit: np.ndarray, kind: Kind, rng: Rng) -> Image.Image:
 
 
 def photographs(
-    images: np.ndarray,
-    labels: np.ndarray,
-    kinds: dict[str, Kind],
-    each: int,
-    seed: int,
-    folder: Path,
+    images: np.ndarray, labels: np.ndarray, kinds: dict[str, Kind], each: int, seed: int, to: Path
 ) -> Iterator[tuple[str, Path, int]]:
-    """Write pictures of every kind; the kind, the file and the label of each.
+    """Write so many pictures of each kind; yield the kind, the file and the label of each.
 
-    Args:
-        images: uint8 `(n, 28, 28)`, the digits to draw from.
-        labels: int `(n,)`.
-        kinds: by name.
-        each: pictures of a kind.
-        seed: of all that is random.
-        folder: where they are written.
+    `images` are uint8 `(n, 28, 28)`, the digits to draw from, and `labels` int `(n,)`.
     """
     for number, (name, kind) in enumerate(kinds.items()):
         rng = np.random.default_rng([seed, number])
         for i, digit in enumerate(rng.choice(len(images), each, replace=False)):
-            file = folder / f"{name.replace(' ', '-')}-{i}{kind.suffix}"
+            file = to / f"{name.replace(' ', '-')}-{i}{kind.suffix}"
             photograph(images[digit], kind, rng).save(file, quality=kind.quality)
             yield name, file, int(labels[digit])
 
@@ -344,63 +319,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2)
     arguments = parser.parse_args()
 
+    # Not above: a test draws pictures without them.
     import jax
-    import machine
 
     import feedax
-    from feedax.predicting.image import UNSURE, prepare_image
+    from feedax.predicting import UNSURE, prepare_image
     from feedax.report.run_folder import RunFolder
 
-    print(machine.describe())
+    print(timing.machine())
     digits = feedax.datasets.mnist(train=False)
+    images, targets = digits.data.numpy(), digits.targets.numpy()
+    each, seed = arguments.each, arguments.seed
     with tempfile.TemporaryDirectory() as folder:
-        drawn = photographs(
-            digits.data.numpy(),
-            digits.targets.numpy(),
-            KINDS,
-            arguments.each,
-            arguments.seed,
-            Path(folder),
+        names, files, labels = zip(
+            *photographs(images, targets, KINDS, each, seed, Path(folder)), strict=True
         )
-        seen = [
-            (name, prepare_image(file, (28, 28), "mnist"), label) for name, file, label in drawn
-        ]
-    names = np.array([name for name, _, _ in seen])
-    labels = np.array([label for *_, label in seen])
-    pixels = np.stack([image.pixels for _, image, _ in seen]).reshape(len(seen), -1)
-    right, top = [], []
+        examples = np.stack([prepare_image(file, (28, 28), "mnist").pixels for file in files])
+    examples = examples.reshape(len(files), -1).astype(np.float32)
+    right, sure = [], []
     for run in map(RunFolder.open, arguments.runs):
         divisor = 255 if "--scale-pixels" in run.setting("arguments") else 1
         params = run.load_params(feedax.init_mlp(run.setting("layers"), jax.random.key(0)))
         predict = partial(feedax.mlp, divisor=divisor)
-        logs = jax.vmap(predict, (None, 0))(params, pixels.astype(np.float32))
-        right.append(np.asarray(logs).argmax(1) == labels)
-        top.append(np.exp(np.asarray(logs)).max(1))
+        logs = np.asarray(jax.vmap(predict, (None, 0))(params, examples))
+        right.append(logs.argmax(1) == labels)
+        sure.append(np.exp(logs).max(1) >= UNSURE)
 
-    def row(title: str, which: np.ndarray) -> None:
-        print(
-            f"| {title} | {which.sum()} | "
-            + " | ".join(f"{np.mean(one[which]):.3f}" for one in right)
-            + " |"
-        )
-
-    print(
-        "| seed "
-        + str(arguments.seed)
-        + " | pictures | "
-        + " | ".join(run.name for run in arguments.runs)
-        + " |"
-    )
+    print("|", " | ".join([f"seed {seed}", "pictures", *(run.name for run in arguments.runs)]), "|")
     print("|---|---:|" + "---:|" * len(arguments.runs))
-    for name in KINDS:
-        row(name, names == name)
-    row("all that were looked at", np.isin(names, list(SEEN)))
-    row("all that were held out", np.isin(names, list(HELD_OUT)))
-    for run, one, highest in zip(arguments.runs, right, top, strict=True):
-        said = highest < UNSURE
+    rows = {name: [name] for name in KINDS}
+    rows |= {"all that were looked at": [*SEEN], "all that were held out": [*HELD_OUT]}
+    for title, kinds in rows.items():
+        which = np.isin(names, kinds)
+        shares = (f"{np.mean(one[which]):.3f}" for one in right)
+        print("|", " | ".join([title, str(which.sum()), *shares]), "|")
+    for run, is_right, is_sure in zip(arguments.runs, right, sure, strict=True):
         print(
-            f"{run.name}: unsure of {said.sum()}, of which {(said & ~one).sum()} wrong; "
-            f"sure of {(~said).sum()}, of which {(~said & ~one).sum()} wrong"
+            f"{run.name}: unsure of {(~is_sure).sum()}, of which {(~is_sure & ~is_right).sum()} "
+            f"wrong; sure of {is_sure.sum()}, of which {(is_sure & ~is_right).sum()} wrong"
         )
 
 

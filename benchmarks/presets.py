@@ -15,8 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import machine
 import numpy as np
+import timing
 from torch.utils.data import Subset
 
 import feedax
@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     more = {} if arguments.epochs is None else {"epochs": arguments.epochs}
 
-    print(machine.describe())
+    print(timing.machine())
     print(f"{arguments.preset}, {arguments.seeds} seeds, {HELD_OUT:.4f} held out")
     print("\n| change | wrong of 10,000 | sd | least | most | seconds |")
     print("|---|---:|---:|---:|---:|---:|")

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import turns
+import timing
 
 STARTS = ("first", "second")
 PARTS = ("imports", "data", "compile")
@@ -77,19 +77,15 @@ def start(cache: Path) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="how many times each is timed")
-    parser.add_argument("--quick", action="store_true", help="one pair, and none before it")
+    parser = timing.parser(__doc__, "--pairs", 5, quick="one pair, and none before it")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         report, out, started = options.child
         return child(report, out, float(started))
 
-    import machine
-
-    print(f"{machine.describe()}\n", flush=True)
-    pairs = 1 if options.quick else options.pairs
+    print(f"{timing.machine()}\n", flush=True)
+    pairs = 1 if options.quick else options.rounds
     found: dict[str, list[dict[str, float]]] = {name: [] for name in STARTS}
     for pair in range(-1 + options.quick, pairs):
         with tempfile.TemporaryDirectory() as cache:
@@ -103,13 +99,13 @@ def main() -> int:
         "compile, s | not in the cache |\n|---|---:|---:|---:|---:|---:|---:|---:|"
     )
     for name, starts in found.items():
-        seconds = turns.spread([one["first_step"] for one in starts], 2)
+        seconds = timing.spread([one["first_step"] for one in starts], 2)
         parts = [f"{statistics.median(one[part] for one in starts):.1f}" for part in PARTS]
         misses = sorted({int(one["misses"]) for one in starts})
         shown = " to ".join(map(str, dict.fromkeys((misses[0], misses[-1]))))
         print(f"| {name} | {seconds} | {' | '.join(parts)} | {shown} |")
     first, second = ([one["first_step"] for one in found[name]] for name in STARTS)
-    ratios = turns.ratios(second, first)
+    ratios = timing.ratios(second, first)
     print(f"\nsecond / first, median of {pairs} ratios: {statistics.median(ratios):.2f}")
     return 0
 

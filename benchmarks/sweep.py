@@ -8,20 +8,19 @@ accelerators do; here both are asked for.
     python benchmarks/sweep.py [--turns 3] [--most 16]
 """
 
-import argparse
-import statistics
+from functools import partial
 
 import jax
-import machine
 import optax
+import timing
 
 import feedax
 
 SIZES = [784, 512, 512, 10]
 
 
-def seconds(train: feedax.NumpyLoader, count: int, together: int) -> tuple[float, float]:
-    """Seconds of training one epoch of so many networks, and of compiling."""
+def trained(train: feedax.NumpyLoader, count: int, together: int, compiling: list[float]) -> float:
+    """Seconds of training one epoch of so many networks; those of compiling are appended."""
     found = feedax.sweep(
         feedax.predict,
         lambda key: feedax.init_network_params(SIZES, key),
@@ -31,39 +30,34 @@ def seconds(train: feedax.NumpyLoader, count: int, together: int) -> tuple[float
         loss=feedax.tutorial_loss,
         optimizer=optax.sgd(0.01),
     )
-    rows = [network.history[-1] for network in found.networks]
     # Side by side the clock of each row is that of all of them together.
-    groups = rows[::together]
-    return sum(row["seconds"] for row in groups), sum(row["compile_seconds"] for row in groups)
+    groups = [network.history[-1] for network in found.networks][::together]
+    compiling.append(sum(row["compile_seconds"] for row in groups))
+    return sum(row["seconds"] for row in groups)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3, help="how many times each is timed")
+    parser = timing.parser(__doc__, "--turns", 3)
     parser.add_argument("--most", type=int, default=16, help="the most networks")
     arguments = parser.parse_args()
     counts = [count for count in (1, 2, 4, 8, 16) if count <= arguments.most]
 
-    print(machine.describe())
-    print(f"backend: {jax.default_backend()}, devices: {jax.local_device_count()}")
+    print(timing.machine())
+    print(f"backend: {jax.default_backend()}, devices: {jax.local_device_count()}\n")
     train = feedax.NumpyLoader(feedax.datasets.mnist(), batch_size=128, shuffle=True, seed=0)
-    forms = {"one after another": lambda count: 1, "side by side": lambda count: count}
-    taken: dict[tuple[str, int], list[float]] = {}
-    compiled: dict[tuple[str, int], float] = {}
-    for _ in range(arguments.turns):
-        for name, together in forms.items():
-            for count in counts:
-                trained, compiling = seconds(train, count, together(count))
-                taken.setdefault((name, count), []).append(trained)
-                compiled.setdefault((name, count), compiling)
-    print(f"{arguments.turns} turns            networks  median s  of one  spread       compile s")
-    for (name, count), values in taken.items():
-        ratios = [a / b for a, b in zip(values, taken[name, 1], strict=True)]
-        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        print(
-            f"{name:<18} {count:9} {statistics.median(values):9.2f} "
-            f"{statistics.median(ratios):7.2f}  {spread:<12} {compiled[name, count]:.2f}"
-        )
+    cases = [("one after another", count, 1) for count in counts]
+    cases += [("side by side", count, count) for count in counts]
+    compiling: dict[tuple[str, int, int], list[float]] = {case: [] for case in cases}
+    seconds = timing.in_turn(
+        {case: partial(trained, train, *case[1:], compiling[case]) for case in cases},
+        arguments.rounds,
+    )
+    print(f"| {arguments.rounds} turns | networks | s | least | most ", end="")
+    print("| of one | least | most | compile, s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for (name, count, together), values in seconds.items():
+        ratios = timing.ratios(values, seconds[name, 1, 1])
+        cells = f"{timing.spread(values, 2)} | {timing.spread(ratios, 2)}"
+        print(f"| {name} | {count} | {cells} | {compiling[name, count, together][0]:.2f} |")
 
 
 if __name__ == "__main__":

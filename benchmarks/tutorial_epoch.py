@@ -14,7 +14,6 @@ any program that leaves them to XLA can be.
     python benchmarks/tutorial_epoch.py [--pairs 5]
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -23,9 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 import optax
+import timing
 import torch
 import tutorial_script
 from jax import jit
@@ -115,11 +114,9 @@ def products_seconds(params: Any, images: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="how many times each is timed")
-    pairs = parser.parse_args().pairs
+    rounds = timing.parser(__doc__, "--pairs", 5).parse_args().rounds
 
-    print(machine.describe())
+    print(timing.machine())
     mnist = feedax.datasets.mnist()
     tutorial = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=tutorial_script.numpy_collate)
     ours = feedax.NumpyLoader(mnist, batch_size=BATCH_SIZE)
@@ -131,15 +128,26 @@ def main() -> None:
     by_feedax, *_ = feedax_epoch(ours, start)
     images = jnp.array(ours.arrays()[0]) / 255
     products_seconds(start, images)
-    theirs, mine, once, bare, rates = [], [], [], [], []
-    for _ in range(pairs):
+    set_ups, rates = [], []
+
+    def tutorial_side() -> float:
+        nonlocal by_tutorial
         by_tutorial, seconds = plain_epoch(tutorial, by_tutorial)
-        theirs.append(seconds)
+        return seconds
+
+    def feedax_side() -> float:
+        nonlocal by_feedax
         by_feedax, seconds, set_up = feedax_epoch(ours, by_feedax)
-        mine.append(seconds)
-        once.append(set_up)
-        bare.append(products_seconds(start, images))
+        set_ups.append(set_up)
         rates.append(product_rates())
+        return seconds
+
+    sides = {
+        "feedax, resident plan": feedax_side,
+        "the tutorial's loop": tutorial_side,
+        "its products alone, in JAX": lambda: products_seconds(start, images),
+    }
+    seconds = timing.in_turn(sides, rounds)
 
     # The same work: the same network came out of both, up to the rounding of sums.
     for a, b in zip(jax.tree.leaves(by_tutorial), jax.tree.leaves(by_feedax), strict=True):
@@ -149,22 +157,11 @@ def main() -> None:
     floor = epoch_flops() / max(best.values())
     shown = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in best.items())
     print(f"2048 x 2048 product, best GFLOP/s: {shown}")
-    print(f"{pairs} pairs, in turn              median s   minimum   maximum")
-    rows = {
-        "the tutorial's loop": theirs,
-        "feedax, resident plan": mine,
-        "  its set-up, once a run": once,
-        "its products alone, in JAX": bare,
-    }
-    for name, seconds in rows.items():
-        middle = statistics.median(seconds)
-        print(f"{name:<28} {middle:9.3f} {min(seconds):9.3f} {max(seconds):9.3f}")
-    print(f"floor: {epoch_flops() / 1e9:.0f} GFLOP at the best of these rates: {floor:.3f} s")
-    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    over = [a / b for a, b in zip(mine, bare, strict=True)]
-    print(f"feedax / tutorial, median of {pairs} ratios: {statistics.median(ratios):.3f}")
-    print(f"feedax / floor, of the median: {statistics.median(mine) / floor:.2f}")
-    print(f"feedax / its products alone, median of {pairs} ratios: {statistics.median(over):.2f}")
+    print(f"floor: {epoch_flops() / 1e9:.0f} GFLOP at the best of these rates: {floor:.3f} s\n")
+    print(timing.table(f"{rounds} pairs, in turn", seconds))
+    print(f"| feedax's set-up, once a run | {timing.spread([1e3 * s for s in set_ups], 1)} | | | |")
+    middle = statistics.median(seconds["feedax, resident plan"])
+    print(f"\nfeedax / floor, of the median: {middle / floor:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 import feedax
+from feedax.data.workers import server
+
+# Workers import the modules of the tests: what those need is imported once, by the server.
+server.PRELOADED += ["pytest", "hypothesis", "helpers"]
 
 if "forkserver" in multiprocessing.get_all_start_methods():
     # torch's own workers, where tests compare with them, need not import it each time.

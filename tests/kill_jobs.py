@@ -161,8 +161,7 @@ def _fit(
 
     import feedax
     from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.report.recorder import Recorder
-    from feedax.report.run_folder import RunFolder
+    from feedax.report.run_folder import Recorder, RunFolder
 
     use_compilation_cache()
     goes_on: Any = None

@@ -27,7 +27,7 @@ def serve() -> None:
     ):
         importlib.import_module(name)
     cli = ("examples", "network", "progress", "resume", "train")
-    for name in (*(f"feedax.cli.{part}" for part in cli), "feedax.report.curves", "kill_jobs"):
+    for name in (*(f"feedax.cli.{part}" for part in cli), "feedax.report.figures", "kill_jobs"):
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

@@ -45,10 +45,12 @@ def test_the_readmes_fifteen_lines_learn(tmp_path):
     assert plan.startswith("streamed: Disc may run any Python for an example")
 
 
+@pytest.mark.slow
 def test_the_design_pages_example_runs(tmp_path):
     assert run(DESIGN, tmp_path).startswith("resident: all 1,000 examples of TensorDataset")
 
 
+@pytest.mark.slow
 def test_the_loader_pages_example_runs(tmp_path):
     plan, last = run(LOADER, tmp_path).splitlines()
     assert plan.startswith("resident: all 50 examples of Mine")

@@ -5,9 +5,12 @@ import importlib
 import pkgutil
 
 import pytest
+from helpers import slow
 
 import feedax
 
+SLOW = ("augment.geometry", "augment.mixing", "augment.pixels", "train.adapters", "train.mlp")
+"""Modules whose examples compile much."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(feedax.__path__, "feedax.")
@@ -15,7 +18,9 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [slow(name) if name.removeprefix("feedax.") in SLOW else name for name in MODULES]
+)
 def test_the_examples_of_a_module(name):
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module)

@@ -1,25 +1,5 @@
 """The errors of feedax.
 
-::
-
-    FeedaxError
-      + DatasetError      a dataset that is missing, corrupt or empty
-          + UnknownDatasetError    a text that names no dataset
-      + ExampleError      examples that do not make a batch: shapes, lengths, keys, None
-      + PlanError         a plan that was asked for and cannot be had
-      + WorkerError       a worker process that cannot be started, was lost, or is too slow
-      + PositionError     a saved position that does not fit the loader
-      + BatchError        batches that `fit` cannot train on
-      + ModelError        a model or loss that does not fit the data
-      + OptimizerError    an optimizer or schedule that does not exist or cannot be had so
-      + LabelError        a class label outside the model's classes
-      + NotANumberError   a training loss that is not a number
-      + ProcessError      processes that cannot join, or lose one of them
-      + RunFolderError    a run folder that cannot be written or read
-          + CheckpointError        a checkpoint that is damaged, or does not fit the state
-      + ImageError        an image file that `feedax predict` cannot use
-      + AugmentError      an augmentation whose strength or image is out of range
-
 Every message is one sentence: who speaks, the rule, the value that breaks it, the remedy.
 """
 
@@ -126,12 +106,6 @@ def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "choose one
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 
-OTHER_FOLDER = "choose another folder"
-FREE_SPACE = f"free some space or {OTHER_FOLDER}"
-NO_SUCH_SET = "give evaluate={'validation': ...} and best='validation_loss', say"
-"""Remedies for a script; the command line has its own words for them."""
-
-
 class FeedaxError(Exception):
     """The base of every error that feedax raises on purpose; its message is one line.
 
@@ -141,10 +115,8 @@ class FeedaxError(Exception):
         found: what is.
         remedy: what to do, in the words of a script; the command line has its own.
 
-    >>> error = FeedaxError(who="a", rule="b must be 1", found="it is 2", remedy="give 1")
-    >>> print(error, error.with_remedy("give --b 1"), sep=chr(10))
-    a: b must be 1, and it is 2; give 1
-    a: b must be 1, and it is 2; give --b 1
+    >>> print(FeedaxError(who="a", rule="b must be 1", found="it is 2", remedy="give b=1"))
+    a: b must be 1, and it is 2; give b=1
     """
 
     def __init__(
@@ -154,10 +126,6 @@ class FeedaxError(Exception):
         if rule:
             arguments = (f"{who}: {rule}, and {found}; {remedy}",)
         super().__init__(*(one_line(a) if isinstance(a, str) else a for a in arguments))
-
-    def with_remedy(self, remedy: str) -> "FeedaxError":
-        """The same error with another remedy."""
-        return type(self)(who=self.who, rule=self.rule, found=self.found, remedy=remedy)
 
 
 class DatasetError(FeedaxError):

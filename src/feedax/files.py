@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from feedax.errors import FREE_SPACE, OTHER_FOLDER, RunFolderError
+from feedax.errors import RunFolderError
 
 try:
     import fcntl
@@ -280,7 +280,7 @@ def not_written(who: str, path: Path, error: OSError) -> RunFolderError:
         who=who,
         rule=f"{path} must be writable",
         found=f"the system says {error.strerror!r}",
-        remedy=FREE_SPACE if is_full else OTHER_FOLDER,
+        remedy="free some space or " * is_full + "choose another folder",
     )
 
 

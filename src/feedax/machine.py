@@ -1,7 +1,11 @@
-"""The machine that this process runs on, and what is installed there."""
+"""The machine that this process runs on: its CPUs, its packages, this user's cache."""
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from feedax.errors import DatasetError
 
 
 def usable_cpus() -> int:
@@ -17,3 +21,34 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def cache_folder() -> Path:
+    """The folder for what can be had again: datasets, compiled programs. It need not exist yet.
+
+    `$XDG_CACHE_HOME/feedax` where that variable holds an absolute path; else
+    `~/Library/Caches/feedax` on macOS, `%LOCALAPPDATA%\\feedax` on Windows, `~/.cache/feedax`
+    elsewhere.
+
+    Raises:
+        DatasetError: there is no home directory to put it in.
+
+    >>> cache_folder().name
+    'feedax'
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):  # the XDG specification says to ignore a relative one
+        return Path(named) / "feedax"
+    local = os.environ.get("LOCALAPPDATA", "")
+    if os.name == "nt" and local:
+        return Path(local) / "feedax"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise DatasetError(
+            who="datasets",
+            rule="the cache folder lies in the home directory",
+            found="this user has none",
+            remedy="set XDG_CACHE_HOME or name a folder with root=DIR",
+        ) from error
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "feedax"

@@ -4,6 +4,7 @@ Pillow picks a decoder by the file's first bytes, whatever its name, and some of
 programs or read without end. So the decoders are named here, and only regular files are opened.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from feedax.errors import FeedaxError
 from feedax.files import open_regular
 
-FORMATS = {name.upper(): name for name in ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF", "PPM")}
-"""What is read, Pillow's name and people's: decoders that compute, and start no program."""
-
-_NAMES = ", ".join([*FORMATS.values()][:-1]) + " or " + [*FORMATS.values()][-1]
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is read, by Pillow's names: decoders that compute, and start no program."""
 
 _BYTES_A_PIXEL = 8
 """Of four channels with 16 bits; a file that is larger than all its pixels holds something else."""
@@ -58,43 +57,38 @@ def _opened(
     path: str | Path, who: str, kind: Callable[[str], FeedaxError]
 ) -> Iterator[Image.Image]:
     """The picture in a file, not loaded yet; errors while it is used are said in a sentence."""
-    limit = Image.MAX_IMAGE_PIXELS
-    huge = (
-        f"{who}: {path} must have at most {limit or 0:,} pixels, and it has more; make it smaller"
-    )
+    limit = Image.MAX_IMAGE_PIXELS or math.inf
+    too_large = f"must have at most {limit:,} pixels, and it has more; make it smaller"
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if limit is not None and size > limit * _BYTES_A_PIXEL:
-                raise kind(huge)
-            with Image.open(file, formats=list(FORMATS)) as picture:
+            if os.fstat(file.fileno()).st_size > limit * _BYTES_A_PIXEL:
+                raise kind(f"{who}: {path} {too_large}")
+            with Image.open(file, formats=FORMATS) as picture:
                 # Up to twice the limit, Pillow only warns.
-                if limit is not None and picture.width * picture.height > limit:
-                    raise kind(huge)
+                if picture.width * picture.height > limit:
+                    raise kind(f"{who}: {path} {too_large}")
                 yield picture
-    except IsADirectoryError:
-        raise kind(
-            f"{who}: {path} must be an image file, and it is a folder; name the files in it"
-        ) from None
-    except FileNotFoundError:
-        raise kind(
-            f"{who}: {path} must be an image file, and it is not there; check the path"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise kind(huge) from error
-    except UnidentifiedImageError:
-        raise kind(
-            f"{who}: {path} must be a {_NAMES}, and it is none of them; convert it"
-        ) from None
     except FeedaxError:
         raise
     except Exception as error:  # a decoder that meets a corrupt file may say so in any way
-        if isinstance(error, OSError) and error.filename is not None:  # it was not opened
-            raise kind(
-                f"{who}: {path} must be an image file that can be read, and that fails "
-                f"({error.strerror}); name another one"
-            ) from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise kind(
-            f"{who}: {path} must be a whole image, and it cannot be read ({reason}); get it again"
-        ) from error
+        match error:
+            case IsADirectoryError():
+                rest = "must be an image file, and it is a folder; name the files in it"
+            case FileNotFoundError():
+                rest = "must be an image file, and it is not there; check the path"
+            case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+                rest = too_large
+            case UnidentifiedImageError():
+                rest = (
+                    "must be a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM, and it is none of them; "
+                    "convert it"
+                )
+            case OSError(filename=name) if name is not None:  # it was not opened
+                rest = (
+                    "must be an image file that can be read, and that fails "
+                    f"({error.strerror}); name another one"
+                )
+            case _:
+                said = " ".join(str(error).split()) or type(error).__name__
+                rest = f"must be a whole image, and it cannot be read ({said}); get it again"
+        raise kind(f"{who}: {path} {rest}") from error

@@ -110,8 +110,6 @@ class Recipe:
 
 
 TUTORIAL = Recipe()
-"""The JAX tutorial's job, number for number."""
-
 MODERN = Recipe(
     batch_size=256,
     shuffle=True,
@@ -130,8 +128,6 @@ MODERN = Recipe(
     shear=0.1,
     translation=1.5,
 )
-"""The same network, trained as networks are trained today."""
-
 BEST = replace(
     MODERN,
     hidden=(1500, 1000, 500),
@@ -143,7 +139,11 @@ BEST = replace(
     elastic_alpha=36.0,
     elastic_sigma=5.0,
 )
-"""A larger network, trained for longer: the highest accuracy, at many times the cost."""
 
 PRESETS: Mapping[str, Recipe] = {"tutorial": TUTORIAL, "modern": MODERN, "best": BEST}
-"""The recipes of ``feedax train --preset``, by name."""
+DESCRIPTIONS: Mapping[str, str] = {
+    "tutorial": "the JAX tutorial's job, number for number",
+    "modern": "the same network, trained as networks are trained today",
+    "best": "a larger network, trained for longer: the highest accuracy, at many times the cost",
+}
+"""The recipes of ``feedax train --preset`` and what they are, by name."""

@@ -83,8 +83,7 @@ def _held_by(holder: Any) -> list[Any]:
     """What an object refers to; of a function not all of its module."""
     if not isinstance(holder, FunctionType):
         return gc.get_referents(holder)
-    own = [holder.__closure__, holder.__defaults__, holder.__kwdefaults__]
-    return own + _named_by(holder)
+    return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__, *_named_by(holder)]
 
 
 def _named_by(function: FunctionType) -> list[Any]:
@@ -103,7 +102,15 @@ def _of_class(kind: type, kinds: tuple[type, ...]) -> Iterator[Any]:
 
 
 def generator_states(generators: Sequence[Any]) -> list[Any]:
-    return [_state(generator) for generator in generators]
+    states: list[Any] = []
+    for generator in generators:
+        if isinstance(generator, random.Random):
+            states.append(generator.getstate())
+        elif isinstance(generator, np.random.Generator):
+            states.append(generator.bit_generator.state)
+        else:
+            states.append(generator.get_state())
+    return states
 
 
 def set_generator_states(generators: Sequence[Any], states: Sequence[Any]) -> None:
@@ -114,11 +121,3 @@ def set_generator_states(generators: Sequence[Any], states: Sequence[Any]) -> No
             generator.bit_generator.state = state
         else:
             generator.set_state(state)
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.get_state()

@@ -32,6 +32,9 @@ class Parts(NamedTuple):
     together: Callable[[list[Any]], Any]
 
 
+_IN_BRACKETS, _AFTER_A_DOT = "[{!r}]".format, ".{}".format
+
+
 def taken_apart(tree: Any, *, tuples_to_lists: bool = False) -> Parts | None:
     """The parts of a mapping, a named tuple, a dataclass, an attrs object or another sequence.
 
@@ -52,18 +55,17 @@ def taken_apart(tree: Any, *, tuples_to_lists: bool = False) -> Parts | None:
     kind = type(tree)
     if isinstance(tree, Mapping):
         keys = list(tree)
-        together = partial(_mapping_like, tree, keys)
-        return Parts(keys, getitem, _in_brackets, together)
+        return Parts(keys, getitem, _IN_BRACKETS, partial(_mapping_like, tree, keys))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return Parts(kind._fields, getattr, _after_a_dot, lambda new: kind(*new))
+        return Parts(kind._fields, getattr, _AFTER_A_DOT, lambda new: kind(*new))
     if hasattr(kind, "__array__") and not isinstance(tree, tuple | list):
         return None
     if (names := record_fields(tree)) is not None:
-        return Parts(names, getattr, _after_a_dot, partial(_record_like, tree, names))
+        return Parts(names, getattr, _AFTER_A_DOT, partial(_record_like, tree, names))
     if isinstance(tree, Sequence) and not isinstance(tree, str | bytes | UserString):
         as_list = tuples_to_lists and isinstance(tree, tuple)
         like = list if as_list else partial(_sequence_like, tree)
-        return Parts(range(len(tree)), getitem, _in_brackets, like)
+        return Parts(range(len(tree)), getitem, _IN_BRACKETS, like)
     return None
 
 
@@ -158,14 +160,6 @@ def same_bits(tree: Any, other: Any) -> bool:
     )
 
 
-def _in_brackets(key: Any) -> str:
-    return f"[{key!r}]"
-
-
-def _after_a_dot(name: Any) -> str:
-    return f".{name}"
-
-
 def _mapping_like(container: Any, keys: list[Any], new: list[Any]) -> Any:
     items = dict(zip(keys, new, strict=True))
     return items if type(container) is dict else _refilled(container, keys, new, items)
@@ -177,9 +171,9 @@ def _sequence_like(container: Any, new: list[Any]) -> Any:
 
 def _refilled(container: Any, keys: Sequence[Any], new: list[Any], plain: Any) -> Any:
     """A container of the same type with these parts, or the plain dict or list of them."""
-    for make in (_copied, lambda container, keys, new: type(container)(plain)):
+    for make in (partial(_copied, container, keys, new), lambda: type(container)(plain)):
         try:
-            made = make(container, keys, new)
+            made = make()
             held = [made[key] for key in keys]
             if len(made) == len(new) and all(map(_is_held, new, held)):
                 return made

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
+from helpers import slow
 
 from feedax import augment
 from feedax.errors import AugmentError
@@ -32,7 +33,7 @@ def are_just(found, wanted):
     assert {one.tobytes() for one in found} == {np.asarray(one).tobytes() for one in wanted}
 
 
-@pytest.mark.parametrize(("edges", "mode"), [("zero", "constant"), ("reflect", "reflect")])
+@pytest.mark.parametrize(("edges", "mode"), [slow("zero", "constant"), ("reflect", "reflect")])
 def test_crops_are_torchvisions_padded_and_cut(image, edges, mode):
     padded = tvf.pad(torch.from_numpy(image)[None], [2], padding_mode=mode)[0].numpy()
     wanted = [padded[y : y + 5, x : x + 6] for y in range(5) for x in range(5)]
@@ -52,7 +53,7 @@ def test_shifts_beyond_the_image_leave_nothing_or_go_on_mirroring(image):
     assert {one.tobytes() for one in found} <= wanted
 
 
-@pytest.mark.parametrize(("axis", "flip"), [("horizontal", tvf.hflip), ("vertical", tvf.vflip)])
+@pytest.mark.parametrize(("axis", "flip"), [("horizontal", tvf.hflip), slow("vertical", tvf.vflip)])
 def test_flips_are_torchvisions_half_of_the_time(image, axis, flip):
     mirrored = flip(torch.from_numpy(image)[None])[0].numpy()
     found = all_keys(augment.flip, image, axis=axis)
@@ -68,7 +69,7 @@ def test_flips_leave_the_channels_where_they_are():
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [slow(1), 2, slow(3)])
 def test_holes_have_their_centre_on_any_pixel(image, size):
     wanted = []
     for y, x in np.ndindex(image.shape):
@@ -79,7 +80,7 @@ def test_holes_have_their_centre_on_any_pixel(image, size):
     are_just(all_keys(augment.cutout, image, size=size), wanted)
 
 
-@pytest.mark.parametrize(("strength", "least", "most"), [(0.4, 0.6, 1.4), (1.5, 0.0, 2.5)])
+@pytest.mark.parametrize(("strength", "least", "most"), [slow(0.4, 0.6, 1.4), (1.5, 0.0, 2.5)])
 def test_factors_are_uniform(strength, least, most):
     grey = jnp.full((1, 1), 0.25)
     drawn = all_keys(augment.brightness, grey, strength=strength, white=1.0)[:, 0, 0] / 0.25
@@ -88,7 +89,7 @@ def test_factors_are_uniform(strength, least, most):
     assert np.abs(np.sort(drawn) - steps).max() < 0.1 * (most - least)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [slow(1), 3])
 def test_brightness_and_contrast_are_torchvisions(rng, channels):
     """The factor is read off an image that brightness does not clip; contrast draws it alike."""
     colour = np.float32(rng.random((channels, 5, 4)))

@@ -411,18 +411,19 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["train", "--devices", "2"],
-            "feedax train: fit: devices must be from 1 to the 1 that JAX has here, and it is 2; "
-            "leave it out, or give JAX more (JAX_NUM_CPU_DEVICES)",
+            "feedax train: fit: --devices N must be from 1 to the 1 that JAX has here, and it is "
+            "2; give --devices 1, or JAX more (JAX_NUM_CPU_DEVICES)",
         ),
         (
             ["train", "--patience", "2"],
-            "feedax train: fit: patience must be 1 or more epochs in which best=, the name of a "
-            "column, gets no better, and it is 2 with best=None; give both",
+            "feedax train: fit: --patience N must be 1 or more epochs in which --best COLUMN gets "
+            "no better, and patience is 2 and best is None; give --validation 0.1, or --best loss",
         ),
         (
             ["train", "--best", "validation_loss"],
-            "feedax train: fit: best must name a column of the rows, of one of the sets ['test', "
-            "'train'], and it is 'validation_loss'; give --validation 0.1, or another --best",
+            "feedax train: fit: --best COLUMN must name a column of the rows, of one of the sets "
+            "['test', 'train'], and it is 'validation_loss'; give --validation 0.1, or another "
+            "--best",
         ),
         (
             ["train", "--layers", "100", "10"],

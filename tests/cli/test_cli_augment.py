@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import run_command, save_digits, timeless
+from helpers import slow, timeless
 from safetensors.numpy import load_file
 from scipy import ndimage
 
@@ -31,22 +31,10 @@ def hyperparams(flags):
     return hyperparams_of_recipe(recipe_of(flags))
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """320 real digits of 8 x 8 to train on and 100 to test with, as bytes."""
-    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 320, 100)
-
-
 @pytest.fixture
-def train(digits, tmp_path, monkeypatch, capfd):
+def train(on_digits):
     """Runs `feedax train` on the digits, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(words, start=True):
-        arguments = ["train", *([f"--dataset=npz:{digits}"] if start else []), *words.split()]
-        return run_command(capfd, arguments)
-
-    return run
+    return lambda words, **how: on_digits(f"train {words}", **how)
 
 
 def examples_of(path, inputs, flat=True):
@@ -264,18 +252,17 @@ def test_a_run_of_all_that_is_random_goes_on_to_the_same_bits(train):
     same_end(Path("run"), Path("whole"))
 
 
-def test_a_seed_has_its_own_changes(train):
+@pytest.mark.parametrize("change", [slow(""), "--flip --dropout 0.3"])
+def test_a_seed_has_its_own_changes(train, change):
     """The same examples in the same order from the same parameters: only the changes differ."""
     assert train("--epochs 1 --hidden 8 --out first").returncode == 0
     words = "--epochs 1 --initial-params first --batch-size 64"
-    for change in ("", "--flip --dropout 0.3"):
-        losses = []
-        for seed in (0, 1):
-            out = f"run{change}{seed}".replace(" ", "")
-            done = train(f"{words} {change} --seed {seed} --out {out}")
-            assert done.returncode == 0, done.stderr
-            losses.append(rows(Path(out))[0]["loss"])
-        assert (losses[0] == losses[1]) == (change == "")
+    losses = []
+    for seed in (0, 1):
+        done = train(f"{words} {change} --seed {seed} --out run{seed}")
+        assert done.returncode == 0, done.stderr
+        losses.append(rows(Path(f"run{seed}"))[0]["loss"])
+    assert (losses[0] == losses[1]) == (change == "")
 
 
 def test_one_program_serves_every_strength(tmp_path, rng):

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import run_command, save_digits, timeless
+from helpers import slow, timeless
 from safetensors.numpy import load_file
 
 from feedax import he_normal, init_network_params
@@ -23,7 +23,7 @@ from feedax.cli.flags import PRESET_FLAGS, TrainFlags
 from feedax.cli.parse import flag_names
 from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
-from feedax.report.curves import SWEEP_COLOURS, sweep_curves_png
+from feedax.report.figures import SWEEP_COLOURS, sweep_curves_png
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
 from feedax.storage.checkpoint_file import read_checkpoint
@@ -38,24 +38,6 @@ NOT_A_NUMBER = (
     "fit: the loss and the parameters must be finite numbers, and they were not in epoch 0 at step "
     "1; lower the step size, or look at that batch's examples"
 )
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """300 real digits of 8 x 8 to train on and 100 to test with, as bytes."""
-    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 300, 100)
-
-
-@pytest.fixture
-def feedax(digits, tmp_path, monkeypatch, capfd):
-    """Runs a command on the digits in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(words, start=True):
-        data = ["--dataset", f"npz:{digits}"] if start else []
-        return run_command(capfd, [*words.split(), *data])
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +98,13 @@ def test_a_sweep_keeps_every_network(swept, digits):
 
 
 @pytest.mark.parametrize("at", [0, 7], ids=["plain", "dropout"])
-def test_a_network_is_the_one_that_train_trains(feedax, swept, at):
+def test_a_network_is_the_one_that_train_trains(on_digits, swept, at):
     record = records(swept)[at]
     setting = record["setting"]
     words = SWEPT.replace("--seeds 2 --seed 3", f"--seed {record['seed']}")
     words = words.replace("0.003 0.03", str(setting["learning_rate"]))
     words = words.replace("--dropout 0 0.2", f"--dropout {setting['dropout']}")
-    assert feedax(f"train {words.replace('swept', 'alone')}").returncode == 0
+    assert on_digits(f"train {words.replace('swept', 'alone')}").returncode == 0
     alone = {name: one.tobytes() for name, one in load_file("alone/params.safetensors").items()}
     assert list(params(swept / record["params"]).values()) == list(alone.values())
     rows = timeless(RunFolder.open("alone").rows())
@@ -168,8 +150,8 @@ def test_the_summary_is_that_of_the_networks(swept):
         assert (one["networks"], one["failed"]) == (2, 0)
 
 
-def test_what_it_prints_of_networks_that_fail(feedax):
-    done = feedax(f"sweep {SGD} --learning-rate 0.01 1e30 --seeds 2 --epochs 1 --out run")
+def test_what_it_prints_of_networks_that_fail(on_digits):
+    done = on_digits(f"sweep {SGD} --learning-rate 0.01 1e30 --seeds 2 --epochs 1 --out run")
     good, bad = records("run")[:2], records("run")[2:]
     assert [one["error"] for one in bad] == [NOT_A_NUMBER] * 2
     scores = [one["result"]["test_accuracy"] for one in good]
@@ -199,8 +181,8 @@ def test_what_it_prints_of_networks_that_fail(feedax):
     ]
 
 
-def test_where_every_network_fails_the_sweep_has_failed(feedax):
-    done = feedax(f"sweep {SGD} --learning-rate 1e30 --seeds 2 --epochs 1 --out run")
+def test_where_every_network_fails_the_sweep_has_failed(on_digits):
+    done = on_digits(f"sweep {SGD} --learning-rate 1e30 --seeds 2 --epochs 1 --out run")
     assert done.returncode == 1
     assert last_line(done) == (
         "feedax sweep: every network turned not-a-number; what they were before is in run"
@@ -210,9 +192,9 @@ def test_where_every_network_fails_the_sweep_has_failed(feedax):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
+def test_killed_and_stopped_at_any_moment_it_ends_the_same(on_digits, digits):
     words = f"{COMMON} --epochs 25 --seeds 4"
-    assert feedax(f"sweep {words} --out whole").returncode == 0
+    assert on_digits(f"sweep {words} --out whole").returncode == 0
 
     def checkpoints():
         return {str(path) for path in Path("broken/networks").glob("seed=*/step-*")}
@@ -239,7 +221,7 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     previous = signal.signal(signal.SIGTERM, lambda *_: signals.append("too late"))
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
-    done = feedax("sweep --resume broken")
+    done = on_digits("sweep --resume broken")
     thread.join()
     signal.signal(signal.SIGTERM, previous)
     assert not signals
@@ -253,7 +235,7 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
         f"broken; resume it with: feedax sweep --resume broken --dataset npz:{digits}"
     )
     assert json.loads(Path("broken/summary.json").read_text())["is_complete"] is False
-    done = feedax("sweep --resume broken")
+    done = on_digits("sweep --resume broken")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()[: 4 - count]
     assert [line.split()[0] for line in lines] == [f"seed={seed}" for seed in range(count, 4)]
@@ -265,18 +247,18 @@ def test_killed_and_stopped_at_any_moment_it_ends_the_same(feedax, digits):
     assert timeless(summaries[0]) == timeless(summaries[1])
 
 
-def test_more_seeds_add_networks(feedax):
+def test_more_seeds_add_networks(on_digits):
     words = f"{COMMON} --epochs 1 --learning-rate 0.01 0.02"
-    assert feedax(f"sweep {words} --seeds 3 --out whole").returncode == 0
-    assert feedax(f"sweep {words} --seeds 1 --out run").returncode == 0
+    assert on_digits(f"sweep {words} --seeds 3 --out whole").returncode == 0
+    assert on_digits(f"sweep {words} --seeds 1 --out run").returncode == 0
     before = records("run")
-    done = feedax("sweep --resume run --seeds 3 --learning-rate 1e-2 0.02")
+    done = on_digits("sweep --resume run --seeds 3 --learning-rate 1e-2 0.02")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4 + 4
     assert [one for one in records("run") if one["seed"] == 0] == before
     assert timeless(records("run")) == timeless(records("whole"))
     # It is as if they had been asked for at once.
-    done = feedax("sweep --resume run")
+    done = on_digits("sweep --resume run")
     assert done.stderr.splitlines()[1] == (
         "feedax sweep: resumed: 6 of 6 networks are trained already"
     )
@@ -284,10 +266,10 @@ def test_more_seeds_add_networks(feedax):
 
 
 @pytest.mark.slow
-def test_side_by_side_the_networks_are_nearly_the_same(feedax):
+def test_side_by_side_the_networks_are_nearly_the_same(on_digits):
     words = f"sweep {SGD} --seeds 3 --epochs 1"
-    assert feedax(f"{words} --out run --together 3").returncode == 0
-    assert feedax(f"{words} --out alone").returncode == 0
+    assert on_digits(f"{words} --out run --together 3").returncode == 0
+    assert on_digits(f"{words} --out alone").returncode == 0
     for one, other in zip(records("run"), records("alone"), strict=True):
         assert one["name"] == other["name"]
         assert one["rows"][0]["loss"] == pytest.approx(other["rows"][0]["loss"], rel=1e-4)
@@ -335,8 +317,8 @@ def test_side_by_side_the_networks_are_nearly_the_same(feedax):
     ],
     ids=lambda value: value.partition(",")[0][:30],
 )  # fmt: skip
-def test_what_is_wrong_is_said_before_there_is_a_folder(feedax, words, sentence):
-    done = feedax(f"sweep {words}")
+def test_what_is_wrong_is_said_before_there_is_a_folder(on_digits, words, sentence):
+    done = on_digits(f"sweep {words}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"feedax sweep: {sentence}\n"
     assert os.listdir() == []
@@ -358,47 +340,47 @@ def test_what_is_wrong_is_said_before_there_is_a_folder(feedax, words, sentence)
         ("--seeds 1", "--seeds must be at least the sweep's own 2, and it is 1; raise it"),
     ],
 )
-def test_a_flag_that_contradicts_the_sweep_is_named(feedax, swept, words, sentence):
-    done = feedax(f"sweep --resume {swept} {words}", start=False)
+def test_a_flag_that_contradicts_the_sweep_is_named(on_digits, swept, words, sentence):
+    done = on_digits(f"sweep --resume {swept} {words}", start=False)
     assert (done.returncode, done.stderr) == (2, f"feedax sweep: {sentence}\n")
 
 
 @pytest.mark.parametrize("command", ["train --resume {}", "evaluate {}", "predict {} seven.png"])
-def test_a_sweep_is_no_run(feedax, swept, command):
-    done = feedax(command.format(swept), start=False)
+def test_a_sweep_is_no_run(on_digits, swept, command):
+    done = on_digits(command.format(swept), start=False)
     assert done.returncode == 1
     assert done.stderr == (
         f"feedax {command.split()[0]}: run folder: {swept} must be a folder that feedax train "
-        "made, and feedax sweep made it; give it to feedax sweep --resume\n"
+        "made, and feedax sweep made it; give it to feedax sweep\n"
     )
 
 
-def test_a_run_is_no_sweep(feedax):
+def test_a_run_is_no_sweep(on_digits):
     RunFolder.create({}, path=Path("run"))
-    done = feedax("sweep --resume run", start=False)
+    done = on_digits("sweep --resume run", start=False)
     assert done.returncode == 1
     assert done.stderr == (
         "feedax sweep: run folder: run must be a folder that feedax sweep made, and feedax train "
-        "made it; give it to feedax train --resume\n"
+        "made it; give it to feedax train\n"
     )
 
 
-def test_code_is_not_run_because_a_folder_names_it(feedax, swept, tmp_path):
+def test_code_is_not_run_because_a_folder_names_it(on_digits, swept, tmp_path):
     config = json.loads((swept / "config.json").read_text())
     for one in config["settings"]:
         one["arguments"] += ["--dataset", "os:getcwd"]
     SweepFolder.create(config, path=tmp_path / "run")
-    done = feedax("sweep --resume run", start=False)
+    done = on_digits("sweep --resume run", start=False)
     assert done.stderr == (
         "feedax sweep: run folder: code must be named by you, not by a file, and the dataset of "
         "run is made by os:getcwd; add --dataset os:getcwd\n"
     )
 
 
-def test_flags_in_a_folder_are_only_flags(feedax, swept, tmp_path):
+def test_flags_in_a_folder_are_only_flags(on_digits, swept, tmp_path):
     config = json.loads((swept / "config.json").read_text())
     SweepFolder.create({**config, "arguments": ["--help"]}, path=tmp_path / "run")
-    done = feedax("sweep --resume run", start=False)
+    done = on_digits("sweep --resume run", start=False)
     assert done.stderr == (
         "feedax sweep: run folder: run/config.json must hold the settings of a sweep, and they "
         "cannot be read (there is no flag --help); use the version of feedax that wrote it\n"
@@ -466,7 +448,7 @@ def made_up(count):
     return every
 
 
-@pytest.mark.parametrize("count", [3, 12])
+@pytest.mark.parametrize("count", [slow(3), 12])
 def test_the_curves_have_a_colour_for_each_setting(count):
     import io
 

@@ -18,12 +18,12 @@ import pytest
 from helpers import run_command
 from PIL import Image
 
-from feedax.predicting.image import prepare_image
+from feedax.predicting import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
 FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
-EPOCHS = 12
+EPOCHS = 6
 """Enough to stop a run of slow examples in the middle."""
 LINES = re.compile(
     r"(Epoch \d+ in \d+\.\d\d sec(, \d+\.\d\d of them waiting for data)?\n"
@@ -548,7 +548,7 @@ def test_waiting_for_data_is_shown_and_said_once(feedax, tmp_path, monkeypatch):
         assert re.fullmatch(shown, line), line
     (advice,) = [line for line in done.stderr.splitlines() if "wait for data" in line]
     assert advice.startswith("feedax train: fit: training should wait for data less than 20% of ")
-    assert "; give the loader num_workers=2 or more, or cache=True" in advice
+    assert "; give --num-workers 2 or more, or --cache" in advice
     row = RunFolder.open("run").rows()[1]
     assert {"wait_seconds", "load_seconds", "transfer_seconds", "start_seconds"} < set(row)
     log = logging.getLogger("feedax")

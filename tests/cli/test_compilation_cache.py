@@ -17,16 +17,6 @@ from helpers import save_digits
 from feedax.cli import compilation_cache
 from feedax.cli.compilation_cache import remove_least_recently_used, remove_torn
 
-COUNTED = """
-import atexit, collections, json, os, runpy, sys
-import jax.monitoring
-events = collections.Counter()
-jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
-atexit.register(lambda: open(os.environ["COUNTS"], "w").write(json.dumps(events)))
-sys.argv[0] = "feedax"
-runpy.run_module("feedax", run_name="__main__")
-"""
-
 # Every program is compiled in a process of its own, forked before JAX has started anything.
 FORKING = r"""
 import collections, json, os, signal, sys, time, warnings
@@ -69,6 +59,27 @@ def count():
     sys.stdout.write(json.dumps(compile_all()) + "\n")  # in one piece
 """
 
+# Trains in a process of its own for each line that comes: the run's name and the cache's folder.
+TRAINING = """
+import feedax.cli.train
+from feedax.cli import main
+
+def train(name, cache):
+    for number in (1, 2):
+        os.dup2(os.open(f"{name}.{number}", os.O_WRONLY | os.O_CREAT), number)
+    os.environ["XDG_CACHE_HOME"] = os.path.abspath(cache)
+    events = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
+    flags = "--epochs 1 --hidden 16 --dataset npz:digits.npz --out"
+    assert main(["train", *flags.split(), name]) == 0
+    with open(f"{name}.json", "w") as counts:
+        json.dump(events, counts)
+
+for line in sys.stdin:
+    wait(start(lambda: train(*line.split())))
+    print("trained", flush=True)
+"""
+
 
 def script(body: str, folder: Path, **more: str) -> list[dict[str, int]]:
     """Run a script after FORKING; nothing on stderr, and every printed line is JSON."""
@@ -95,22 +106,23 @@ def whole(path: Path) -> bool:
 
 
 def test_a_damaged_entry_is_rewritten_and_then_a_start_compiles_nothing(tmp_path):
-    digits = save_digits(tmp_path / "digits.npz", 300, 100)
+    save_digits(tmp_path / "digits.npz", 300, 100)
+    trainers = subprocess.Popen(
+        [sys.executable, "-c", FORKING + TRAINING],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
     def train(name: str, cache: str = "cache") -> tuple[collections.Counter[str], list[str]]:
         """Also what is said on stderr."""
-        counts = tmp_path / f"{name}.json"
-        flags = ["--epochs", "1", "--hidden", "16", "--dataset", f"npz:{digits}"]
-        done = subprocess.run(
-            [sys.executable, "-c", COUNTED, "train", *flags, "--out", str(tmp_path / name)],
-            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache), "COUNTS": str(counts)},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
-        assert all(line.startswith("feedax train: ") for line in done.stderr.splitlines())
-        return collections.Counter(json.loads(counts.read_text())), done.stderr.splitlines()
+        trainers.stdin.write(f"{name} {cache}\n")
+        trainers.stdin.flush()
+        assert trainers.stdout.readline() == "trained\n"
+        said = (tmp_path / f"{name}.2").read_text().splitlines()
+        assert all(line.startswith("feedax train: ") for line in said)
+        return collections.Counter(json.loads((tmp_path / f"{name}.json").read_text())), said
 
     cold, said = train("cold")
     assert cold["cache_misses"] == len(entries(tmp_path)) > 0
@@ -125,6 +137,7 @@ def test_a_damaged_entry_is_rewritten_and_then_a_start_compiles_nothing(tmp_path
     # The path of the folder is not a part of the keys.
     (tmp_path / "cache").rename(tmp_path / "moved")
     warm, _ = train("warm", cache="moved")
+    trainers.communicate()
     assert (warm["cache_misses"], warm["cache_hits"]) == (0, warm["compile_requests_use_cache"])
     results = {(tmp_path / name / "params.safetensors").read_bytes() for name in ("cold", "warm")}
     assert len(results) == 1

@@ -25,7 +25,7 @@ from PIL import Image
 
 from feedax.cli import main
 from feedax.errors import FeedaxError
-from feedax.report import curves
+from feedax.report import figures
 from feedax.report.run_folder import RunFolder
 from feedax.train.waiting import Waiting
 
@@ -203,8 +203,8 @@ def quick(monkeypatch, kind):
     monkeypatch.setattr(tyro, "cli", remembered)
     monkeypatch.setattr(Waiting, "run", stop)
     if kind != "metrics":
-        monkeypatch.setattr(curves, "curves_png", lambda rows, title: b"")
-        monkeypatch.setattr(curves, "sweep_curves_png", lambda rows, title: b"")
+        monkeypatch.setattr(figures, "curves_png", lambda rows, title: b"")
+        monkeypatch.setattr(figures, "sweep_curves_png", lambda rows, title: b"")
 
 
 def files(folder):
@@ -284,7 +284,7 @@ def outcome_of(place, content, words):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_end_in_a_sentence(made, monkeypatch, quick, kind):
-    fuzz(made, monkeypatch, kind, 20, SEED)
+    fuzz(made, monkeypatch, kind, 8, SEED)
 
 
 @pytest.mark.slow

@@ -5,33 +5,15 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
-from helpers import run_command, save_digits
 
 from feedax.cli import main
 from feedax.cli.flags import PRESET_FLAGS as PRESETS
-from feedax.cli.flags import WHAT, TrainFlags, complete, defaults, preset_flags, recorded_flags
+from feedax.cli.flags import TrainFlags, complete, defaults, preset_flags, recorded_flags
 from feedax.cli.parse import command_line, flag_names, flag_values, parse
-from feedax.presets import WEIGHT_DECAY
+from feedax.presets import DESCRIPTIONS, WEIGHT_DECAY
 from feedax.report.run_folder import RunFolder
 
 TUTORIAL, MODERN = PRESETS["tutorial"], PRESETS["modern"]
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """500 real digits of 8 x 8 to train on and 200 to test with, as bytes."""
-    return save_digits(tmp_path_factory.mktemp("digits") / "digits.npz", 500, 200)
-
-
-@pytest.fixture
-def train(digits, tmp_path, monkeypatch, capfd):
-    """Runs `feedax train` on the digits, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(words):
-        return run_command(capfd, ["train", "--dataset", f"npz:{digits}", *words.split()])
-
-    return run
 
 
 def parsed(words):
@@ -66,7 +48,7 @@ def test_a_preset_is_the_tutorial_with_the_flags_that_the_help_says(name, capsys
     flags = parse(TrainFlags, words, "train", "", TUTORIAL)
     assert changed(flags, "training", preset=name) == PRESETS[name]
     shown = help_of("", capsys)
-    assert f"--preset {name}: {WHAT[name]} {' '.join(words)}".strip() in shown
+    assert f"--preset {name}: {DESCRIPTIONS[name]} {' '.join(words)}".strip() in shown
 
 
 def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
@@ -131,8 +113,8 @@ def test_a_preset_sets_nothing_that_a_flag_cannot_take_back(name):
     assert given <= {"--hidden", "--epochs", "--weight-decay"}  # each can be set to any value
 
 
-def test_modern_learns_and_its_run_says_what_it_was(train):
-    done = train("--preset modern --steps 60 --batch-size 100 --seed 2 --out run")
+def test_modern_learns_and_its_run_says_what_it_was(on_digits):
+    done = on_digits("train --preset modern --steps 60 --batch-size 100 --seed 2 --out run")
     assert done.returncode == 0, done.stderr
     folder = RunFolder.open("run")
     assert folder.rows()[-1]["test_accuracy"] > 0.7
@@ -150,12 +132,16 @@ def test_modern_learns_and_its_run_says_what_it_was(train):
     off = {name.replace("--no-", "--", 1) for name in named}
     missing = set(flag_names(TrainFlags)) - off
     assert all(flag_values(flags)[name] is None for name in missing)
-    # The same by all its flags, without the preset.
-    words = config["arguments"]
+
+
+@pytest.mark.slow
+def test_modern_is_the_run_of_all_its_flags(on_digits):
+    assert on_digits("train --preset modern --steps 60 --batch-size 100 --out run").returncode == 0
+    words = RunFolder.open("run").config["arguments"]
     at = words.index("--preset")
     words = [*words[:at], *words[at + 2 :]]
     words[words.index("run")] = "again"
-    assert train(" ".join(words)).returncode == 0
+    assert on_digits(" ".join(["train", *words]), start=False).returncode == 0
     ours, theirs = (Path(name, "params.safetensors").read_bytes() for name in ("run", "again"))
     assert ours == theirs
 

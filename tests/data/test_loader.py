@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import multiprocessing
 import pickle
 import random
 from functools import partial
@@ -145,7 +146,11 @@ def test_a_fast_plan_starts_no_workers_but_draws_as_torch_does_with_them(
     order, own_generator, persistent, torchs_with_workers, monkeypatch
 ):
     expected = torchs_with_workers(order, own_generator, persistent)
-    monkeypatch.setattr("feedax.data.iterators.WorkersIter", None)
+
+    def start(process):
+        raise AssertionError("a worker starts")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start)
     for through in (iter, NumpyLoader.index_batches):
         told = history(
             NumpyLoader, order, own_generator, through, num_workers=2,

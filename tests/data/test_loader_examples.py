@@ -4,9 +4,7 @@ import random
 import warnings
 from itertools import product
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 from helpers import slow, slow_but
@@ -218,6 +216,8 @@ def score(w, x):
 @pytest.mark.parametrize("name", VALIDATION)
 @pytest.mark.parametrize("generator", [None, slow(GENERATOR)], ids=["global", "generator"])
 def test_training_is_the_same_with_and_without_evaluation(name, generator):
+    import optax  # here, so that no worker imports it
+
     def trained(sets):
         torch.manual_seed(0)
         random.seed(0)
@@ -227,7 +227,7 @@ def test_training_is_the_same_with_and_without_evaluation(name, generator):
         data = Draws() if generator is None else DATA
         train = NumpyLoader(data, 7, shuffle=True, generator=generator)
         w, _ = feedax.fit(
-            score, jnp.zeros((2, 3)), train, optimizer=optax.sgd(0.5), epochs=2, **sets
+            score, np.zeros((2, 3), np.float32), train, optimizer=optax.sgd(0.5), epochs=2, **sets
         )
         return np.asarray(w).tobytes()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import optax
 import pytest
 import torch
 import webdataset
@@ -209,6 +208,8 @@ def predict(params, x):
 
 
 def test_fit_learns_from_an_image_folder_what_it_learns_from_torchs_loader(folder):
+    import optax  # here, so that no worker imports it
+
     data = ImageFolder(folder, FlattenAndCast())
 
     def fitted(cls, **arguments):

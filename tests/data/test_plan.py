@@ -253,8 +253,8 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
             with pytest.raises(PlanError) as error:
                 ask()
             assert str(error.value) == (
-                f"NumpyLoader: the {plan} plan needs a dataset whose batches can be gathered from "
-                f"arrays, and {why}; ask for plan='streamed', or leave plan out"
+                f"NumpyLoader: plan='{plan}' needs a dataset whose batches can be gathered from "
+                f"arrays, and {why}; leave it out, or give plan='streamed'"
             )
 
 

@@ -19,18 +19,17 @@ import torch
 import torchvision
 
 from feedax import datasets
-from feedax.cache_folder import cache_folder
-from feedax.datasets import shipped
-from feedax.datasets.arguments import root_or_cache
+from feedax.datasets import standard
 from feedax.errors import DatasetError
 from feedax.files import replace_file
+from feedax.machine import cache_folder
 
-SRC = Path(shipped.__file__).parents[2]
-SHIPPED = Path(shipped.__file__).parent / "shipped_mnist"
+SRC = Path(standard.__file__).parents[2]
+SHIPPED = Path(standard.__file__).parent / "shipped_mnist"
 NAMES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
-REMEDY = "name another folder with root=DIR (--root DIR)"
+REMEDY = "name another folder with root=DIR"
 
 
 message = partial(helpers.message, DatasetError)
@@ -71,7 +70,7 @@ def test_the_files_have_the_md5_that_their_readme_gives(unpacked):
     for name, md5 in stated.items():
         content = (unpacked / "MNIST" / "raw" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == md5
-        known = (shipped._TRAIN | shipped._TEST)[name]
+        known = (standard._TRAIN | standard._TEST)[name]
         assert (known.size, known.md5) == (len(content), md5)
 
 
@@ -111,7 +110,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(own_cache, unpacked, damage, ca
     damage(path)
     data = datasets.mnist(train=False)
     np.testing.assert_array_equal(data.data.numpy(), by_hand("t10k-images-idx3-ubyte"))
-    assert hashlib.md5(path.read_bytes()).hexdigest() == shipped._TEST[path.name].md5
+    assert hashlib.md5(path.read_bytes()).hexdigest() == standard._TEST[path.name].md5
     assert files_under(own_cache) == sorted(NAMES)
     assert capfd.readouterr() == ("", "")
 
@@ -124,7 +123,7 @@ def test_a_damaged_file_in_the_users_root_is_never_overwritten(tmp_path, unpacke
     assert message(datasets.mnist, train=False, root=root) == (
         f"mnist: {path} must hold 10008 bytes with MD5 27ae3e4e09519cfbb04c329615203637, and it "
         f"holds 4 bytes with MD5 {hashlib.md5(b'mine').hexdigest()}; delete it to have it written "
-        "anew or name another folder with root=DIR (--root DIR)"
+        "anew or name another folder with root=DIR"
     )
     assert path.read_bytes() == b"mine"
     assert len(datasets.mnist(root=root)) == 60000  # the other part is whole
@@ -143,7 +142,7 @@ def test_files_that_torchvision_would_prefer_are_refused(tmp_path, unpacked):
     assert message(datasets.mnist, root=root) == (
         f"mnist: the files in MNIST/raw are the ones to read, and torchvision would read "
         f"{processed / 'training.pt'} instead; delete {processed} or name another folder with "
-        "root=DIR (--root DIR)"
+        "root=DIR"
     )
 
 
@@ -297,13 +296,13 @@ def test_a_rename_refused_because_the_other_process_was_first(own_cache, monkeyp
 
     own_cache.mkdir(parents=True)
     monkeypatch.setattr(os, "replace", refuse)
-    shipped._provide(own_cache / NAMES[3], shipped._TEST[NAMES[3]], replace=True)
+    standard._provide(own_cache / NAMES[3], standard._TEST[NAMES[3]], replace=True)
     monkeypatch.setattr(os, "replace", replace)
     assert files_under(own_cache) == [NAMES[3]]
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
-    assert root_or_cache(None) == tmp_path / "cache" / "feedax"
+    assert cache_folder() == tmp_path / "cache" / "feedax"
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
@@ -324,5 +323,5 @@ def test_no_home_directory(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     assert message(datasets.mnist) == (
         "datasets: the cache folder lies in the home directory, and this user has none; set "
-        "XDG_CACHE_HOME or name a folder with root=DIR (--root DIR)"
+        "XDG_CACHE_HOME or name a folder with root=DIR"
     )

@@ -19,8 +19,8 @@ import torchvision
 from helpers import write_idx
 
 from feedax import datasets
-from feedax.cache_folder import cache_folder
 from feedax.errors import DatasetError
+from feedax.machine import cache_folder
 
 RNG = np.random.default_rng(0)
 PIXELS = {"train": RNG.integers(0, 256, (6, 28, 28), np.uint8)}
@@ -245,7 +245,7 @@ def test_a_download_with_a_wrong_checksum(fashion_mirror, tmp_path):
         f"fashion_mnist: torchvision must download the files to {tmp_path / 'data'}, and that "
         "failed (RuntimeError: Error downloading t10k-images-idx3-ubyte.gz: Tried "
         f"{address}, got: File not found or corrupted.); check the network and the proxy "
-        "settings, or name a folder that has the files with root=DIR (--root DIR)"
+        "settings, or name a folder that has the files with root=DIR"
     )
 
 
@@ -303,7 +303,7 @@ def test_no_network(tmp_path, name, capsys):
     assert "refused" in text
     assert text.endswith(
         "); check the network and the proxy settings, or name a folder that has the files with "
-        "root=DIR (--root DIR)"
+        "root=DIR"
     )
     assert "\n" not in text
     assert capsys.readouterr().out == ""
@@ -314,7 +314,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     root = tmp_path / "file" / "data"
     assert message(datasets.cifar10, root=root) == (
         f"cifar10: the files are kept in {root}, and it cannot be used (Not a directory); name "
-        "another folder with root=DIR (--root DIR)"
+        "another folder with root=DIR"
     )
 
 

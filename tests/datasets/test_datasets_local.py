@@ -51,8 +51,8 @@ def test_a_folder_without_parts_is_the_training_part(tmp_path):
 
 SEVERAL = (
     "image_folder: images must be of one size where the transform only flattens them, and {} is "
-    "{} and {} is {} pixels; give a transform with torchvision.transforms.Resize (on the command "
-    "line: --dataset package.module:factory, a function that gives it), or resize the files"
+    "{} and {} is {} pixels; give a transform with torchvision.transforms.Resize, or resize the "
+    "files"
 )
 
 

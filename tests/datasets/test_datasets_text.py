@@ -59,8 +59,8 @@ def test_every_listed_name_is_taken():
 @pytest.mark.parametrize("text", ["npz:a.npz", "imagefolder:a", "a.b:c"])
 def test_a_root_that_would_do_nothing(text, tmp_path):
     assert message(datasets.load, text, root=tmp_path) == (
-        "datasets: root=DIR (--root DIR) is for datasets that are unpacked or downloaded, and "
-        f"{text!r} says itself where to look; leave root out"
+        "datasets: root=DIR is for datasets that are unpacked or downloaded, and "
+        f"{text!r} says itself where to look; leave it out"
     )
 
 

@@ -61,7 +61,7 @@ def one_by_one(params):
     return {"loss": np.mean(losses), "accuracy": np.mean(right)}
 
 
-@pytest.mark.parametrize(("size", "workers"), [(1, 0), (4, 1)])
+@pytest.mark.parametrize(("size", "workers"), [(1, 0), slow(4, 1)])
 def test_a_score_is_that_of_each_example_by_itself(size, workers):
     found = feedax.evaluate(predict, PARAMS, loader(size, num_workers=workers))
     assert found == pytest.approx(one_by_one(PARAMS), rel=1e-6)

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from flax.core import FrozenDict
+from helpers import slow_but
 from torch.utils.data import Dataset
 
 import feedax
@@ -133,8 +134,11 @@ def expected():
     return params, scores
 
 
-@pytest.mark.parametrize(("make", "get"), KINDS.values(), ids=KINDS)
-def test_a_model_sees_the_fields(make, get, expected):
+@pytest.mark.parametrize(
+    "kind", slow_but(["Mapping", "dataclass", "NamedTuple", "UserList", "one in another"], KINDS)
+)
+def test_a_model_sees_the_fields(kind, expected):
+    make, get = KINDS[kind]
     loader = feedax.NumpyLoader(Examples(make), 12)
     model = partial(predict, get=get)
     params = trained(model, loader)

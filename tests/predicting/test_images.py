@@ -10,7 +10,7 @@ from PIL import Image
 
 from feedax.errors import DatasetError, ImageError
 from feedax.pictures import FORMATS, read_picture
-from feedax.predicting.image import prepare_image
+from feedax.predicting import prepare_image
 
 NAMES = "PNG, JPEG, WebP, BMP, GIF, TIFF or PPM"
 
@@ -253,7 +253,7 @@ def test_the_first_frame_counts(tmp_path, digits, name):
 
 def test_all_of_mnist_is_framed_as_it_is(mnist_train, mnist_test):
     """The images themselves, since 70,000 files would take minutes."""
-    from feedax.predicting.image import FRAMINGS, is_framed
+    from feedax.predicting import FRAMINGS, is_framed
 
     for part in (mnist_train, mnist_test):
         images = part.data.numpy()

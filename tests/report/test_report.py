@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from feedax.errors import RunFolderError
-from feedax.report.curves import curves_png
+from feedax.report.figures import curves_png
 from feedax.report.run_folder import RunFolder
 from feedax.storage.params_file import load_params, save_params
 
@@ -282,7 +282,7 @@ def test_curves_are_a_picture(rows):
 
 def test_curves_leave_pyplot_alone():
     code = (
-        "import sys; from feedax.report.curves import curves_png; curves_png([{'epoch': 0, "
+        "import sys; from feedax.report.figures import curves_png; curves_png([{'epoch': 0, "
         "'test_loss': 1.0}]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

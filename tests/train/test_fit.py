@@ -83,7 +83,7 @@ def _seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), slow("streamed")])
 def test_evaluation_does_not_move_the_training_order(plan):
     import torch
 
@@ -98,7 +98,7 @@ def test_evaluation_does_not_move_the_training_order(plan):
     assert bits(train(True)) == bits(train(False))
 
 
-@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("vectorised"), slow("streamed")])
 def test_evaluation_is_the_same_to_the_bit_for_every_batch_size(plan):
     x, y = digits(2500)
     w = jax.random.normal(jax.random.key(0), (3, 8))
@@ -225,7 +225,7 @@ def test_batch_statistics_are_those_of_the_true_short_batch(compilations):
     assert compilations("_train_chunk") == 2
 
 
-@pytest.mark.parametrize("plan", ["resident", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("streamed")])
 def test_a_batched_model_gets_whole_batches_of_their_true_size(plan):
     x, y = digits(10)
     sizes = []
@@ -344,7 +344,7 @@ def test_train_step_is_pure_and_can_be_donated_to():
     assert (int(state.step), int(state.metrics["loss"].count)) == (3, 48)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(jnp.float32), jnp.bfloat16])
 def test_no_type_is_promoted_in_silence(dtype):
     x, y = digits(20)
     x = np.asarray(x, dtype)
@@ -361,7 +361,7 @@ def test_no_type_is_promoted_in_silence(dtype):
             assert fitted.any()
 
 
-@pytest.mark.parametrize("plan", ["resident", "streamed"])
+@pytest.mark.parametrize("plan", ["resident", slow("streamed")])
 def test_jit_can_be_switched_off(plan):
     x, y = digits(20)
     loader = feedax.NumpyLoader(ArrayDataset(x, y), 8, plan=plan)
@@ -578,7 +578,7 @@ def test_a_run_that_waits_for_data_is_told_once(caplog):
     assert record.levelname == "WARNING"
     said = re.fullmatch(
         r"fit: training should wait for data less than 20% of its time, and in epoch (\d) it "
-        r"waited (\d+)%, (.*) of (.*) seconds; give the loader num_workers=2 or more, or "
+        r"waited (\d+)%, (.*) of (.*) seconds; give num_workers=2 or more, or "
         r"cache=True if an example is the same every time, or use a transform that feedax knows",
         record.getMessage(),
     )
@@ -599,7 +599,7 @@ WAITED = "fit: training should wait for data less than 20% of its time, and in e
     ("source", "start", "remedy"),
     [
         (lambda: [1], 0, "give a NumpyLoader with num_workers=2 or more"),
-        (lambda: loader_of("streamed", 2), 0, "give the loader num_workers above 2, or cache=True "
+        (lambda: loader_of("streamed", 2), 0, "give num_workers=3 or more, or cache=True "
          "if an example is the same every time, or use a transform that feedax knows"),
         (lambda: loader_of("streamed", 2), 2, "keep the workers from epoch to epoch with "
          "persistent_workers=True"),
@@ -680,7 +680,7 @@ def test_a_sampler_is_blamed_for_what_it_takes_and_not_for_a_busy_machine(
     ] * is_told
 
 
-@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("together", [slow(1), 2])
 def test_a_sweep_is_told_once(together, monkeypatch, caplog):
     monkeypatch.setattr(Advice, "long_enough", 0.01)
     x, y = digits(16)

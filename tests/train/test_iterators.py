@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow
 
 import feedax
 from feedax.errors import BatchError
@@ -126,7 +127,7 @@ def test_one_that_is_empty_or_needed_again_is_refused():
     )
 
 
-@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("together", [slow(1), 2])
 def test_each_network_of_a_sweep_has_an_iterator_of_its_own(together, caplog):
     found = feedax.sweep(
         predict, lambda key: START, lambda seed: generator(count=9), seeds=2, steps=8,

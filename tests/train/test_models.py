@@ -196,6 +196,7 @@ def test_a_linen_conv_net_with_batch_norm_and_dropout_learns(train, test, linen_
     assert ours == pytest.approx(float(own), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_nnx_conv_net_with_batch_norm_and_dropout_learns(train, test):
     model = NnxConv(nnx.Rngs(0))
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model, OF_ARRAYS)))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import bits, problem, timeless
+from helpers import bits, problem, slow, timeless
 from sweep_jobs import init, loader, predict
 
 import feedax
@@ -92,7 +92,9 @@ def spoken(event):
 
 
 @pytest.mark.parametrize("way", WAYS[1:])
-@pytest.mark.parametrize("options", [{}, {"best": "test_accuracy", "patience": 1, "epochs": 9}])
+@pytest.mark.parametrize(
+    "options", [slow({}), {"best": "test_accuracy", "patience": 1, "epochs": 9}]
+)
 def test_rows_and_parameters_agree(way, options):
     params, rows = by_fit(**options)
     found, ours = way(**options)
@@ -103,7 +105,7 @@ def test_rows_and_parameters_agree(way, options):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [None, 7])
+@pytest.mark.parametrize("steps", [slow(None), 7])
 def test_events_agree(steps, tmp_path):
     heard = {way: [] for way in WAYS}
     for way, events in heard.items():

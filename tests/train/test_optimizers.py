@@ -272,18 +272,18 @@ def test_networks_of_several_learning_rates_train_side_by_side(schedule):
         ),
         (
             {"schedule": "cosine"},
-            "schedule: 'cosine' must know how long the run is, and steps is None; give the steps "
-            "of the whole run",
+            "schedule: 'cosine' must know how long the run is, and steps is None; give "
+            "steps=N, those of the whole run",
         ),
         (
             {"schedule": "cosine", "steps": 10, "warmup_steps": 10},
-            "schedule: warmup_steps must be shorter than the run, and it is 10 of 10 steps; "
+            "schedule: warmup_steps=N must be shorter than the run, and it is 10 of 10 steps; "
             "lower it, or train longer",
         ),
         (
             {"schedule": "one_cycle", "steps": 10, "warmup_steps": 2},
             "schedule: 'one_cycle' has a warm-up of its own, and warmup_steps is 2; leave it out, "
-            "or choose 'cosine'",
+            "or choose schedule='cosine'",
         ),
         (
             {"schedule": "step"},
@@ -408,7 +408,7 @@ AS_THEY_ARE = {
     "schedule_free": lambda: contrib.schedule_free_sgd(0.1),
     "cocob": contrib.cocob,
 }
-REPRESENTATIVES = ["adafactor", "MultiSteps", "partition", "reduce_on_plateau", "sam", "sophia"]
+REPRESENTATIVES = ["MultiSteps", "reduce_on_plateau", "sam", "sophia"]
 ADAPTED = {
     "sam": sam,
     "sam, opaque": opaque_sam,

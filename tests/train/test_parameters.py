@@ -81,9 +81,9 @@ def test_a_complex_parameter_is_optaxs_pair_of_real_ones():
     "optimizer",
     [
         optax.lbfgs(),
-        optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(15)),
+        slow(optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(15))),
         optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
-        optax.polyak_sgd(),
+        slow(optax.polyak_sgd()),
     ],
 )
 def test_line_searches_find_a_complex_minimum(optimizer):
@@ -133,19 +133,18 @@ def test_a_complex_loss_or_metric_is_refused():
     def square(prediction, target):
         return (prediction - GOAL) ** 2
 
-    said = (
-        "fit: a loss or a metric must return a real number, and square returns complex64; take "
-        "jnp.abs of it, or its real part"
-    )
     calls = [
-        lambda: feedax.fit(constant, jnp.asarray(HALF), ONES, loss=square),
-        lambda: fit(optax.sgd(0.1), 1, metrics={"square": square}),
-        lambda: feedax.evaluate(constant, jnp.asarray(HALF), ONES, loss=square),
+        ("fit", lambda: feedax.fit(constant, jnp.asarray(HALF), ONES, loss=square)),
+        ("fit", lambda: fit(optax.sgd(0.1), 1, metrics={"square": square})),
+        ("evaluate", lambda: feedax.evaluate(constant, jnp.asarray(HALF), ONES, loss=square)),
     ]
-    for call in calls:
+    for who, call in calls:
         with pytest.raises(ModelError) as caught:
             call()
-        assert str(caught.value) == said
+        assert str(caught.value) == (
+            f"{who}: a loss or a metric must return a real number, and square returns complex64; "
+            "take jnp.abs of it, or its real part"
+        )
 
 
 # What is not trained.
@@ -170,15 +169,15 @@ def line(params, x):
     ],
 )
 def test_params_without_anything_to_train_are_refused(params, found):
-    calls = [
-        lambda: feedax.fit(line, params, LINE, loss=squared),
-        lambda: feedax.sweep(line, lambda key: params, LINE, loss=squared, seeds=2),
-    ]
-    for call in calls:
+    calls = {
+        "fit": lambda: feedax.fit(line, params, LINE, loss=squared),
+        "sweep": lambda: feedax.sweep(line, lambda key: params, LINE, loss=squared, seeds=2),
+    }
+    for who, call in calls.items():
         with pytest.raises(ModelError) as caught:
             call()
         assert str(caught.value) == (
-            "fit: params must hold an array of floating point or complex numbers, which can be "
+            f"{who}: params must hold an array of floating point or complex numbers, which can be "
             f"trained, and {found}; give arrays, jnp.array(0.0) for 0.0 say"
         )
 
@@ -192,7 +191,7 @@ def test_numbers_that_are_not_trained_are_named_once(together, caplog):
     params = {"slope": jnp.zeros(()), "offset": 0.0, "kept": np.arange(2), "f": jnp.tanh, "s": "a"}
     feedax.sweep(line, lambda key: params, LINE, loss=squared, seeds=2, epochs=2, together=together)
     assert said(caplog) == [
-        "fit: arrays of floating point or complex numbers are trained, and params['kept'], "
+        "sweep: arrays of floating point or complex numbers are trained, and params['kept'], "
         "params['offset'] are not; make such an array of what is to be trained, jnp.array(0.0) of "
         "0.0 say"
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import free_port, slow
+from helpers import free_port, slow, slow_but
 
 from feedax.errors import ProcessError
 from feedax.train import processes
@@ -19,7 +19,7 @@ from feedax.train import processes
 PROGRAM = """
 import os, signal, sys, time
 from feedax.train import processes
-from feedax.train.watchdog import Watchdog
+from feedax.train.processes import Watchdog
 
 processes.keep_stdout_clean()
 import jax
@@ -225,17 +225,10 @@ NO_ANSWER = "Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Hea
 
 @pytest.mark.parametrize(
     ("dead", "other"),
-    [(0, "computing")]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in [
-            (0, "collective"),
-            (0, "python"),
-            (1, "collective"),
-            (1, "python"),
-            (1, "sleeps"),
-        ]
-    ],
+    slow_but(
+        [(1, "sleeps")],  # what computes keeps both cores busy until JAX ends it
+        [(0, "collective"), (0, "computing"), (0, "python"), (1, "collective"), (1, "python")],
+    ),
 )
 def test_a_process_that_is_killed_ends_the_other(dead: int, other: str) -> None:
     with two(*(("sleeps", other) if dead == 0 else (other, "sleeps"))) as both:
@@ -384,7 +377,8 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
     with pytest.raises(ProcessError) as raised:
         processes.join()
     assert str(raised.value) == (
-        "processes: mpirun has started 4 processes, but JAX finds process 0 under Open MPI 4 only; "
+        "processes: JAX finds process 0 under Open MPI 4 only, and another mpirun has started 4 "
+        "processes; "
         "give all three of coordinator, processes and process"
     )
 
@@ -403,13 +397,13 @@ def test_processes_that_jax_cannot_find_are_not_taken_for_single_ones(
         ),
         (
             ("node1", 2, 0),
-            "coordinator must be host:port of process 0, not 'node1'; choose a free port there, "
-            "for example node1:29500",
+            "coordinator=HOST:PORT must be where process 0 listens, and it is 'node1'; choose a "
+            "free port there, for example node1:29500",
         ),
         (("node1:29500", 0, 0), "processes must be 1 or more, not 0"),
         (
             ("node1:29500", 2, 2),
-            "process must be from 0 to 1 with 2 processes, not 2",
+            "process=N must be from 0 to 1 with 2 processes, and it is 2; number them from 0",
         ),
     ],
 )

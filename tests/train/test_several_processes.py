@@ -25,11 +25,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /pr
 
 
 # 300 examples are ten batches of 28 and one of 20, which two processes cut in two; of 27, none.
-JOBS = {
-    "streamed": Job(steps=50, batch=28, plan="streamed", augments=True),
-    "batch norm": Job("norm", epochs=1, batch=28, plan="streamed", augments=True, x64=True),
-}
+JOBS = {"streamed": Job(steps=25, batch=28, plan="streamed", augments=True)}
 SLOW_JOBS = {
+    "streamed, 50 steps": Job(steps=50, batch=28, plan="streamed", augments=True),
+    "batch norm": Job("norm", epochs=1, batch=28, plan="streamed", augments=True, x64=True),
     "no seed": Job(epochs=1, batch=28, plan="streamed", seed=None),
     "resident": Job(steps=50, batch=28),
     "odd batches": Job(steps=50, batch=27, plan="streamed", augments=True),
@@ -107,9 +106,8 @@ def assert_like_one_process(results: list[dict], name: str, job: Job) -> None:
     assert first.said == second.said == []
 
 
-@pytest.mark.parametrize("name", ["streamed", "batch norm"])
-def test_two_processes_train_as_one_does(two, name):
-    assert_like_one_process(two, name, JOBS[name])
+def test_two_processes_train_as_one_does(two):
+    assert_like_one_process(two, "streamed", JOBS["streamed"])
 
 
 @pytest.mark.slow
@@ -153,8 +151,10 @@ def test_every_program_is_compiled_once_in_each_process(two):
 
 @pytest.mark.slow
 def test_every_resident_program_is_compiled_once_in_each_process(two_slowly):
-    for kept in found(two_slowly, "resident"):
-        assert compilations(kept) == {"_first_state": 1, "_train_chunk": 1, "_score_block": 1}
+    first, second = found(two_slowly, "resident")
+    assert compilations(first) == {"_first_state": 1, "_train_chunk": 1, "_score_block": 1}
+    # The test set is one block of examples, which process 0 scores.
+    assert compilations(second) == {"_first_state": 1, "_train_chunk": 1}
 
 
 ADAM = "--optimizer adam --learning-rate 0.003 --loss cross_entropy --shuffle --batch-size 32"

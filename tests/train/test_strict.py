@@ -113,7 +113,7 @@ def numbers(found):
 @pytest.mark.parametrize(
     ("run", "x64"),
     slow_but(
-        [(everything, False), (bfloat16, True)],
+        [(everything, False)],
         itertools.product([everything, bfloat16, swept, scored], [False, True]),
     ),
 )

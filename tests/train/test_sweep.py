@@ -26,6 +26,7 @@ from sweep_jobs import (
     predict,
     stopper,
     train,
+    uninterrupted,
 )
 
 import feedax
@@ -81,7 +82,7 @@ EVERYTHING = {
     "kind",
     [
         "resident",
-        "workers",
+        pytest.param("workers", marks=pytest.mark.slow),
         pytest.param("vectorised", marks=pytest.mark.slow),
         pytest.param("streamed", marks=pytest.mark.slow),
     ],
@@ -301,7 +302,7 @@ SEEDS = (
         ),
         (
             {"hyperparams": {"dropuot": [0.1]}},
-            "fit: a hyperparameter must be a parameter of predict, loss, augment, a metric or a "
+            "sweep: a hyperparameter must be a parameter of predict, loss, augment, a metric or a "
             "function that makes the optimizer, and 'dropuot' is one of none; add it there, or "
             "leave it out",
         ),
@@ -329,12 +330,14 @@ def test_an_iterator_is_for_one_network():
         "sweep: train must be there for each of 2 networks, and it is a list_iterator, which "
         "comes once; give a NumpyLoader or a list, or a function of a seed that makes one"
     )
+    with pytest.raises(BatchError, match=r"^sweep: train must be there for each of 2 networks"):
+        feedax.sweep(predict, init, iter([problem()]), seeds=2, evaluate={"train": [problem()]})
 
 
 # --- Not a number ---
 
 
-@pytest.mark.parametrize("saves", [False, True])
+@pytest.mark.parametrize("saves", [slow(False), True])
 def test_a_network_that_turns_not_a_number_is_told_and_the_others_go_on(saves, tmp_path):
     folder = feedax.Checkpoints(tmp_path) if saves else None
     options = {"seeds": 2, "epochs": 3, "optimizer": optax.sgd(1.0), "checkpoints": folder}
@@ -431,7 +434,7 @@ def test_only_networks_that_are_new_are_trained(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("error", [StopTraining, slow(KeyboardInterrupt), ZeroDivisionError])
+@pytest.mark.parametrize("error", [StopTraining, slow(KeyboardInterrupt), slow(ZeroDivisionError)])
 def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     def end(event):
         if isinstance(event, NetworkEnded):
@@ -445,7 +448,7 @@ def test_a_callback_may_raise_at_the_end_of_a_network(error, tmp_path):
     events = []
     found = train(tmp_path, callbacks=[events.append])
     assert sum(isinstance(event, NetworkEnded) for event in events) == 3
-    assert list(map(numbers, found.networks)) == list(map(numbers, train().networks))
+    assert list(map(numbers, found.networks)) == uninterrupted()
     assert len(os.listdir(tmp_path)) == 4, "results alone"
 
 
@@ -459,7 +462,7 @@ def test_or_in_the_middle_of_one(error, tmp_path, tells_of_every_step):
         train(tmp_path, callbacks=[end])
     steps = []
     found = train(tmp_path, callbacks=[lambda e: steps.append(e) if is_step(e) else None])
-    assert list(map(numbers, found.networks)) == list(map(numbers, train().networks))
+    assert list(map(numbers, found.networks)) == uninterrupted()
     assert len(steps) == 4 * 2 * STEPS - 9  # saved after 3, 6 and 9
 
 
@@ -468,9 +471,9 @@ def test_or_in_the_middle_of_one(error, tmp_path, tells_of_every_step):
     [
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, "learning_rate was 0.1 but is 0.2"),
         ({}, {"epochs": 3}, "epochs was 2 but is 3"),
-        ({}, {"steps": 3}, "steps was None but is 3"),
-        ({}, {"mixup": 0.5}, "mixup was 0.0 but is 0.5"),
-        ({}, {"best": "test_loss"}, "best was None but is 'test_loss'"),
+        slow({}, {"steps": 3}, "steps was None but is 3"),
+        slow({}, {"mixup": 0.5}, "mixup was 0.0 but is 0.5"),
+        slow({}, {"best": "test_loss"}, "best was None but is 'test_loss'"),
         (
             {"hyperparams": {"dropout": 0.1}},
             {"hyperparams": {"dropout": 0.2}},
@@ -540,9 +543,8 @@ def timeless_file(file):
 @pytest.mark.parametrize("together", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_full_disk_loses_nothing(together, tmp_path):
     """A bound on the size of a file stands for the disk: a checkpoint does not fit."""
-    whole = train(together=together)
-    train(tmp_path, together=together, seeds=2, learning_rate=[0.01])
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(whole.networks[0].params))
+    found = train(tmp_path, together=together, seeds=2, learning_rate=[0.01])
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.networks[0].params))
     before = sorted(os.listdir(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
@@ -557,7 +559,7 @@ def test_a_full_disk_loses_nothing(together, tmp_path):
     assert list(Path(tmp_path).rglob("*.part")) == []
     found = train(tmp_path, together=together)
     if together == 1:
-        assert list(map(numbers, found.networks)) == list(map(numbers, whole.networks))
+        assert list(map(numbers, found.networks)) == uninterrupted()
     assert len(os.listdir(tmp_path)) == 4
 
 
@@ -572,9 +574,7 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_bits(together, tmp_path):
     results = {path.name for path in tmp_path.glob("*.safetensors")}
     assert results == ({"learning_rate=0.01,seed=0.safetensors"} if together == 1 else set())
     found = train(tmp_path, together=together)
-    assert list(map(numbers, found.networks)) == list(
-        map(numbers, train(together=together).networks)
-    )
+    assert list(map(numbers, found.networks)) == uninterrupted(together)
 
 
 # --- Loaders of other seeds, memory ---

@@ -179,18 +179,20 @@ def test_a_run_is_a_handful_of_programs(caplog):
     [
         (
             {"best": "validation_loss"},
-            "fit: best must name a column of the rows, of one of the sets ['test'], and it is "
-            "'validation_loss'; give evaluate={'validation': ...} and best='validation_loss', say",
+            "fit: best=COLUMN must name a column of the rows, of one of the sets ['test'], and it "
+            "is 'validation_loss'; give evaluate={'validation': ...} and best='validation_loss', "
+            "say",
         ),
         (
             {"patience": 3},
-            "fit: patience must be 1 or more epochs in which best=, the name of a column, gets no "
-            "better, and it is 3 with best=None; give both",
+            "fit: patience=N must be 1 or more epochs in which best=COLUMN gets no better, and "
+            "patience is 3 and best is None; give both, best='validation_loss' and patience=3 say",
         ),
         (
             {"best": "test_loss", "patience": 0},
-            "fit: patience must be 1 or more epochs in which best=, the name of a column, gets no "
-            "better, and it is 0 with best='test_loss'; give both",
+            "fit: patience=N must be 1 or more epochs in which best=COLUMN gets no better, and "
+            "patience is 0 and best is 'test_loss'; give both, best='validation_loss' and "
+            "patience=3 say",
         ),
     ],
 )

@@ -6,7 +6,6 @@ are known are checked here, and come back as Python numbers.
 
 import math
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +19,16 @@ Strength = float | Array
 """A Python number if it is known, else a traced float32 scalar."""
 
 
-def strength(what: str, value: ArrayLike, *, at_most: float = math.inf) -> Strength:
-    """The strength, refused if it is known and negative, too large or not finite."""
+def strength(what: str, value: ArrayLike) -> Strength:
+    """The strength, refused if it is known and negative or not finite."""
     if isinstance(value, jax.core.Tracer):
         if value.ndim == 0:
             return jnp.asarray(value, jnp.float32)
         raise AugmentError(f"{what} must be one number, and its shape is {value.shape}; {_VMAP}")
     number = _number(value)
-    if not (math.isfinite(number) and 0 <= number <= at_most):
-        bounds = ">= 0" if at_most == math.inf else f"from 0 to {at_most:g}"
+    if not 0 <= number < math.inf:
         raise AugmentError(
-            f"{what} must be a finite number {bounds}, and it is {value!r}; give 0 for none"
+            f"{what} must be a finite number >= 0, and it is {value!r}; give 0 for none"
         )
     return number
 
@@ -59,7 +57,7 @@ def positive(what: str, value: ArrayLike) -> float:
             "number"
         )
     number = _number(value)
-    if not (math.isfinite(number) and number > 0):
+    if not 0 < number < math.inf:
         raise AugmentError(
             f"{what} must be a finite number > 0, and it is {value!r}; give a larger one"
         )
@@ -104,16 +102,9 @@ def size(image: Array, channel_axis: int) -> tuple[int, int]:
     return image.shape[rows], image.shape[columns]
 
 
-def each_channel(f: Callable[[Array], Array], image: Array, channel_axis: int) -> Array:
-    """Apply a function of (height, width) to every channel."""
-    return f(image) if image.ndim == 2 else jax.vmap(f, channel_axis, channel_axis)(image)
-
-
 def to_real(image: Array) -> Array:
     """The image in the dtype that is computed in: float32, or wider where the image is."""
-    if image.dtype == jnp.uint8:
-        return image.astype(jnp.float32)
-    return image if image.dtype == jnp.float64 else image.astype(jnp.float32)
+    return image.astype(jnp.float64 if image.dtype == jnp.float64 else jnp.float32)
 
 
 def from_real(values: Array, dtype: np.dtype) -> Array:

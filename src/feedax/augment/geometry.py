@@ -10,9 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from feedax.augment.arguments import (
-    Strength,
     checked_image,
-    each_channel,
     from_real,
     is_zero,
     positive,
@@ -73,26 +71,30 @@ def warp(
     ((28, 28), False)
     """
     image = checked_image("warp", image, channel_axis)
-    strengths = {
-        "rotation": strength("warp: rotation", rotation),
-        "scale": strength("warp: scale", scale),
-        "shear": strength("warp: shear", shear),
-        "translation": strength("warp: translation", translation),
-    }
-    bend = strength("warp: alpha", alpha)
-    smooth = positive("warp: sigma", sigma)
+    rotation = strength("warp: rotation", rotation)
+    scale = strength("warp: scale", scale)
+    shear = strength("warp: shear", shear)
+    translation = strength("warp: translation", translation)
+    alpha = strength("warp: alpha", alpha)
+    sigma = positive("warp: sigma", sigma)
     affine_key, field_key = jax.random.split(key)
-    moves, bends = not all(map(is_zero, strengths.values())), not is_zero(bend)
-    shape = size(image, channel_axis)
+    moves, bends = not all(map(is_zero, (rotation, scale, shear, translation))), not is_zero(alpha)
     if not (moves or bends):
         return image
-    rows, columns = (
-        _random_affine_coordinates(affine_key, shape, **strengths)
-        if moves
-        else affine_coordinates(shape)
-    )
+    shape = size(image, channel_axis)
+    if moves:
+        draws = jax.random.uniform(affine_key, (6,), jnp.float32, -1, 1)
+        rows, columns = affine_coordinates(
+            shape,
+            angle=rotation * draws[0],
+            scale=jnp.exp(jnp.log1p(scale) * draws[1:3]),
+            shear=shear * draws[3],
+            translation=translation * draws[4:6],
+        )
+    else:
+        rows, columns = affine_coordinates(shape)
     if bends:
-        down, right = elastic_field(field_key, shape, alpha=bend, sigma=smooth)
+        down, right = elastic_field(field_key, shape, alpha=alpha, sigma=sigma)
         rows, columns = rows + down, columns + right
     return interpolate(image, rows, columns, channel_axis=channel_axis)
 
@@ -215,11 +217,11 @@ def elastic_field(
     >>> down.shape, 0.7 < float(jnp.std(down)) < 2.1
     ((28, 28), True)
     """
-    size = strength("elastic_field: alpha", alpha)
-    width = positive("elastic_field: sigma", sigma)
-    rows, columns = (noise_to_field(pixels, width) for pixels in shape)
+    alpha = strength("elastic_field: alpha", alpha)
+    sigma = positive("elastic_field: sigma", sigma)
+    rows, columns = (noise_to_field(pixels, sigma) for pixels in shape)
     noise = jax.random.normal(key, (2, rows.shape[1], columns.shape[1]), jnp.float32)
-    noise *= size / math.sqrt(3)  # the standard deviation of a uniform number in -1..1
+    noise *= alpha / math.sqrt(3)  # the standard deviation of a uniform number in -1..1
     down, right = (
         jnp.einsum("ia,ab,jb->ij", rows, part, columns, precision="highest") for part in noise
     )
@@ -300,7 +302,9 @@ def interpolate(
         )
         return _between(_between(a, b, beside), _between(c, d, beside), below)
 
-    return from_real(each_channel(look, to_real(image), channel_axis), image.dtype)
+    if image.ndim == 3:
+        look = jax.vmap(look, channel_axis, channel_axis)
+    return from_real(look(to_real(image)), image.dtype)
 
 
 def _between(a: Array, b: Array, part: Array) -> Array:
@@ -311,22 +315,3 @@ def _between(a: Array, b: Array, part: Array) -> Array:
 
 def _pair(value: ArrayLike) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (2,))
-
-
-def _random_affine_coordinates(
-    key: Array,
-    shape: tuple[int, int],
-    *,
-    rotation: Strength,
-    scale: Strength,
-    shear: Strength,
-    translation: Strength,
-) -> tuple[Array, Array]:
-    draws = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
-    return affine_coordinates(
-        shape,
-        angle=rotation * draws[0],
-        scale=jnp.exp(jnp.log1p(scale) * draws[1:3]),
-        shear=shear * draws[3],
-        translation=translation * draws[4:6],
-    )

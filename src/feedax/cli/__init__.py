@@ -8,6 +8,7 @@ start is one to the null device; what nobody reads of standard error changes not
 import difflib
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,9 +17,6 @@ from typing import TextIO
 
 import feedax
 from feedax.errors import (
-    FREE_SPACE,
-    NO_SUCH_SET,
-    OTHER_FOLDER,
     FeedaxError,
     UnknownDatasetError,
     one_line,
@@ -53,11 +51,55 @@ feedax COMMAND --help says more. feedax --version prints the version.
 
 
 REMEDIES = {
-    OTHER_FOLDER: "choose another one with --out",
-    FREE_SPACE: "free some space or choose another one with --out",
-    NO_SUCH_SET: "give --validation 0.1, or another --best",
+    "choose another folder": "choose another one with --out",
+    "convert it in the dataset, or give the loader a collate_fn": "convert it in the dataset",
+    "free some space or choose another folder": "free some space or choose another one with --out",
+    "give a NumpyLoader or a list that is not empty, not an iterator that ends": (
+        "see that the dataset is not empty, and fills a batch if there is --drop-last"
+    ),
+    "give a transform with torchvision.transforms.Resize, or resize the files": (
+        "resize the files, or give --dataset package.module:factory, a function that resizes them"
+    ),
+    "give all three of coordinator, processes and process": (
+        "give all three of --coordinator, --processes and --process"
+    ),
+    "give both, best='validation_loss' and patience=3 say": "give --validation 0.1, or --best loss",
+    "give evaluate={'validation': ...} and best='validation_loss', say": (
+        "give --validation 0.1, or another --best"
+    ),
+    "give the last layer one output per class, or mend the labels": (
+        "end --layers with the number of classes, or mend the labels"
+    ),
+    "give the loader the same dataset": "give the dataset that the run began with",
+    "keep the workers from epoch to epoch with persistent_workers=True": (
+        "lower --num-workers, or give --cache if an example is the same every time"
+    ),
+    "leave cache out if the dataset is random, or call refresh() if it was edited": (
+        "leave --cache out if the dataset is random, or start again if it was edited"
+    ),
+    "let the collate_fn or the dataset make it so": "let the dataset make it so",
+    "let the dataset give the label itself, argmax() of a one-hot target, or give "
+    "loss=optax.softmax_cross_entropy": (
+        "let the dataset give the label itself, argmax() of a one-hot target"
+    ),
+    "change the model, or give another loss": (
+        "let the dataset give the number of its class as the label of an example"
+    ),
+    "make them equal in the dataset (resize, crop or pad), or give the loader a collate_fn": (
+        "make them equal in the dataset (resize, crop or pad)"
+    ),
+    "make them smaller, or set jax_enable_x64": "make them smaller, or set JAX_ENABLE_X64=1",
+    "raise the loader's memory_budget if the device has room for all examples": (
+        "give --plan resident if the device has room for all examples"
+    ),
 }
 """What a script is told to do, and what a person at the command line is told instead."""
+
+ARGUMENT = re.compile(
+    r"(?<![\w/])(best|cache|coordinator|devices|num_workers|patience|plan|process|root|schedule|steps"
+    r"|together|warmup_steps)=('[^']*'|\w+)(?![\w/])"
+)
+"""An argument of the library that has a flag, as messages write it."""
 
 
 class UsageError(Exception):
@@ -82,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, UnknownDatasetError) as error:
         return _fail(who, str(error), 2)
     except FeedaxError as error:
-        if error.remedy in REMEDIES:
-            error = error.with_remedy(REMEDIES[error.remedy])
-        return _fail(who, str(error), 1)
+        return _fail(who, in_flags(error), 1)
     except Exception as error:
         if os.environ.get("FEEDAX_TRACEBACK"):
             raise
@@ -153,6 +193,20 @@ def _fail(who: str, sentence: str, code: int) -> int:
         forget(sys.stdout)
     say(who, one_line(sentence))
     return code
+
+
+def in_flags(error: FeedaxError) -> str:
+    """What an error says, to a person who has flags in place of a script's arguments."""
+    if not error.rule:  # a worker sent the sentence alone, or it has no fields
+        said, semicolon, remedy = str(error).rpartition("; ")
+        return f"{said}{semicolon}{REMEDIES.get(remedy, remedy)}"
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2].strip("'")
+        return f"--{name}" if value == "True" else f"--{name} {value}"
+
+    remedy = REMEDIES.get(error.remedy) or ARGUMENT.sub(flag, error.remedy)
+    return f"{error.who}: {ARGUMENT.sub(flag, error.rule)}, and {error.found}; {remedy}"
 
 
 def say(who: str, sentence: str) -> None:

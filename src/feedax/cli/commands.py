@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from feedax.cli import UsageError
-from feedax.cli.flags import DataFlags, TrainFlags, defaults, description
+from feedax.cli.flags import DataFlags, TrainFlags, defaults, description, optional
 from feedax.cli.parse import parse, renamed
 from feedax.cli.sweep_flags import parse_sweep
 
@@ -82,13 +82,9 @@ examples:
 class EvaluateFlags:
     run: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN")]
     """The folder of a run."""
-    dataset: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")
-    ] = None
+    dataset: Annotated[str | None, optional("NAME", "default: the run's")] = None
     """Another dataset with examples of the same size."""
-    root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run's)")] = (
-        None
-    )
+    root: Annotated[Path | None, optional("DIR", "default: the run's")] = None
     """Folder for a dataset that is downloaded or unpacked."""
 
 
@@ -101,9 +97,7 @@ class PredictFlags:
         arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
     ]
     """PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files of any size."""
-    show: Annotated[
-        Path | None, arg(metavar="FILE.png", help_behavior_hint="(default: nothing)")
-    ] = None
+    show: Annotated[Path | None, optional("FILE.png", "default: nothing")] = None
     """Draw what the network saw, beside its probabilities."""
 
     def __post_init__(self) -> None:

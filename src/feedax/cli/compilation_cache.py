@@ -20,10 +20,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from feedax.cache_folder import cache_folder
 from feedax.errors import FeedaxError
 from feedax.files import remove_leftovers, replace_file
-from feedax.machine import usable_cpus
+from feedax.machine import cache_folder, usable_cpus
 
 LOGGER = logging.getLogger("feedax")
 
@@ -45,12 +44,9 @@ SETTINGS = {
 
 
 def use_compilation_cache() -> Path | None:
-    """Let this process keep the programs it compiles for the next one.
+    """Let this process keep the programs it compiles for the next one, and return the folder.
 
-    Whoever has set JAX's cache, or switched it off, keeps what they have set.
-
-    Returns:
-        The folder, or None where the cache was left as it is.
+    Whoever has set JAX's cache, or switched it off, keeps what they have set; then it is None.
     """
     import jax
 
@@ -93,23 +89,17 @@ def machine() -> str:
     JAX's key of an entry leaves out the number of CPUs, which XLA splits a program for.
     """
     kinds = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    described = []
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if not line.strip():
-                break  # the first CPU is like the others
-            if line.startswith(kinds):
-                described.append(line)
-    digest = hashlib.sha256("".join(described).encode()).hexdigest()
+    described = ""
+    with contextlib.suppress(OSError):
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")  # like the others
+        lines = first.splitlines()
+        described = "".join(f"{line}\n" for line in lines if line.startswith(kinds))
+    digest = hashlib.sha256(described.encode()).hexdigest()
     return f"{platform.machine() or 'unknown'}-{usable_cpus()}-cpus-{digest[:8]}"
 
 
 def remove_torn(folder: Path) -> None:
-    """Remove the entries of a folder that are not whole; those checked before are not read again.
-
-    Raises:
-        OSError: the folder cannot be listed.
-    """
+    """Remove the entries of a folder that are not whole; those checked earlier are not read."""
     try:
         checked = dict(json.loads((folder / CHECKED).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -130,11 +120,7 @@ def remove_torn(folder: Path) -> None:
 
 
 def remove_least_recently_used(root: Path, max_bytes: int, max_entries: int) -> None:
-    """Remove entries from the folders in `root`, the longest unused first, until the rest fits.
-
-    Raises:
-        OSError: a folder cannot be listed.
-    """
+    """Remove entries from the folders in `root`, the longest unused first, until the rest fits."""
     found = [entry for folder in root.iterdir() if folder.is_dir() for entry in _entries(folder)]
     size, count = sum(status.st_size for _, status in found), len(found)
     # Some file systems don't keep the time of access; there the oldest go first.

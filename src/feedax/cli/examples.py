@@ -27,13 +27,7 @@ def _spread(part: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class Examples:
-    """A dataset's two parts.
-
-    Attributes:
-        flags: what was asked for.
-        train: the training set.
-        test: the test set, or None where there is none.
-    """
+    """A dataset's training set, and its test set if it has one."""
 
     flags: DataFlags
     train: Any
@@ -41,17 +35,11 @@ class Examples:
 
     @classmethod
     def open(cls, flags: DataFlags) -> "Examples":
-        """Load both parts.
-
-        Raises:
-            DatasetError: there is no such dataset, or it cannot be had.
-        """
-        load = datasets.load
-        return cls(
-            flags,
-            load(flags.dataset, train=True, root=flags.root),
-            load(flags.dataset, train=False, root=flags.root),
-        )
+        """Load both; see `feedax.datasets.load`."""
+        parts = [
+            datasets.load(flags.dataset, train=train, root=flags.root) for train in (True, False)
+        ]
+        return cls(flags, *parts)
 
     @property
     def name(self) -> str:
@@ -60,11 +48,7 @@ class Examples:
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example's input.
-
-        Raises:
-            ModelError: some examples, spread over the two parts, have another one.
-        """
+        """The shape of one example's input; refused where some examples have another one."""
         shape = self.first_input.shape
         with random_states_restored():
             for part in (self.train, self.test):
@@ -82,11 +66,7 @@ class Examples:
 
     @cached_property
     def first_input(self) -> np.ndarray:
-        """The input of the first example.
-
-        Raises:
-            ModelError: the examples are not pairs of an array and a label.
-        """
+        """The input of the first example; refused where that is no pair of input and label."""
         streamed = isinstance(self.train, IterableDataset)
         example = next(iter(self.train)) if streamed else self.train[0]
         if not isinstance(example, tuple | list) or len(example) != 2:
@@ -133,11 +113,7 @@ class Examples:
 
     @cached_property
     def class_count(self) -> int:
-        """How many classes the labels have: the names, or the largest label and one.
-
-        Raises:
-            ModelError: it is not known, because the dataset is a stream.
-        """
+        """How many classes the labels have: the names, or the largest label and one."""
         if self.class_names is not None:
             return len(self.class_names)
         if isinstance(self.train, IterableDataset):
@@ -154,9 +130,6 @@ class Examples:
         """A loader for each part there is: ``"train"``, ``"validation"`` and ``"test"``.
 
         Evaluation takes each whole and in its own order, see `NumpyLoader.sequential`.
-
-        Raises:
-            DatasetError: a stream is to be shuffled or split, or nothing is left to train on.
         """
         flags = self.flags
         train, validation = self._split()
@@ -165,12 +138,21 @@ class Examples:
                 f"feedax: only a dataset with indices can be shuffled, and {flags.dataset} is a "
                 f"stream; leave --shuffle out, and shuffle in the stream"
             )
-        found = {"train": self._loader(train, shuffle=flags.shuffle, drop_last=flags.drop_last)}
-        if validation is not None:
-            found["validation"] = self._loader(validation)
-        if self.test is not None:
-            found["test"] = self._loader(self.test)
-        return found
+        parts = {"train": train, "validation": validation, "test": self.test}
+        return {
+            name: NumpyLoader(
+                part,
+                batch_size=flags.batch_size,
+                shuffle=(name == "train" and flags.shuffle) or None,
+                drop_last=name == "train" and flags.drop_last,
+                num_workers=flags.num_workers,
+                seed=flags.seed,
+                cache=flags.cache,
+                plan=flags.plan,
+            )
+            for name, part in parts.items()
+            if part is not None
+        }
 
     def _split(self) -> tuple[Any, Any | None]:
         """The training set without the examples to validate with, and these."""
@@ -194,15 +176,3 @@ class Examples:
         parts = (order[held_out:], order[:held_out])
         train, validation = (Subset(self.train, np.sort(part).tolist()) for part in parts)
         return train, validation
-
-    def _loader(self, part: Any, shuffle: bool = False, drop_last: bool = False) -> NumpyLoader:
-        return NumpyLoader(
-            part,
-            batch_size=self.flags.batch_size,
-            shuffle=shuffle or None,
-            drop_last=drop_last,
-            num_workers=self.flags.num_workers,
-            seed=self.flags.seed,
-            cache=self.flags.cache,
-            plan=self.flags.plan,
-        )

@@ -8,17 +8,26 @@ of `feedax.presets`. Nothing heavy is imported here.
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from feedax.cli import UsageError
 from feedax.cli.parse import changed, flag, flag_values, given_flags, read_words, spelled
 from feedax.errors import RunFolderError
-from feedax.presets import DECAY_EPOCHS, PRESETS, WEIGHT_DECAY, OptimizerName, Recipe, ScheduleName
+from feedax.presets import (
+    DECAY_EPOCHS,
+    DESCRIPTIONS,
+    PRESETS,
+    WEIGHT_DECAY,
+    OptimizerName,
+    Recipe,
+    ScheduleName,
+)
+from feedax.storage.plain_json import Rule
 
 if TYPE_CHECKING:  # predict and --help do without what it loads
     from feedax.report.run_folder import RunFolder
@@ -26,29 +35,31 @@ if TYPE_CHECKING:  # predict and --help do without what it loads
 arg = tyro.conf.arg
 
 
-def at_least(flag: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{flag} must be at least {least}, and it is {value}")
+def at_least(least: int) -> Rule:
+    return f"at least {least}", lambda value: value >= least
 
 
-def above_zero(flag: str, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise UsageError(f"{flag} must be a finite number above 0, and it is {value}")
+ABOVE_ZERO: Rule = ("a finite number above 0", lambda value: 0 < value < math.inf)
+FROM_ZERO_ON: Rule = ("a finite number from 0 on", lambda value: 0 <= value < math.inf)
+FRACTION: Rule = ("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 
 
-def from_zero_on(flag: str, value: float | None) -> None:
-    if value is not None and not 0 <= value < math.inf:
-        raise UsageError(f"{flag} must be a finite number from 0 on, and it is {value}")
+def check(flags: Any, rule: Rule, *names: str) -> None:
+    """Refuse fields of a dataclass of flags that are given and break a rule."""
+    what, holds = rule
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and not holds(value):
+            raise UsageError(f"{flag(name)} must be {what}, and it is {value}")
 
 
-def fraction(flag: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UsageError(f"{flag} must be a fraction from 0 to below 1, and it is {value}")
-
-
-def default_or(hint: str) -> Callable[[str], str]:
-    """The hint of a flag that is not given by default: what holds then, or a preset's value."""
-    return lambda value: f"(default: {hint if value == 'None' else value})"
+def optional(metavar: str, hint: str, help: str | None = None) -> Any:
+    """Of a flag that need not be given; its help ends in the hint, or in a preset's value."""
+    return arg(
+        metavar=metavar,
+        help=help,
+        help_behavior_hint=lambda value: f"({hint})" if value == "None" else f"(default: {value})",
+    )
 
 
 DATASETS = (
@@ -62,7 +73,7 @@ class DataFlags:
     """Which examples, in which batches."""
 
     dataset: Annotated[str, arg(metavar="NAME", help=DATASETS)] = "mnist"
-    root: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a cache)")] = None
+    root: Annotated[Path | None, optional("DIR", "default: a cache")] = None
     """Folder for a dataset that is downloaded or unpacked."""
     batch_size: int = Recipe.batch_size
     """Examples in one step."""
@@ -82,10 +93,9 @@ class DataFlags:
     """Of the initial parameters, of the order and of all random numbers of training."""
 
     def __post_init__(self) -> None:
-        at_least("--batch-size", self.batch_size, 1)
-        at_least("--num-workers", self.num_workers, 0)
-        at_least("--seed", self.seed, 0)
-        fraction("--validation", self.validation)
+        check(self, at_least(1), "batch_size")
+        check(self, at_least(0), "num_workers", "seed")
+        check(self, FRACTION, "validation")
         if self.seed >= 2**32:
             raise UsageError(f"--seed must be below 2**32, and it is {self.seed}")
         if not self.dataset.strip():
@@ -98,17 +108,15 @@ class ModelFlags:
 
     hidden: Annotated[tuple[int, ...] | None, arg(metavar="SIZE ...")] = None
     """Sizes of the hidden layers; input and output come from the data."""
-    layers: Annotated[
-        tuple[int, ...] | None, arg(metavar="SIZE ...", help_behavior_hint="(or --hidden)")
-    ] = None
+    layers: Annotated[tuple[int, ...] | None, optional("SIZE ...", "or --hidden")] = None
     """All sizes, input and output too: 784 512 512 10."""
     initial_params: Annotated[
         Path | None,
-        arg(
-            metavar="RUN",
-            help="Start from the parameters of another run, with its layers if none are given; "
+        optional(
+            "RUN",
+            "default: drawn from --seed",
+            "Start from the parameters of another run, with its layers if none are given; "
             "the optimizer starts afresh.",
-            help_behavior_hint="(default: drawn from --seed)",
         ),
     ] = None
     initialisation: Literal["tutorial", "he"] = Recipe.initialisation
@@ -119,7 +127,7 @@ class ModelFlags:
     """Share of every hidden layer's outputs that are left out at random in training."""
 
     def __post_init__(self) -> None:
-        fraction("--dropout", self.dropout)
+        check(self, FRACTION, "dropout")
         if self.hidden is not None and self.layers is not None:
             raise UsageError(
                 "--hidden and --layers must not be given together: --layers has the hidden sizes "
@@ -127,7 +135,8 @@ class ModelFlags:
             )
         for name, sizes in (("--hidden", self.hidden), ("--layers", self.layers)):
             for size in sizes or ():
-                at_least(f"every size of {name}", size, 1)
+                if size < 1:
+                    raise UsageError(f"every size of {name} must be at least 1, and it is {size}")
         if self.layers is not None and len(self.layers) < 2:
             raise UsageError(
                 f"--layers must have at least two sizes, input and output, and it has "
@@ -143,7 +152,7 @@ class TrainingFlags:
     """The defaults, see above; tutorial is the JAX tutorial's job, number for number."""
     epochs: Annotated[int | None, arg(metavar="INT")] = None
     """Times to go through the training set."""
-    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(or --epochs)")] = None
+    steps: Annotated[int | None, optional("INT", "or --epochs")] = None
     """Steps to train for, in place of --epochs."""
     loss: Literal["tutorial", "cross_entropy"] = Recipe.loss
     """tutorial is the mean over the classes too: a tenth of the cross-entropy for 10 classes."""
@@ -155,9 +164,8 @@ class TrainingFlags:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise UsageError("--epochs and --steps must not be given together; leave one out")
-        at_least("--epochs", self.epochs, 1)
-        at_least("--steps", self.steps, 1)
-        fraction("--label-smoothing", self.label_smoothing)
+        check(self, at_least(1), "epochs", "steps")
+        check(self, FRACTION, "label_smoothing")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(
                 "--label-smoothing is for --loss cross_entropy, and the loss is "
@@ -195,17 +203,9 @@ class AugmentFlags:
     """Mix each example with another of its batch, in shares drawn from a Beta(ALPHA, ALPHA)."""
 
     def __post_init__(self) -> None:
-        from_zero_on("--rotation", self.rotation)
-        from_zero_on("--scaling", self.scaling)
-        from_zero_on("--shear", self.shear)
-        from_zero_on("--translation", self.translation)
-        from_zero_on("--elastic-alpha", self.elastic_alpha)
-        above_zero("--elastic-sigma", self.elastic_sigma)
-        at_least("--crop-padding", self.crop_padding, 0)
-        at_least("--cutout", self.cutout, 0)
-        from_zero_on("--brightness", self.brightness)
-        from_zero_on("--contrast", self.contrast)
-        from_zero_on("--mixup", self.mixup)
+        check(self, at_least(0), "crop_padding", "cutout")
+        check(self, ABOVE_ZERO, "elastic_sigma")
+        check(self, FROM_ZERO_ON, *vars(self))
 
 
 @dataclass(frozen=True)
@@ -222,27 +222,19 @@ class OptimizerFlags:
     """First steps, in which the learning rate rises from 0; one_cycle has its own."""
     warmup_fraction: Annotated[float, arg(metavar="FRACTION")] = Recipe.warmup_fraction
     """In place of --warmup-steps: the same as a fraction of the steps of the whole run."""
-    decay_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint=default_or("30"))] = (
-        None
-    )
+    decay_epochs: Annotated[int | None, optional("INT", "default: 30")] = None
     """With --schedule step: the learning rate falls after each so many epochs."""
     decay_rate: float = Recipe.decay_rate
     """With --schedule step: the factor by which it falls."""
-    weight_decay: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint=default_or("0, adamw: 0.0001"))
-    ] = None
+    weight_decay: Annotated[float | None, optional("FLOAT", "default: 0, adamw: 0.0001")] = None
     """Fraction of every parameter that a step takes off it, times the learning rate."""
-    clip_norm: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint=default_or("no clipping"))
-    ] = None
+    clip_norm: Annotated[float | None, optional("FLOAT", "default: no clipping")] = None
     """Gradients of a larger norm are scaled down to this one."""
 
     def __post_init__(self) -> None:
-        above_zero("--learning-rate", self.learning_rate)
-        above_zero("--decay-rate", self.decay_rate)
-        above_zero("--clip-norm", self.clip_norm)
-        at_least("--warmup-steps", self.warmup_steps, 0)
-        fraction("--warmup-fraction", self.warmup_fraction)
+        check(self, ABOVE_ZERO, "learning_rate", "decay_rate", "clip_norm")
+        check(self, at_least(0), "warmup_steps")
+        check(self, FRACTION, "warmup_fraction")
         if self.warmup_steps and self.warmup_fraction:
             raise UsageError(
                 "--warmup-steps and --warmup-fraction must not be given together; leave one out"
@@ -252,8 +244,8 @@ class OptimizerFlags:
                 "--warmup-fraction must be 0 with --schedule one_cycle, which has a warm-up of its "
                 f"own, and it is {self.warmup_fraction}; set it to 0, or choose another schedule"
             )
-        at_least("--decay-epochs", self.decay_epochs, 1)
-        from_zero_on("--weight-decay", self.weight_decay)
+        check(self, at_least(1), "decay_epochs")
+        check(self, FROM_ZERO_ON, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -262,20 +254,18 @@ class SelectionFlags:
 
     best: Annotated[
         str | None,
-        arg(
-            metavar="COLUMN",
-            help="Keep the parameters of the epoch that is best in this column of metrics.jsonl: "
+        optional(
+            "COLUMN",
+            "default: the first with --validation, else the last epoch's",
+            "Keep the parameters of the epoch that is best in this column of metrics.jsonl: "
             "validation_accuracy, validation_loss or loss.",
-            help_behavior_hint="(default: the first with --validation, else the last epoch's)",
         ),
     ] = None
-    patience: Annotated[
-        int | None, arg(metavar="EPOCHS", help_behavior_hint="(default: never)")
-    ] = None
+    patience: Annotated[int | None, optional("EPOCHS", "default: never")] = None
     """Stop after so many epochs in a row without a better one."""
 
     def __post_init__(self) -> None:
-        at_least("--patience", self.patience, 1)
+        check(self, at_least(1), "patience")
         if self.best is not None and self.best.startswith("test_"):
             raise UsageError(
                 f"--best must not be chosen by the test set, and it is {self.best}; give "
@@ -289,34 +279,36 @@ class CheckpointFlags:
 
     resume: Annotated[
         Path | None,
-        arg(
-            metavar="RUN",
-            help="Resume the run in this folder, as if it had never stopped. It needs no "
+        optional(
+            "RUN",
+            "default: a new run",
+            "Resume the run in this folder, as if it had never stopped. It needs no "
             "other flag but --dataset for your own data; a higher --epochs or --steps extends it.",
-            help_behavior_hint="(default: a new run)",
         ),
     ] = None
-    checkpoint_every_steps: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: not by steps)")
-    ] = None
+    checkpoint_every_steps: Annotated[int | None, optional("INT", "default: not by steps")] = None
     """Save after each so many steps."""
-    checkpoint_every_seconds: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: not by time)")
-    ] = None
+    checkpoint_every_seconds: Annotated[float | None, optional("FLOAT", "default: not by time")] = (
+        None
+    )
     """Save when so many seconds have passed since the last save."""
     checkpoint_every_epochs: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 1, unless one of those is given)"),
+        optional("INT", "default: 1, unless one of those is given"),
     ] = None
     """Save after each so many epochs."""
     keep_checkpoints: int = 3
     """How many to keep, the latest; the best epoch's is kept besides."""
 
     def __post_init__(self) -> None:
-        at_least("--checkpoint-every-steps", self.checkpoint_every_steps, 1)
-        at_least("--checkpoint-every-epochs", self.checkpoint_every_epochs, 1)
-        above_zero("--checkpoint-every-seconds", self.checkpoint_every_seconds)
-        at_least("--keep-checkpoints", self.keep_checkpoints, 1)
+        check(
+            self,
+            at_least(1),
+            "checkpoint_every_steps",
+            "checkpoint_every_epochs",
+            "keep_checkpoints",
+        )
+        check(self, ABOVE_ZERO, "checkpoint_every_seconds")
 
 
 @dataclass(frozen=True)
@@ -324,46 +316,34 @@ class DeviceFlags:
     """What it is trained on. Several processes find each other under SLURM, Open MPI and
     Kubernetes; elsewhere by the last three flags, given together."""
 
-    devices: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: all accelerators, or 1 CPU)")
-    ] = None
+    devices: Annotated[int | None, optional("INT", "default: all accelerators, or 1 CPU")] = None
     """Devices of this process that share each batch."""
-    coordinator: Annotated[
-        str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: a single process)")
-    ] = None
+    coordinator: Annotated[str | None, optional("HOST:PORT", "default: a single process")] = None
     """Where process 0 listens for the others."""
-    processes: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(with --coordinator)")
-    ] = None
+    processes: Annotated[int | None, optional("INT", "with --coordinator")] = None
     """How many processes train together."""
-    process: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(with --coordinator)")
-    ] = None
+    process: Annotated[int | None, optional("INT", "with --coordinator")] = None
     """Which of them this one is, from 0."""
 
     def __post_init__(self) -> None:
-        at_least("--devices", self.devices, 1)
+        check(self, at_least(1), "devices")
         three = (self.coordinator, self.processes, self.process)
         if None in three and three != (None, None, None):
             raise UsageError(
                 "--coordinator, --processes and --process must be given together; add those that "
                 "are missing"
             )
-        at_least("--processes", self.processes, 1)
-        at_least("--process", self.process, 0)
+        check(self, at_least(1), "processes")
+        check(self, at_least(0), "process")
 
 
 @dataclass(frozen=True)
 class OutputFlags:
     """Where the run is kept."""
 
-    out: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/TIME-NAME)")
-    ] = None
+    out: Annotated[Path | None, optional("DIR", "default: runs/TIME-NAME")] = None
     """The run's folder; it must not hold a run."""
-    name: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: the dataset's)")
-    ] = None
+    name: Annotated[str | None, optional("NAME", "default: the dataset's")] = None
     """Ends the name of the run's folder."""
 
     def __post_init__(self) -> None:
@@ -388,18 +368,9 @@ class TrainFlags:
     output: OutputFlags = field(default_factory=OutputFlags)
 
 
-def _of_preset(name: str, recipe: Recipe) -> TrainFlags:
-    return changed(TrainFlags(), preset=name, **vars(recipe))
-
-
-PRESET_FLAGS = {name: _of_preset(name, recipe) for name, recipe in PRESETS.items()}
-
-WHAT = {
-    "tutorial": "the JAX tutorial's job, number for number",
-    "modern": "the same network, trained as networks are trained today",
-    "best": "a larger network, trained for longer: the highest accuracy, at many times the cost",
+PRESET_FLAGS = {
+    name: changed(TrainFlags(), preset=name, **vars(recipe)) for name, recipe in PRESETS.items()
 }
-"""Each preset in words."""
 
 
 def recipe_of(flags: TrainFlags) -> Recipe:
@@ -413,9 +384,6 @@ def defaults(arguments: Sequence[str]) -> TrainFlags:
     """The flags that a command line starts from: those of the preset that it names.
 
     What is given in place of one of them takes it away: ``--steps`` the epochs, say.
-
-    Args:
-        arguments: what follows ``feedax train``.
     """
     # A name that is none is refused when all flags are parsed.
     flags = PRESET_FLAGS.get(_last(arguments, "--preset"), PRESET_FLAGS["tutorial"])
@@ -432,11 +400,7 @@ def defaults(arguments: Sequence[str]) -> TrainFlags:
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """The same flags with defaults in place that depend on other flags.
-
-    Raises:
-        UsageError: one of them is of no use beside another.
-    """
+    """The same flags with defaults in place that depend on other flags."""
     optimizer = flags.optimizer
     if optimizer.schedule != "step" and optimizer.decay_epochs is not None:
         raise UsageError(
@@ -465,7 +429,7 @@ def preset_flags(name: str) -> list[str]:
 def description() -> str:
     """The part of the help that says what every preset sets."""
     lines = ["presets, whose values the other flags override:"]
-    for name, what in WHAT.items():
+    for name, what in DESCRIPTIONS.items():
         lines.append(f"  --preset {name}: {what}")
         # A flag and its values stay on one line.
         given = " ".join(preset_flags(name)).replace(" --", "\n--").splitlines()

@@ -13,7 +13,7 @@ import numpy as np
 from feedax.cli import UsageError
 from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of
 from feedax.cli.parse import flag
-from feedax.errors import CheckpointError, ModelError, OptimizerError, shown
+from feedax.errors import CheckpointError, DatasetError, ModelError, OptimizerError, shown
 from feedax.presets import TUTORIAL
 from feedax.report.run_folder import RunFolder
 from feedax.storage.safetensors_file import arrays_by_name
@@ -30,22 +30,19 @@ if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
 def fit_arguments(flags: TrainFlags, examples: "Examples", loader: Sized) -> dict[str, Any]:
     """The arguments of `fit` and `sweep` that say how these flags train on these examples.
 
-    Parameters, sets and ``key`` are not among them.
-
-    Args:
-        flags: complete ones.
-        examples: what is trained on.
-        loader: of the training set.
-
-    Raises:
-        ModelError: images are to be changed, and the examples are not known to be images.
-        UsageError: --cutout is larger than the images.
-        OptimizerError: the schedule does not fit the length of the run.
+    Parameters, sets and ``key`` are not among them. The flags are complete, and the loader is that
+    of the training set. What does not fit the examples is refused.
     """
     length = None
     with contextlib.suppress(TypeError):  # a stream may not know
         length = len(loader)
     given, dataset = flags.optimizer, flags.data.dataset
+    if length == 0:
+        raise DatasetError(
+            "feedax: with --drop-last the training set must fill a batch, and that of "
+            f"{dataset} has fewer than {flags.data.batch_size} examples; lower --batch-size, or "
+            "leave --drop-last out"
+        )
     if length is None and given.schedule == "step":
         raise OptimizerError(
             f"optimizer: --decay-epochs counts epochs, and the stream {dataset} does not know its "
@@ -104,16 +101,7 @@ def _images(flags: TrainFlags, examples: "Examples") -> tuple[tuple[int, ...] | 
 def resolve_layers(
     flags: ModelFlags, examples: "Examples", other: RunFolder | None
 ) -> tuple[int, ...]:
-    """The sizes of all layers, checked against the examples.
-
-    Args:
-        flags: what was asked for.
-        examples: the examples.
-        other: the run whose parameters this one starts from, or None.
-
-    Raises:
-        ModelError: the first or the last size does not fit the examples.
-    """
+    """The sizes of all layers, checked; `other` is the run whose parameters are the first ones."""
     if flags.layers is not None:
         layers = flags.layers
     elif flags.hidden is None and other is not None:
@@ -126,11 +114,7 @@ def resolve_layers(
 
 
 def check_layers(layers: Sequence[int], examples: "Examples") -> None:
-    """Refuse layers whose ends do not fit the examples.
-
-    Raises:
-        ModelError: they do not fit.
-    """
+    """Refuse layers whose ends do not fit the examples."""
     values = examples.values
     if layers[0] != values:
         raise ModelError(
@@ -148,21 +132,14 @@ def check_layers(layers: Sequence[int], examples: "Examples") -> None:
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:
-    """The parameters of a run whose network has these layers.
-
-    Raises:
-        RunFolderError: there are none, or they are of other layers.
-    """
+    """The parameters of a run whose network has these layers."""
     return run.load_params(like=_shapes(layers))
 
 
 def are_saved(checkpoints: Checkpoints, layers: Sequence[int]) -> bool:
-    """Whether there is a checkpoint to resume from, of a network with these layers.
+    """Whether there is a checkpoint to resume from; one of other layers is refused.
 
     It is looked at before the parameters are drawn: a folder can ask for any number of them.
-
-    Raises:
-        CheckpointError: it is of other layers.
     """
     found = checkpoints.newest(most_bytes(_shapes(layers)), says=False)
     if found is not None:
@@ -171,16 +148,7 @@ def are_saved(checkpoints: Checkpoints, layers: Sequence[int]) -> bool:
 
 
 def refuse_other_networks(checkpoints: Checkpoints, layers: Sequence[int], count: int) -> None:
-    """Refuse saved networks of a sweep that have other layers; one of them tells.
-
-    Args:
-        checkpoints: of the sweep.
-        layers: of its networks.
-        count: how many it has.
-
-    Raises:
-        CheckpointError: they have.
-    """
+    """Refuse saved networks of a sweep of `count` that have other layers; one of them tells."""
     most = most_bytes(_shapes(layers))
     for name in checkpoints.names():
         arrays = None
@@ -196,11 +164,7 @@ def refuse_other_networks(checkpoints: Checkpoints, layers: Sequence[int], count
 
 
 def refuse_other_layers(arrays: Snapshot, layers: Sequence[int], path: Path) -> None:
-    """Refuse saved arrays that are not those of a network, or of many, with these layers.
-
-    Raises:
-        CheckpointError: they are not.
-    """
+    """Refuse saved arrays that are not those of a network, or of many, with these layers."""
     shapes = arrays_by_name({"params": _shapes(layers)}, who="feedax")
     saved = {name.removeprefix("state."): array.shape for name, array in arrays.items()}
     for name, leaf in shapes.items():

@@ -53,21 +53,17 @@ def flag_names(kind: Any) -> list[str]:
 def flag_values(flags: Any) -> dict[str, Any]:
     """The value of every ``--flag``."""
     values: dict[str, Any] = {}
-    for one in fields(flags):
-        value = getattr(flags, one.name)
-        values |= flag_values(value) if is_dataclass(value) else {flag(one.name): value}
+    for name, value in vars(flags).items():
+        values |= flag_values(value) if is_dataclass(value) else {flag(name): value}
     return values
 
 
 def changed(flags: Flags, **values: Any) -> Flags:
     """The same flags with other values, by the names of the fields in whatever group they are."""
-    changes: dict[str, Any] = {}
-    for one in fields(flags):  # type: ignore[arg-type]
-        value = getattr(flags, one.name)
-        if is_dataclass(value):
-            changes[one.name] = changed(value, **values)
-        elif one.name in values:
-            changes[one.name] = values[one.name]
+    changes = {
+        name: changed(value, **values) if is_dataclass(value) else values.get(name, value)
+        for name, value in vars(flags).items()
+    }
     return replace(flags, **changes)  # type: ignore[type-var]
 
 
@@ -112,63 +108,50 @@ def renamed(words: Sequence[str]) -> list[str]:
 def read_words(kind: type[Flags], words: Sequence[str]) -> Flags:
     """The flags that `command_line` made these words of, in this version or an earlier one.
 
+    They are not parsed as a person's: a value may begin with a dash, and ``--help`` is refused.
+
     Raises:
         UsageError: they are others.
     """
     hints = {name: hint for name, hint, _ in fields_of(kind)}
-    values: dict[str, Any] = {}
-    given = ""
     texts: dict[str, list[str]] = {}
+    given = ""
     for word in renamed(words):
-        # A number can begin with a minus.
         if word.startswith("--") or not given:
             given = word
             texts[given] = []
         else:
             texts[given].append(word)
+    values: dict[str, Any] = {}
     for given, some in texts.items():
         name = given if given in hints else given.replace("--no-", "--", 1)
         if name not in hints:
             raise UsageError(f"there is no flag {printable(given)}")
-        values[name] = _value(given, hints[name], some) if name == given else _off(given, some)
-    return _built(kind, values)
+        values[field_of(name)] = _value(given, hints[name], some)
+    return changed(kind(), **values)
 
 
-def _built(kind: Any, values: dict[str, Any]) -> Any:
-    found: dict[str, Any] = {}
-    for one in fields(kind):
-        if is_dataclass(one.default_factory):
-            found[one.name] = _built(one.default_factory, values)
-        elif flag(one.name) in values:
-            found[one.name] = values[flag(one.name)]
-    return kind(**found)
-
-
-def _off(given: str, texts: list[str]) -> bool:
-    if texts:
-        raise UsageError(f"{given} must stand alone, and {shortened(texts[0])} follows it")
-    return False
-
-
-def _value(name: str, hint: Any, texts: list[str]) -> Any:
+def _value(given: str, hint: Any, texts: list[str]) -> Any:
     """The value of a flag of some type, of the words that follow its name."""
     if hint is bool:
-        return not _off(name, texts)
+        if texts:
+            raise UsageError(f"{given} must stand alone, and {shortened(texts[0])} follows it")
+        return not given.startswith("--no-")
     kinds = [one for one in get_args(hint) or [hint] if one is not NoneType]
     if get_origin(kinds[0]) is tuple:
-        return tuple(_value(name, int, [text]) for text in texts)
+        return tuple(_value(given, int, [text]) for text in texts)
     if len(texts) != 1:
-        raise UsageError(f"{name} must have one value, and it has {len(texts)}")
+        raise UsageError(f"{given} must have one value, and it has {len(texts)}")
     text = texts[0]
     if get_origin(hint) is Literal:
         if text not in kinds:
-            raise UsageError(f"{name} must be one of {', '.join(kinds)}, and it is {text!r}")
+            raise UsageError(f"{given} must be one of {', '.join(kinds)}, and it is {text!r}")
         return text
     try:
         return kinds[0](text)
     except ValueError:
         what = "a whole number" if kinds[0] is int else "a number"
-        raise UsageError(f"{name} must be {what}, and it is {shortened(repr(text))}") from None
+        raise UsageError(f"{given} must be {what}, and it is {shortened(repr(text))}") from None
 
 
 def parse(
@@ -178,14 +161,7 @@ def parse(
     description: str,
     default: Flags | None = None,
 ) -> Flags:
-    """Build the flags of a command.
-
-    Args:
-        kind: the dataclass of its flags.
-        arguments: what follows the command.
-        command: its name.
-        description: opens its ``--help``.
-        default: the flags that hold where the arguments say nothing; those of `kind` if None.
+    """Build the flags of a command; `default` has those that the arguments leave out.
 
     Raises:
         UsageError: the arguments are wrong.

@@ -12,7 +12,7 @@ from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.flags import recipe_of, recorded_flags
 from feedax.cli.network import load_params
 from feedax.errors import ImageError, printable
-from feedax.predicting.image import UNSURE, prepare_image
+from feedax.predicting import UNSURE, prepare_image
 from feedax.report.run_folder import RunFolder
 from feedax.train import evaluate_arguments
 
@@ -64,7 +64,7 @@ def run(flags: PredictFlags, arguments: Sequence[str]) -> int:
 def _draw(
     file: Path, seen: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence[str]
 ) -> None:
-    from feedax.predicting.shown import seen_png
+    from feedax.report.figures import seen_png
 
     try:
         file.write_bytes(seen_png(seen, names))

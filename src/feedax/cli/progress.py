@@ -1,16 +1,19 @@
-"""What a person sees while networks train, and the tables of a sweep."""
+"""What a person sees while networks train, the tables of a sweep, and how both are stopped."""
 
 import logging
+import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any, Self
 
 import numpy as np
 
-from feedax.cli import forget
+from feedax.cli import forget, in_flags
 from feedax.cli.examples import TITLES
-from feedax.cli.stop import StopRequest
-from feedax.report.sweep_folder import Record, columns, mean_seconds, summaries
+from feedax.errors import FeedaxError
+from feedax.report.sweep_folder import Record, column_label, columns, mean_seconds, summaries
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -18,6 +21,7 @@ from feedax.train.events import (
     NetworksStarted,
     Started,
     Stepped,
+    Stopped,
     StopTraining,
 )
 from feedax.train.networks import Network, setting_name
@@ -26,7 +30,9 @@ SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
 REFRESHES = 4
 """Times a second that the bar is drawn; training says as often what is new, and needs the CPU."""
-SETS = {"test": "test set", "validation": "validation set", "train": "training set"}
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+ONE_PRESS_SECONDS = 0.5
+"""Signals this close are one: `timeout` and `make` hand on what a terminal has sent already."""
 ROUNDED = 5
 """Decimals of an accuracy in a sweep: one example of 100,000."""
 
@@ -49,6 +55,72 @@ def epoch_line(row: Mapping[str, float]) -> str:
     return f"{line}, {waited:.2f} of them waiting for data"
 
 
+class StopRequest:
+    """Turns the first signal into a request that the next event grants; the second one acts.
+
+    A context manager, for the time of training and saving, and a callback of `fit`.
+
+    Args:
+        preemptible: whether SIGTERM is left to JAX.
+
+    Attributes:
+        by: what asked to stop, in words, or None.
+        exit_code: of a process that stops for it.
+        stopped_at: where training stopped, in words, or None if it did not.
+    """
+
+    def __init__(self, preemptible: bool = False) -> None:
+        self.by: str | None = None
+        self.exit_code = 0
+        self.stopped_at: str | None = None
+        self._asked: float | None = None
+        # With several processes JAX hears SIGTERM, and stops all of them at the same step.
+        self._heard = [signal.SIGINT] if preemptible else list(SIGNALS)
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in self._heard:
+            # A process started in the background ignores Ctrl-C, and still does.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            # After the last epoch there is nothing left to stop.
+            case Stepped() | EpochEnded(is_last=False) if self.by:
+                raise StopTraining
+            case Stopped(epoch=epoch, step=step, preempted=preempted):
+                if preempted:
+                    self.ask(SIGNALS[signal.SIGTERM], 128 + signal.SIGTERM)
+                self.by = self.by or "another process"
+                after = f"after epoch {epoch - 1}"
+                self.stopped_at = f"in epoch {epoch} after {step} steps" if step else after
+
+    def ask(self, by: str, exit_code: int) -> None:
+        """Ask training to stop at the next event."""
+        self.by, self.exit_code = by, exit_code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
+            self.ask(SIGNALS[signal.Signals(number)], 128 + number)
+        elif now - self._asked >= ONE_PRESS_SECONDS:
+            self._restore()
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt  # workers and the terminal are left in good order
+            signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
 class _Notes(logging.Handler):
     """Says in a line what feedax has to say."""
 
@@ -57,7 +129,8 @@ class _Notes(logging.Handler):
         self._note = note
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._note(record.getMessage())
+        said: Any = record.msg
+        self._note(in_flags(said) if isinstance(said, FeedaxError) else record.getMessage())
 
 
 class Progress:
@@ -68,7 +141,7 @@ class Progress:
     Args:
         note: says what does not belong to the lines.
         stop: is asked to stop when the lines cannot be written any more.
-        quiet: whether another process prints the lines.
+        quiet: whether another process says it all.
     """
 
     is_of_networks = False
@@ -80,9 +153,8 @@ class Progress:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._notes = _Notes(note)
+        self._notes = _Notes(self._say)
         self._log = logging.getLogger("feedax")
-        self._log_before = self._log.level, self._log.propagate
 
     def __enter__(self) -> Self:
         self._log_before = self._log.level, self._log.propagate
@@ -101,7 +173,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         match event:
             case Started(steps=steps, how=how):
-                self._note(how)
+                self._say(how)
                 if sys.stdout.isatty() and not self._quiet:
                     self._start_bar("Epoch 0", steps)
             case Stepped() if self._bar is not None:
@@ -115,6 +187,10 @@ class Progress:
                     self._print(line)
                 if self._bar is not None:
                     self._bar.reset(self._task, description=f"Epoch {epoch + 1}", said="")
+
+    def _say(self, sentence: str) -> None:
+        if not self._quiet:
+            self._note(sentence)
 
     def _print(self, line: str) -> None:
         try:
@@ -155,8 +231,7 @@ class SweepProgress(Progress):
     A context manager, as `Progress`; `watch` gives the callback for a group of networks.
 
     Args:
-        note: says what does not belong to the lines.
-        stop: what asks to stop.
+        note, stop: as of `Progress`.
         names: of all networks.
         keep: is given what is to be written down of a network that has ended.
     """
@@ -231,7 +306,7 @@ def network_line(record: Record, width: int) -> str:
     if record["error"] is not None:
         return f"{start}  {record['error']}"
     scores = [
-        f"{_label(column)} {record['result'][column]:.{ROUNDED}f}"
+        f"{column_label(column)} {record['result'][column]:.{ROUNDED}f}"
         for column in columns([record])
         if column.endswith("accuracy")
     ]
@@ -245,7 +320,7 @@ def tables(records: Sequence[Record]) -> list[str]:
         if not column.endswith("accuracy"):
             continue
         rows = [["networks", "mean", "sd", "min", "max", "failed", "sec each"]]
-        names = [_label(column)]
+        names = [column_label(column)]
         for one in summaries(records, column):
             some = [record for record in records if record["setting"] == one.setting]
             numbers = [_number(value) for value in (one.mean, one.sd, one.minimum, one.maximum)]
@@ -259,11 +334,6 @@ def tables(records: Sequence[Record]) -> list[str]:
             cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join([f"{name:<{first}}", *cells]))
     return lines
-
-
-def _label(column: str) -> str:
-    name, _, measure = column.rpartition("_")
-    return f"{SETS.get(name, name)} {measure}" if name else f"{measure} while training"
 
 
 def _number(value: float, decimals: int = ROUNDED) -> str:

@@ -66,9 +66,11 @@ FREE = (
 """Flags that say where and how a run is continued, and not what it computes."""
 
 LENGTHS = ("--epochs", "--steps")
+MANY = ("--seeds", "--together")
+"""Flags that may be raised where a run, or a sweep, is resumed."""
 
 
-def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
+def resumed_run(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]) -> TrainFlags:
     """The flags of a run that is resumed; says what is read that its folder names.
 
     Args:
@@ -80,15 +82,10 @@ def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]
         UsageError: one of them contradicts the run.
         RunFolderError: the run's own flags cannot be read, or name what a person has to name.
     """
-    recorded = recorded_flags(folder)
-    was, now = flag_values(recorded), flag_values(from_anywhere(flags))
     given = given_flags(arguments)
-    others = [
-        f"{name} was {in_words(was[name])} and is {in_words(now[name])}"
-        for name in given
-        if name not in (*FREE, *LENGTHS) and now[name] != was[name]
-    ]
-    _refuse_others("run", others)
+    recorded = recorded_flags(folder)
+    _refuse_others("run", [recorded], [flags], [name for name in given if name not in LENGTHS])
+    was, now = flag_values(recorded), flag_values(flags)
     for name in LENGTHS:
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)
@@ -96,13 +93,57 @@ def resumed_flags(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]
     return changed(recorded, **_free_values(flags, given, *LENGTHS))
 
 
-def _refuse_others(what: str, others: Sequence[str]) -> None:
-    """Refuse flags of a run or a sweep that are not what they were; `others` has them in words."""
+def resumed_sweep(
+    folder: SweepFolder,
+    flags: SweepFlags,
+    combinations: Sequence[Combination],
+    arguments: Sequence[str],
+) -> tuple[ManyFlags, list[Combination]]:
+    """The networks of a sweep that is resumed; as `resumed_run`.
+
+    Args:
+        folder: of the sweep.
+        flags: those that are given now.
+        combinations: what they make.
+        arguments: the words that they come from.
+    """
+    given = given_flags(arguments)
+    many, found = _recorded_sweep(folder, _free_values(flags, given))
+    was, now = ([one.flags for one in some] for some in (found, combinations))
+    _refuse_others("sweep", was, now, [name for name in given if name not in MANY])
+    if "--seeds" in given and flags.sweep.seeds < many.seeds:
+        raise UsageError(
+            f"--seeds must be at least the sweep's own {many.seeds}, and it is "
+            f"{flags.sweep.seeds}; raise it"
+        )
+    many = changed(
+        many, **{name: value for name, value in vars(flags.sweep).items() if flag(name) in given}
+    )
+    for data in dict.fromkeys(one.data for one in was):
+        refuse_unnamed(folder.path, data, given, "feedax sweep")
+    return many, found
+
+
+def _refuse_others(
+    what: str, was: Sequence[TrainFlags], now: Sequence[TrainFlags], given: Sequence[str]
+) -> None:
+    """Refuse given flags, not the free ones, whose values in a run or a sweep were others."""
+    others = []
+    for name in given:
+        before, after = _values(was, name), _values(now, name)
+        if name not in FREE and before != after:
+            others.append(f"{name} was {before} and is {after}")
     if others:
         raise UsageError(
             f"a {what} is resumed with the flags that it began with, and {'; '.join(others)}; "
             f"leave {'it' if len(others) == 1 else 'them'} out, or start a new {what}"
         )
+
+
+def _values(flags: Sequence[TrainFlags], name: str) -> str:
+    """The values of a flag in words."""
+    found = [flag_values(from_anywhere(one))[name] for one in flags]
+    return " and ".join(dict.fromkeys(map(in_words, found)))
 
 
 def _free_values(flags: TrainFlags, given: Sequence[str], *more: str) -> dict[str, Any]:
@@ -173,17 +214,15 @@ def checkpoints_of(flags: CheckpointFlags, folder: RunFolder | None) -> Checkpoi
 
 
 def recorded_layers(folder: RunFolder, flags: ModelFlags) -> list[int]:
-    """The sizes of the layers of a run, which agree with its flags.
-
-    Raises:
-        RunFolderError: they do not.
-    """
+    """The sizes of the layers of a run, which have to agree with its flags."""
     layers: list[int] = folder.setting("layers")
-    hidden = flags.hidden if flags.layers is None else flags.layers[1:-1]
-    if hidden is None and flags.initial_params is None:
-        hidden = TUTORIAL.hidden
-    ends = (layers[0], layers[-1]) if flags.layers is None else (flags.layers[0], flags.layers[-1])
-    if hidden is not None and layers != [ends[0], *hidden, ends[1]]:
+    expected: Sequence[int] = layers  # those of the other run, with --initial-params alone
+    if flags.layers is not None:
+        expected = flags.layers
+    elif flags.hidden is not None or flags.initial_params is None:
+        hidden = TUTORIAL.hidden if flags.hidden is None else flags.hidden
+        expected = [layers[0], *hidden, layers[-1]]
+    if layers != [*expected]:
         raise RunFolderError(
             f"run folder: 'layers' of {folder.path / 'config.json'} must be those of its flags, "
             f"and it is {shown(layers)}; restore the file from a copy or train again"
@@ -192,32 +231,20 @@ def recorded_layers(folder: RunFolder, flags: ModelFlags) -> list[int]:
 
 
 def refuse_unnamed(folder: Path, flags: DataFlags, given: Collection[str], who: str) -> None:
-    """Refuse flags of a run's folder that a person has to name; say what is read in the folder.
+    """Refuse flags of a run's folder that a person has to name, and has not given.
 
-    Args:
-        folder: of the run.
-        flags: that it records.
-        given: the names of those that are given on the command line.
-        who: begins what is said.
-
-    Raises:
-        RunFolderError: one of them is not given.
+    `who` says what is read in the folder.
     """
     reasons = {name: why for name, why in _reasons(folder, flags).items() if name not in given}
     if reasons:
         words = shlex.join(_words(flags, list(reasons)))
         raise RunFolderError(f"run folder: {next(iter(reasons.values()))}; add {words}")
     if "--dataset" not in given and datasets.is_path(flags.dataset):
-        what = printable(flags.dataset)
-        say(who, f"reads {what}, which {folder} names")
+        say(who, f"reads {printable(flags.dataset)}, which {folder} names")
 
 
 def refuse_unnamed_start(folder: Path, start: Path | None, given: Collection[str]) -> None:
-    """Refuse to begin with the parameters of another run that a person has not named.
-
-    Raises:
-        RunFolderError: they are not named.
-    """
+    """Refuse to begin with the parameters of another run that a person has not named."""
     if start is not None and "--initial-params" not in given:
         raise RunFolderError(
             "run folder: parameters of another run must be named by you, not by a file, and those "
@@ -277,10 +304,7 @@ def _is_inside(folder: Path, path: str) -> bool:
     )
 
 
-MANY = ("--seeds", "--together")
-
-
-def recorded(many: ManyFlags, combinations: Sequence[Combination]) -> dict[str, Any]:
+def sweep_record(many: ManyFlags, combinations: Sequence[Combination]) -> dict[str, Any]:
     """What config.json says of the networks of a sweep."""
     return {
         "arguments": command_line(many),
@@ -290,78 +314,34 @@ def recorded(many: ManyFlags, combinations: Sequence[Combination]) -> dict[str, 
     }
 
 
-def resumed(
-    folder: SweepFolder,
-    flags: SweepFlags,
-    given: Sequence[Combination],
-    arguments: Sequence[str],
+def _recorded_sweep(
+    folder: SweepFolder, changes: dict[str, Any]
 ) -> tuple[ManyFlags, list[Combination]]:
-    """The networks of a sweep that is resumed; says what is read that its folder names.
-
-    Args:
-        folder: of the sweep.
-        flags: those that are given now.
-        given: the combinations that they make.
-        arguments: the words that they come from.
-
-    Raises:
-        UsageError: one of them contradicts the sweep.
-        RunFolderError: the sweep's own flags cannot be read, or name what a person has to name.
-    """
-    names = given_flags(arguments)
-    many, combinations = _read(folder, _free_values(flags, names))
-    fixed = [name for name in names if name not in (*FREE, *MANY)]
-    pairs = [(name, _values(combinations, name), _values(given, name)) for name in fixed]
-    others = [f"{name} was {was} and is {is_now}" for name, was, is_now in pairs if was != is_now]
-    _refuse_others("sweep", others)
-    if "--seeds" in names:
-        if flags.sweep.seeds < many.seeds:
-            raise UsageError(
-                f"--seeds must be at least the sweep's own {many.seeds}, and it is "
-                f"{flags.sweep.seeds}; raise it"
-            )
-        many = changed(many, seeds=flags.sweep.seeds)
-    if "--together" in names:
-        many = changed(many, together=flags.sweep.together)
-    for data in dict.fromkeys(one.flags.data for one in combinations):
-        refuse_unnamed(folder.path, data, names, "feedax sweep")
-    return many, combinations
-
-
-def _read(folder: SweepFolder, changes: dict[str, Any]) -> tuple[ManyFlags, list[Combination]]:
-    """What `recorded` has written, with other values of some flags."""
+    """What `sweep_record` has written, with other values of some flags."""
+    found: list[Combination] = []
     try:
         many = read_words(ManyFlags, folder.setting("arguments"))
-        settings = [(one["setting"], one["arguments"]) for one in folder.setting("settings")]
+        settings = folder.setting("settings")
         if not settings:
             raise ValueError("there is no setting")
         if (count := many.seeds * len(settings)) > MOST_NETWORKS:
             raise ValueError(f"they are {count} networks")
         # Files are named after the settings, so these are made again of the flags.
-        swept = list(settings[0][0])
+        swept = list(settings[0]["setting"])
         foreign = {flag(name) for name in swept}.difference(several_flags(SweepFlags), OLD_NAMES)
         if foreign:
             raise ValueError(f"{shown(min(foreign))} has one value in a sweep")
-        found: list[Combination] = []
-        for setting, arguments in settings:
-            # Each was written down as a run is.
-            run = RunFolder(folder.path, {"arguments": arguments})
-            flags = changed(recorded_flags(run), **changes)
-            one = Combination(setting_of(flags, swept), flags)
-            if one.setting != setting:
-                raise ValueError(f"{shown(setting)} is {shown(one.setting)} by its flags")
-            if any(one.setting == other.setting for other in found):
+        for recorded in settings:
+            flags = changed(read_words(TrainFlags, recorded["arguments"]), **changes)
+            setting = setting_of(flags, swept)
+            if setting != recorded["setting"]:
+                raise ValueError(f"{shown(recorded['setting'])} is {shown(setting)} by its flags")
+            if any(setting == other.setting for other in found):
                 raise ValueError(f"{shown(setting)} is there twice")
-            found.append(one)
+            found.append(Combination(setting, flags))
     except (UsageError, ValueError) as error:
         raise RunFolderError(
             f"run folder: {folder.path / 'config.json'} must hold the settings of a sweep, and "
             f"they cannot be read ({error}); use the version of feedax that wrote it"
         ) from error
     return many, found
-
-
-def _values(combinations: Sequence[Combination], name: str) -> str:
-    """The values of a flag in words."""
-    found = [flag_values(from_anywhere(one.flags))[name] for one in combinations]
-    return " and ".join(dict.fromkeys(map(in_words, found)))

@@ -14,16 +14,15 @@ from feedax.cli.examples import Examples
 from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
 from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
 from feedax.cli.parse import flag, flag_values
-from feedax.cli.progress import SweepProgress, tables
+from feedax.cli.progress import StopRequest, SweepProgress, tables
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
     from_anywhere,
-    recorded,
     resume_command,
-    resumed,
+    resumed_sweep,
+    sweep_record,
 )
-from feedax.cli.stop import StopRequest
 from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Setting, SweepFlags
 from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
@@ -38,6 +37,9 @@ from feedax.train.networks import Member, Network, file_name, network_name, sett
 from feedax.train.recipe import hyperparams
 from feedax.train.sweep import sweep_members
 
+note = partial(say, "feedax sweep")
+"""Says what is no line of a network and no table."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -45,13 +47,11 @@ class Group:
 
     Attributes:
         name: what their settings have in common; no other group has it.
-        layers: the sizes of the layers of each.
         members: the networks, as `feedax.sweep` names them.
         settings: of the sweep's flags, by those names.
         arguments: of `feedax.sweep` besides.
         flags: of the first of them.
-        test: the loader of the test set, which is looked at once, when a network has ended; None
-            where there is none.
+        test: the test set, which is looked at once, when a network has ended.
     """
 
     name: str
@@ -89,7 +89,8 @@ class Group:
         """The columns of the test set, of the parameters that are kept."""
         assert self.test is not None
         scalars = next(one.hyperparams for one in self.members if one.name == network.name)
-        scores = self._test.of(network.params, None, scalars, Source(self.test), "the test set")
+        test = Source(self.test)
+        (scores,) = self._test.of_each(network.params, None, scalars, test, "the test set")
         return {f"test_{name}": value for name, value in scores.items()}
 
     @cached_property
@@ -100,7 +101,7 @@ class Group:
         params = asked["init"](jax.random.key(0))
         scalars = dict.fromkeys(self.members[0].hyperparams, 0.0)
         check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
-        return Evaluation(model, check, Residents(Devices(1)))
+        return Evaluation(check, Residents(Devices(1)))
 
 
 def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[str]) -> int:
@@ -112,7 +113,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     combinations = [replace(one, flags=from_anywhere(one.flags)) for one in given]
     if flags.checkpoint.resume is not None:
         folder = SweepFolder.open(flags.checkpoint.resume)
-        many, combinations = resumed(folder, flags, given, arguments)
+        many, combinations = resumed_sweep(folder, flags, given, arguments)
     data = combinations[0].flags.data
     seeds = _seeds(data.seed, many, len(combinations))
     examples = Examples.open(data)
@@ -120,7 +121,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     is_resumed = folder is not None
     if folder is None:
         config = {"run": secrets.token_hex(8), "made_by": SweepFolder.command}
-        config |= recorded(many, combinations) | {"dataset": data.dataset}
+        config |= sweep_record(many, combinations) | {"dataset": data.dataset}
         out, name = flags.output.out, flags.output.name or examples.name
         folder = SweepFolder.create({**config, **start}, path=out, name=name)
     note(f"the sweep's folder is {folder.path}")
@@ -128,7 +129,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     # Held to the end, so that no other process resumes the same sweep.
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:
         if is_resumed:
-            folder.mark_resumed(recorded(many, combinations)["arguments"], start)
+            folder.mark_resumed(sweep_record(many, combinations)["arguments"], start)
         names = {
             network_name(seed, one.setting): one.setting | {"seed": seed}
             for one in combinations
@@ -182,7 +183,9 @@ def _train(
         for group in groups:
             if stop.by:
                 break
-            checkpoints = _checkpoints(group, folder)
+            checkpoints = checkpoints_of(group.flags.checkpoint, folder)
+            if group.name:
+                checkpoints = checkpoints.within(file_name(group.name))
             # Before a network is drawn: a folder can ask for one of any size.
             refuse_other_networks(checkpoints, group.layers, len(names))
             found = sweep_members(
@@ -199,11 +202,6 @@ def _train(
     return records
 
 
-def _checkpoints(group: Group, folder: SweepFolder) -> Checkpoints:
-    found = checkpoints_of(group.flags.checkpoint, folder)
-    return found.within(file_name(group.name)) if group.name else found
-
-
 def _seeds(first: int, many: ManyFlags, settings: int) -> range:
     if (count := many.seeds * settings) > MOST_NETWORKS:
         raise UsageError(
@@ -215,11 +213,6 @@ def _seeds(first: int, many: ManyFlags, settings: int) -> range:
     return range(first, last + 1)
 
 
-def note(sentence: str) -> None:
-    """Say something that is no line of a network and no table."""
-    say("feedax sweep", sentence)
-
-
 def groups_of(
     combinations: Sequence[Combination], seeds: Sequence[int], examples: Examples
 ) -> list[Group]:
@@ -227,9 +220,6 @@ def groups_of(
 
     The data are loaded once. What is wrong with a combination is found here, before there is a
     folder.
-
-    Raises:
-        FeedaxError: as in `feedax train`.
     """
     together: dict[tuple[Any, ...], list[Combination]] = {}
     for one in combinations:
@@ -252,7 +242,10 @@ def _group(
     loaders: Mapping[str, NumpyLoader],
 ) -> Group:
     flags = combinations[0].flags
-    sets = {name: loader for name, loader in loaders.items() if name in _evaluated(flags)}
+    # The whole training set is only looked at where it decides which parameters are kept.
+    decides = (flags.selection.best or "").startswith("train_")
+    evaluated = ("train", "validation") if decides else ("validation",)
+    sets = {name: loader for name, loader in loaders.items() if name in evaluated}
     Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(sets)
     arguments = fit_arguments(flags, examples, loaders["train"])
@@ -306,9 +299,3 @@ def _program(flags: TrainFlags) -> tuple[Any, ...]:
 def _scalars(flags: TrainFlags) -> dict[str, float]:
     scalars = {"learning_rate": flags.optimizer.learning_rate, **hyperparams(recipe_of(flags))}
     return {name: float(value) for name, value in scalars.items()}
-
-
-def _evaluated(flags: TrainFlags) -> tuple[str, ...]:
-    """The whole training set is only looked at where it decides which parameters are kept."""
-    decides = (flags.selection.best or "").startswith("train_")
-    return ("train", "validation") if decides else ("validation",)

@@ -16,12 +16,21 @@ from feedax.cli.flags import (
     ModelFlags,
     TrainFlags,
     at_least,
+    check,
     complete,
     defaults,
+    optional,
 )
-from feedax.cli.parse import OLD_NAMES, field_of, fields_of, flag, flag_values, given_flags, parse
-
-arg = tyro.conf.arg
+from feedax.cli.parse import (
+    OLD_NAMES,
+    changed,
+    field_of,
+    fields_of,
+    flag,
+    flag_values,
+    given_flags,
+    parse,
+)
 
 MOST_NETWORKS = 100_000
 """Of one sweep; each has files of its own in one folder."""
@@ -38,13 +47,12 @@ class ManyFlags:
     """Networks of each setting; their seeds count up from --seed."""
     together: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 1 on a CPU, else as many as have room)"),
+        optional("INT", "default: 1 on a CPU, else as many as have room"),
     ] = None
     """Networks that are trained side by side."""
 
     def __post_init__(self) -> None:
-        at_least("--seeds", self.seeds, 1)
-        at_least("--together", self.together, 1)
+        check(self, at_least(1), "seeds", "together")
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,11 @@ class SweepCheckpointFlags(CheckpointFlags):
 
     resume: Annotated[
         Path | None,
-        arg(
-            metavar="SWEEP",
-            help="Resume the sweep in this folder, as if it had never stopped. It needs no "
+        optional(
+            "SWEEP",
+            "default: a new sweep",
+            "Resume the sweep in this folder, as if it had never stopped. It needs no "
             "other flag; a higher --seeds adds networks.",
-            help_behavior_hint="(default: a new sweep)",
         ),
     ] = None
 
@@ -102,12 +110,7 @@ SINGLE = ("--seed", "--num-workers", "--plan")
 
 @dataclass(frozen=True)
 class Combination:
-    """One setting of a sweep.
-
-    Attributes:
-        setting: its values of the flags that have several.
-        flags: all its flags, those of `feedax train`.
-    """
+    """One setting of a sweep, the values of flags that have several, and all its flags."""
 
     setting: Setting
     flags: TrainFlags
@@ -118,26 +121,20 @@ def parse_sweep(
 ) -> tuple[SweepFlags, Sequence[Combination]]:
     """Every combination of values in a command line.
 
-    Each is parsed as a command line of its own, so that a value means what it means alone.
-
-    Args:
-        arguments: what follows ``feedax sweep``.
-        description: opens its ``--help``.
-
-    Returns:
-        The flags of the first, and all of them.
-
-    Raises:
-        UsageError: the arguments are wrong.
-        SystemExit: code 0, after ``--help`` was printed.
+    Each is parsed as a command line of its own, so that a value means what it means alone; the
+    flags of the first are returned, too. For the arguments, see `parse`.
     """
     for name in given_flags(arguments):
         if name in REFUSED:
             raise UsageError(f"{name} must not be given, since {REFUSED[name]}; leave it out")
     swept, lines = command_lines(arguments)
     parsed = [parse(SweepFlags, line, "sweep", description, _defaults(line)) for line in lines]
+    groups = [one.name for one in fields(TrainFlags)]
     found = [
-        Combination(setting_of(flags, [*map(field_of, swept)]), _train_flags(flags))
+        Combination(
+            setting_of(flags, [*map(field_of, swept)]),
+            complete(TrainFlags(**{name: getattr(flags, name) for name in groups})),
+        )
         for flags in parsed
     ]
     for i, one in enumerate(found):
@@ -194,24 +191,11 @@ def _is_one_value(kind: Any) -> bool:
 
 
 def _defaults(arguments: Sequence[str]) -> SweepFlags:
-    train = defaults(arguments)
-    return SweepFlags(
-        data=train.data,
-        model=SweepModelFlags(**vars(train.model)),
-        training=train.training,
-        augment=train.augment,
-        optimizer=train.optimizer,
-        selection=train.selection,
-    )
+    values = flag_values(defaults(arguments))
+    return changed(SweepFlags(), **{field_of(name): value for name, value in values.items()})
 
 
 def setting_of(flags: TrainFlags, swept: Sequence[str]) -> Setting:
     """The values of some flags by the names of their fields, or by names these had earlier."""
     values = flag_values(flags)
     return {name: values[OLD_NAMES.get(flag(name), flag(name))] for name in swept}
-
-
-def _train_flags(flags: SweepFlags) -> TrainFlags:
-    return complete(
-        TrainFlags(**{one.name: getattr(flags, one.name) for one in fields(TrainFlags)})
-    )

@@ -5,6 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from feedax.cli.network import (
     resolve_layers,
 )
 from feedax.cli.parse import command_line, given_flags, read_words
-from feedax.cli.progress import Progress
+from feedax.cli.progress import Progress, StopRequest
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
@@ -30,16 +31,16 @@ from feedax.cli.resume import (
     recorded_layers,
     refuse_unnamed_start,
     resume_command,
-    resumed_flags,
+    resumed_run,
 )
-from feedax.cli.stop import StopRequest
 from feedax.errors import NotANumberError
 from feedax.feed import Devices
-from feedax.report.recorder import Recorder
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import Recorder, RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best
-from feedax.train.watchdog import Watchdog
+
+note = partial(say, "feedax train")
+"""Says what is not one of the lines of an epoch."""
 
 
 def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def run(flags: TrainFlags, arguments: Sequence[str]) -> int:
     if device.coordinator is not None or processes.found():
         processes.keep_stdout_clean()
     processes.join(device.coordinator, device.processes, device.process)
-    with Watchdog():
+    with processes.Watchdog():
         return _train(flags, arguments, start_up)
 
 
@@ -62,7 +63,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     if processes.index() == 0:
         if flags.checkpoint.resume is not None:
             folder = RunFolder.open(flags.checkpoint.resume)
-            flags = resumed_flags(folder, flags, arguments)
+            flags = resumed_run(folder, flags, arguments)
             layers = recorded_layers(folder, flags.model)
             # Then the parameters that it began with are not needed.
             has_checkpoint = are_saved(checkpoints_of(flags.checkpoint, folder), layers)
@@ -98,13 +99,13 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         out, name = flags.output.out, flags.output.name or examples.name
         folder = RunFolder.create({**config, **start}, path=out, name=name)
     recorder = None if folder is None else Recorder(folder, flags.selection.best, note, resumed)
-    speaks = note if folder is not None else _silence
-    speaks(f"the run's folder is {folder.path}" if folder is not None else "")
+    if folder is not None:
+        note(f"the run's folder is {folder.path}")
 
     with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None
         try:
-            with Progress(speaks, stop, quiet=folder is None) as progress:
+            with Progress(note, stop, quiet=folder is None) as progress:
                 params, _ = fit(
                     params=params,
                     train=loaders["train"],
@@ -142,15 +143,6 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     return stop.exit_code  # not 0 when the request came too late to stop anything
 
 
-def note(sentence: str) -> None:
-    """Say something that is not one of the lines of an epoch."""
-    say("feedax train", sentence)
-
-
-def _silence(sentence: str) -> None:
-    """What is said by one of several processes need not be said by all."""
-
-
 def _config(
     flags: TrainFlags, examples: Examples, layers: Sequence[int], plan: str
 ) -> dict[str, Any]:
@@ -170,24 +162,14 @@ def _config(
 
 
 class StartUp:
-    """Splits the time since the process started into named parts.
-
-    >>> clock = StartUp()
-    >>> clock.ends("imports")
-    >>> clock.ends("data")
-    >>> str(clock).startswith("start-up "), list(clock.seconds)
-    (True, ['imports', 'data'])
-
-    Attributes:
-        seconds: how long each part took, in order.
-    """
+    """Splits the time since the process started into named parts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._since = process_started()
 
     def ends(self, part: str) -> None:
-        """Name what has been done since the last part ended, or since the process started."""
+        """Name what has been done since the last part ended."""
         now = time.time()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now

@@ -8,6 +8,7 @@ datasets that feedax knows are registered in `feedax.data.known_datasets`.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,13 @@ from feedax.tree import NotAnArray, map_leaves, name_of, named_leaves
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayForm:
-    """The examples of a dataset, of which any batch can be gathered at once.
+    """The examples of a dataset, of which any batch can be gathered at once."""
 
-    Attributes:
-        name: of the dataset and its transform, for people.
-        identity: what the form was made from. Another object, or another number or text in its
-            place, is another dataset.
-        structure: builds what `numpy_collate` would build of the leaves of a batch.
-    """
-
-    name: str
+    name: str  # of the dataset and its transform, for people
+    # What the form was made from: another object, or another number or text in its place, is
+    # another dataset.
     identity: tuple[Any, ...]
-    structure: Callable[[list[np.ndarray]], Any] = list
+    structure: Callable[[list[np.ndarray]], Any] = list  # from leaves to what is collated of them
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -56,14 +52,10 @@ class ArrayForm:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysForm(ArrayForm):
-    """One array for each leaf of an example.
+    """One array for each leaf of an example."""
 
-    Attributes:
-        arrays: `(n, ...)`, as they lie in the dataset; nothing of a memory map is read.
-        batch_transforms: for each array, from its rows to what examples hold.
-    """
-
-    arrays: tuple[np.ndarray, ...]
+    arrays: tuple[np.ndarray, ...]  # `(n, ...)`, in the dataset; nothing of a memory map is read
+    # For each array, from its rows to what examples hold.
     batch_transforms: tuple[Callable[[np.ndarray], np.ndarray], ...]
 
     def __len__(self) -> int:
@@ -120,8 +112,8 @@ class ConcatForm(ArrayForm):
 
 
 NO_ROWS = np.empty(0, np.intp)
-_FORMS: dict[type, Callable[[Any], ArrayForm]] = {}
-_FORMS_BY_NAME: dict[tuple[str, str], Callable[[Any], ArrayForm]] = {}
+_FORMS: dict[type | tuple[str, str], Callable[[Any], ArrayForm]] = {}
+"""By the exact type of a dataset, or by its module and name if its library is not imported here."""
 
 
 def array_form(dataset: Any) -> ArrayForm:
@@ -136,24 +128,17 @@ def array_form(dataset: Any) -> ArrayForm:
     name = kind.__module__, kind.__qualname__
     # Its library is not imported for this: if such a dataset exists, it has been imported.
     if make is None and getattr(sys.modules.get(name[0]), name[1], None) is kind:
-        make = _FORMS_BY_NAME.get(name)
+        make = _FORMS.get(name)
     if make is None:
         raise NoArrayForm(f"{name_of(dataset)} may run any Python for an example")
     return make(dataset)
 
 
 def register_array_form(*types: type | tuple[str, str]) -> Callable[[Any], Any]:
-    """Register how datasets of exactly these types become an `ArrayForm`.
-
-    A type of a library that is not imported here is given as its module and its name.
-    """
+    """Register how datasets of exactly these types, see `_FORMS`, become an `ArrayForm`."""
 
     def register(make: Callable[[Any], ArrayForm]) -> Callable[[Any], ArrayForm]:
-        for kind in types:
-            if isinstance(kind, tuple):
-                _FORMS_BY_NAME[kind] = make
-            else:
-                _FORMS[kind] = make
+        _FORMS.update(dict.fromkeys(types, make))
         return make
 
     return register
@@ -208,14 +193,13 @@ def register_arrays(
 
     def make(dataset: Any) -> ArrayForm:
         tree = arrays(dataset)
-        leaves = tree_leaves(tree)
+        leaves = [leaf for _, leaf in named_leaves(tree)]
         _check_registered(dataset, leaves)
-        first = transform(dataset) if transform is not None else None
         nesting = repr(collated(tree, iter(range(len(leaves))))).encode()
         return arrays_form(
             dataset,
             leaves,
-            [first],
+            [None if transform is None else transform(dataset)],
             extra=(nesting,),
             structure=lambda new: collated(tree, iter(new)),
         )
@@ -255,7 +239,7 @@ def arrays_form(
     Args:
         dataset: for its name.
         leaves: the arrays; a list of ints is one, too.
-        transforms: of the first leaves; the others have none.
+        transforms: of the first leaves.
         kinds: what the dataset makes of the first leaves' rows, where it is not their own kind.
         extra: more that the form depends on.
         structure: builds a batch of its leaves.
@@ -263,15 +247,14 @@ def arrays_form(
     arrays = []
     made = []
     identity: list[Any] = [*extra, len(leaves)]
-    for number, leaf in enumerate(leaves):
-        array, own_kind, looked_at = _plain(dataset, leaf)
-        kind = kinds[number] if number < len(kinds) else own_kind
-        transform = transforms[number] if number < len(transforms) else None
-        what = "transform" if number == 0 else "target_transform"
-        form = batch_transform(transform, Stage(kind, array[:0]), what)
+    what = "transform"
+    for leaf, transform, kind in zip_longest(leaves, transforms[: len(leaves)], kinds):
+        array, own_kind, looked_at = _plain(name_of(dataset), leaf)
+        form = batch_transform(transform, Stage(kind or own_kind, array[:0]), what)
         arrays.append(array)
         made.append(form)
         identity += [*looked_at, *form.identity]
+        what = "target_transform"
     names = made[0].names if made else ()
     return ArraysForm(
         name=name_of(dataset) + (f" with {', '.join(names)}" if names else ""),
@@ -282,19 +265,17 @@ def arrays_form(
     )
 
 
-def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
+def _plain(name: str, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
     """A leaf as an array in this process's memory, its kind, and what tells that it is the same."""
     if type(leaf) in (torch.Tensor, torch.nn.Parameter):
         if leaf.layout != torch.strided or leaf.device.type != "cpu" or leaf.is_quantized:
-            raise NoArrayForm(
-                f"{name_of(dataset)} holds a tensor that is not a plain one in the CPU's memory"
-            )
+            raise NoArrayForm(f"{name} holds a tensor that is not a plain one in the CPU's memory")
         # torch has no public way to see that a tensor was changed in place, or is a view.
         version = 0 if leaf.is_inference() else leaf._version
         try:
             array = to_numpy(leaf)
         except NotAnArray as no:
-            raise NoArrayForm(f"{name_of(dataset)} holds {no.what}") from no
+            raise NoArrayForm(f"{name} holds {no.what}") from no
         owner = leaf if leaf._base is None else leaf._base  # a view is a new object each time
         looked_at: tuple[Any, ...] = (owner, version, _layout(array))
         kind = TENSOR
@@ -306,19 +287,19 @@ def _plain(dataset: Any, leaf: Any) -> tuple[np.ndarray, str, tuple[Any, ...]]:
         try:
             array = np.asarray(leaf, np.int64)
         except OverflowError:
-            raise NoArrayForm(f"{name_of(dataset)} holds integers beyond int64") from None
+            raise NoArrayForm(f"{name} holds integers beyond int64") from None
         looked_at = (leaf, array.tobytes())
         kind = INT
     else:
-        raise NoArrayForm(f"{name_of(dataset)} holds a {name_of(leaf)}, not a plain NumPy array")
+        raise NoArrayForm(f"{name} holds a {name_of(leaf)}, not a plain NumPy array")
     if array.dtype.hasobject:
-        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold Python objects")
+        raise NoArrayForm(f"the arrays of {name} hold Python objects")
     if array.dtype.kind in "US":
-        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold text")
+        raise NoArrayForm(f"the arrays of {name} hold text")
     if array.dtype.kind not in "biufc" and array.dtype.isbuiltin != 2:  # 2: bfloat16 and its like
-        raise NoArrayForm(f"the arrays of {name_of(dataset)} hold {array.dtype}, not numbers")
+        raise NoArrayForm(f"the arrays of {name} hold {array.dtype}, not numbers")
     if array.ndim == 0:
-        raise NoArrayForm(f"{name_of(dataset)} holds a single value, not an array of examples")
+        raise NoArrayForm(f"{name} holds a single value, not an array of examples")
     return array, kind, looked_at
 
 
@@ -334,15 +315,6 @@ def _layout(array: np.ndarray) -> bytes:
     return repr((place, array.shape, array.strides, array.dtype.str)).encode()
 
 
-def tree_leaves(tree: Any) -> list[Any]:
-    return [leaf for _, leaf in named_leaves(tree)]
-
-
 def collated(tree: Any, leaves: Iterator[Any]) -> Any:
     """The tree with new leaves, its tuples as lists: `numpy_collate` makes them so."""
     return map_leaves(tree, lambda *_: next(leaves), tuples_to_lists=True)
-
-
-def single(leaves: list[np.ndarray]) -> np.ndarray:
-    """The structure of examples that are one array each."""
-    return leaves[0]

@@ -34,34 +34,21 @@ class NoArrayForm(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """Examples between two transforms.
+    """Examples between two transforms."""
 
-    Attributes:
-        kind: the Python object that an example is: `PICTURE`, `ARRAY`, `TENSOR`, `INT`, `FLOAT`.
-        rows: a batch of no examples, `(0, ...)`: it has their dtype and shape.
-        own: whether the values are a copy, not the dataset's own memory.
-    """
-
-    kind: str
-    rows: np.ndarray
-    own: bool = False
+    kind: str  # what an example is: `PICTURE`, `ARRAY`, `TENSOR`, `INT` or `FLOAT`
+    rows: np.ndarray  # a batch of no examples, `(0, ...)`: it has their dtype and shape
+    own: bool = False  # the values are a copy, not the dataset's own memory
 
 
 @dataclass(frozen=True)
 class BatchTransform:
-    """A transform of a whole batch.
+    """A transform of a whole batch."""
 
-    Attributes:
-        steps: applied one after the other to arrays `(examples, ...)`.
-        names: of the transforms, for people.
-        identity: the objects and values that it was made from.
-        stage: what it makes of an example.
-    """
-
-    steps: tuple[Batch, ...]
-    names: tuple[str, ...]
-    identity: tuple[Any, ...]
-    stage: Stage
+    steps: tuple[Batch, ...]  # applied one after the other to arrays `(examples, ...)`
+    names: tuple[str, ...]  # of the transforms, for people
+    identity: tuple[Any, ...]  # the objects and values that it was made from
+    stage: Stage  # what it makes of an example
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):  # torch does not warn of infinities and NaNs
@@ -80,50 +67,46 @@ def batch_transform(transform: Any, stage: Stage, what: str = "transform") -> Ba
     >>> form(np.array([[[0, 255], [7, 1]]], np.uint8))
     array([[  0., 255.,   7.,   1.]], dtype=float32)
     """
+    steps: list[Batch] = []
+    names: list[str] = []
+    identity: list[Any] = []
     # numpy_collate makes int64 of Python's int, and stacks arrays in the machine's byte order.
     dtype = stage.rows.dtype
     native = np.dtype(np.int64) if stage.kind == INT else dtype.newbyteorder("=")
     if dtype != native:
-        raw = Stage(stage.kind, stage.rows.astype(native), own=True)
-        rest = batch_transform(transform, raw, what)
-        steps: tuple[Batch, ...] = (lambda batch: batch.astype(native), *rest.steps)
-        return BatchTransform(steps, rest.names, rest.identity, rest.stage)
+        steps.append(lambda batch: batch.astype(native))
+        stage = Stage(stage.kind, stage.rows.astype(native), own=True)
     if transform is None:
-        return BatchTransform((), (), (None,), stage)
-    if type(transform) in (v1.Compose, v2.Compose):
-        return _compose(transform, stage, what)
-    if type(transform) in _STEPS:
-        _refuse_altered(transform, what)
-        identity = (transform, type(transform), *_values(transform, what))
-        step, kind = _STEPS[type(transform)](transform, stage, f"the {what} {_name(transform)}")
-    elif id(transform) in _FUNCTIONS:
-        kinds, step, kind = _FUNCTIONS[id(transform)]
-        if stage.kind not in kinds:
-            raise _cannot(f"the {what} {_name(transform)}", stage)
-        identity = (transform,)
-    else:
-        raise NoArrayForm(f"the {what} {_name(transform)} is known for single examples only")
-    rows = stage.rows if step is None else step(stage.rows)
-    after = Stage(kind, rows, stage.own or rows.dtype != stage.rows.dtype)
-    return BatchTransform(() if step is None else (step,), (_name(transform),), identity, after)
-
-
-def _compose(compose: Any, stage: Stage, what: str) -> BatchTransform:
-    _refuse_altered(compose, what)
-    if type(compose.transforms) not in (list, tuple) or not compose.transforms:
-        raise NoArrayForm(f"the {what} Compose holds no list of transforms")
-    whole = BatchTransform((), (), (compose, type(compose), len(compose.transforms)), stage)
-    for transform in compose.transforms:
-        if transform is None:
+        return BatchTransform(tuple(steps), (), (None,), stage)
+    pending = [transform]
+    while pending:
+        one = pending.pop(0)
+        if one is None:
             raise NoArrayForm(f"the {what} Compose holds a None")
-        part = batch_transform(transform, whole.stage, what)
-        whole = BatchTransform(
-            whole.steps + part.steps,
-            whole.names + part.names,
-            whole.identity + part.identity,
-            part.stage,
-        )
-    return whole
+        if type(one) in (v1.Compose, v2.Compose):
+            _refuse_altered(one, what)
+            if type(one.transforms) not in (list, tuple) or not one.transforms:
+                raise NoArrayForm(f"the {what} Compose holds no list of transforms")
+            identity += [one, type(one), len(one.transforms)]
+            pending[:0] = one.transforms
+            continue
+        name = f"the {what} {_name(one)}"
+        if type(one) in _STEPS:
+            _refuse_altered(one, what)
+            identity += [one, type(one), *_values(one, what)]
+            step, kind = _STEPS[type(one)](one, stage, name)
+        elif id(one) in _FUNCTIONS:
+            kinds, step, kind = _FUNCTIONS[id(one)]
+            if stage.kind not in kinds:
+                raise _cannot(name, stage)
+            identity.append(one)
+        else:
+            raise NoArrayForm(f"{name} is known for single examples only")
+        names.append(_name(one))
+        rows = stage.rows if step is None else step(stage.rows)
+        stage = Stage(kind, rows, stage.own or rows.dtype != stage.rows.dtype)
+        steps += [] if step is None else [step]
+    return BatchTransform(tuple(steps), tuple(names), tuple(identity), stage)
 
 
 def _refuse_altered(transform: Any, what: str) -> None:
@@ -204,21 +187,21 @@ def _to_tensor(transform: Any, stage: Stage, name: str) -> _Step:
     if stage.kind not in (PICTURE, ARRAY) or rows.ndim not in (3, 4):
         raise _cannot(name, stage)
     if rows.dtype == np.uint8:
-        return _scaled_by_division(_numpy_dtype(torch.get_default_dtype(), name)), TENSOR
+        dtype = _numpy_dtype(torch.get_default_dtype(), name)
+        return lambda batch: _to_unit_range(_channels_first(batch), dtype), TENSOR
     if stage.kind == PICTURE or not _has_a_tensor(rows.dtype):
         raise _cannot(name, stage)
     return _channels_first, TENSOR
 
 
-def _scaled_by_division(dtype: np.dtype) -> Batch:
-    """Pixels to [0, 1] as torch's `div` does it: one division, correctly rounded."""
-
-    def scaled(batch: np.ndarray) -> np.ndarray:
-        result = _channels_first(batch).astype(dtype, order="C")
+def _to_unit_range(batch: np.ndarray, dtype: np.dtype, divide: bool = True) -> np.ndarray:
+    """Pixels to [0, 1] as torch does it: one division or multiplication, correctly rounded."""
+    result = batch.astype(dtype, order="C")
+    if divide:
         result /= dtype.type(255)
-        return result
-
-    return scaled
+    else:
+        result *= dtype.type(1.0 / 255)
+    return result
 
 
 def _numpy_dtype(dtype: torch.dtype, name: str, kinds: str = "f") -> np.dtype:
@@ -253,10 +236,6 @@ def _to_image(transform: Any, stage: Stage, name: str) -> _Step:
     if stage.kind in (INT, FLOAT):
         return None, stage.kind
     raise _cannot(name, stage)
-
-
-def _unchanged(transform: Any, stage: Stage, name: str) -> _Step:
-    return None, stage.kind
 
 
 def _convert_image_dtype(transform: v1.ConvertImageDtype, stage: Stage, name: str) -> _Step:
@@ -297,16 +276,7 @@ def _scaled(dtype: torch.dtype, stage: Stage, name: str, divide: bool) -> Batch 
         bits = after.type(after.itemsize * 8 - 1 - 8)  # one is the sign
         return lambda batch: batch.astype(after) << bits
     after = _numpy_dtype(dtype, name)
-
-    def scaled(batch: np.ndarray) -> np.ndarray:
-        result = batch.astype(after)
-        if divide:
-            result /= after.type(255)
-        else:
-            result *= after.type(1.0 / 255)
-        return result
-
-    return scaled
+    return lambda batch: _to_unit_range(batch, after, divide)
 
 
 def _normalize(transform: Any, stage: Stage, name: str) -> _Step:
@@ -350,7 +320,7 @@ _STEPS: dict[type, Callable[[Any, Stage, str], _Step]] = {
     v1.PILToTensor: _pil_to_tensor,
     v2.PILToTensor: _pil_to_tensor,
     v2.ToImage: _to_image,
-    v2.ToPureTensor: _unchanged,
+    v2.ToPureTensor: lambda transform, stage, name: (None, stage.kind),
     v1.ConvertImageDtype: _convert_image_dtype,
     v2.ConvertImageDtype: _to_dtype,
     v2.ToDtype: _to_dtype,

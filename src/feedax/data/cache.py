@@ -5,12 +5,11 @@ import random
 from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset, MapDataPipe
+from torch.utils.data import DataLoader, IterableDataset, MapDataPipe
 
 from feedax.data.array_form import ArraysForm, collated
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
-from feedax.data.order import Task
 from feedax.errors import ExampleError, PlanError
 from feedax.random_states import random_states_restored
 from feedax.tree import name_of, named_leaves, same_bits
@@ -25,8 +24,7 @@ FILL = 256
 class Cache:
     """The examples of a map-style dataset that is deterministic, as its user asserts.
 
-    Args:
-        dataset: it yields numbers in arrays, of the same shapes for every example.
+    It yields numbers in arrays, of the same shapes for every example.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -36,8 +34,7 @@ class Cache:
     def forget(self) -> None:
         self._known = np.zeros(len(self._dataset), bool)
         self._template: Any = None
-        self._paths: list[str] = []
-        self._arrays: list[np.ndarray] = []
+        self._arrays: dict[str, np.ndarray] = {}  # by the path of a leaf in the template
 
     def owns(self, form: Any) -> bool:
         """Whether an array form is one of what is kept here."""
@@ -51,29 +48,30 @@ class Cache:
         """How many examples are kept, and of how many."""
         return int(self._known.sum()), len(self._known)
 
-    def keep(self, task: Task, batch: Any) -> None:
-        """Keep a batch's examples.
+    def keep(self, indices: Any, rows: np.ndarray | None, batch: Any) -> None:
+        """Keep a batch's examples; `rows` are its indices where these are integers.
 
         Raises:
             PlanError: they cannot be kept in arrays by their indices.
         """
-        if task.numbers is None:
+        if rows is None:
             raise PlanError(
                 "NumpyLoader: cache=True keeps examples by their numbers, and the sampler yields "
-                f"{task.indices}; leave it out"
+                f"{indices}; leave it out"
             )
         if len(self._dataset) != len(self._known):
             self.forget()  # it has grown or shrunk
         if not self._arrays:
             self._begin(batch)
-        rows = task.numbers
         leaves = self._leaves(batch, rows[0])
-        for array, leaf in zip(self._arrays, leaves, strict=True):
+        for array, leaf in zip(self._arrays.values(), leaves, strict=True):
             if leaf.shape[1:] != array.shape[1:] or leaf.dtype != array.dtype:
                 raise ExampleError(
-                    "NumpyLoader: cache=True needs examples of one shape and dtype, and after "
-                    f"{array.dtype} {array.shape[1:]} there is {leaf.dtype} {leaf.shape[1:]} at "
-                    f"example {rows[0]}; leave it out, or make the examples equal"
+                    who="NumpyLoader",
+                    rule="cache=True needs examples of one shape and dtype",
+                    found=f"after {array.dtype} {array.shape[1:]} there is {leaf.dtype} "
+                    f"{leaf.shape[1:]} at example {rows[0]}",
+                    remedy="leave it out, or make the examples equal",
                 )
             array[rows] = leaf
         self._known[rows] = True
@@ -83,13 +81,11 @@ class Cache:
         missing = np.flatnonzero(~self._known)
         if self._arrays and 0 < len(missing) <= FILL:
             for index in missing.tolist():
-                task = Task([index], 0, 0)
-                task.numbers = np.array([index])
-                self.keep(task, self._load(index))
+                self.keep([index], np.array([index]), self._load(index))
 
     def form(self) -> ArraysForm:
         """The array form of what is kept."""
-        template, views = self._template, [array.view() for array in self._arrays]
+        template, views = self._template, [array.view() for array in self._arrays.values()]
         for view in views:
             view.flags.writeable = False
         return ArraysForm(
@@ -109,12 +105,14 @@ class Cache:
         count = len(self._known)
         for index in random.Random(epoch).sample(range(count), min(LOADED_AGAIN, count)):
             leaves = self._leaves(self._load(index), index)
-            kept = [array[index : index + 1] for array in self._arrays]
+            kept = [array[index : index + 1] for array in self._arrays.values()]
             if not same_bits(leaves, kept):
                 raise ExampleError(
-                    "NumpyLoader: with cache=True an example must be the same each time it is "
-                    f"loaded, and example {index} of {name_of(self._dataset)} has changed; leave "
-                    "cache out if the dataset is random, or call refresh() if it was edited"
+                    who="NumpyLoader",
+                    rule="with cache=True an example must be the same each time it is loaded",
+                    found=f"example {index} of {name_of(self._dataset)} has changed",
+                    remedy="leave cache out if the dataset is random, or call refresh() if it was "
+                    "edited",
                 )
 
     def _load(self, index: int) -> Any:
@@ -122,56 +120,55 @@ class Cache:
             return numpy_collate(examples_of(self._dataset, [index]))
 
     def _begin(self, batch: Any) -> None:
-        leaves = dict(named_leaves(batch))
-        for leaf in leaves.values():
+        arrays = {}
+        for path, leaf in named_leaves(batch):
             if not isinstance(leaf, np.ndarray) or leaf.dtype.hasobject:
                 raise PlanError(
-                    "NumpyLoader: cache=True keeps examples made of numbers in arrays, in tuples, "
-                    f"lists and dicts, and a batch holds a {name_of(leaf)}; leave it out, or let "
-                    "the dataset yield numbers only"
+                    who="NumpyLoader",
+                    rule="cache=True keeps examples made of numbers in arrays, in tuples, lists "
+                    "and dicts",
+                    found=f"a batch holds a {name_of(leaf)}",
+                    remedy="leave it out, or let the dataset yield numbers only",
                 )
-        count = len(self._known)
-        self._arrays = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves.values()]
-        self._paths = list(leaves)
+            arrays[path] = np.empty((len(self._known), *leaf.shape[1:]), leaf.dtype)
+        self._arrays = arrays
         self._template = collated(batch, itertools.repeat(None))
 
     def _leaves(self, batch: Any, index: Any) -> list[np.ndarray]:
         """A batch's leaves in the order of the arrays; dicts may have their keys in another one."""
         leaves = dict(named_leaves(batch))
-        if leaves.keys() != set(self._paths):
+        if leaves.keys() != self._arrays.keys():
             raise ExampleError(
-                "NumpyLoader: cache=True needs examples of one structure, and that of example "
-                f"{index} is another one; leave it out, or make the examples equal"
+                who="NumpyLoader",
+                rule="cache=True needs examples of one structure",
+                found=f"that of example {index} is another one",
+                remedy="leave it out, or make the examples equal",
             )
-        return [leaves[path] for path in self._paths]
+        return [leaves[path] for path in self._arrays]
 
 
-def refuse_cache(dataset: Any, alone: bool, collate_fn: Any, in_order: bool, plan: str) -> None:
-    """Check that a loader with these arguments has examples to keep.
-
-    Args:
-        alone: whether it makes no batches.
-        dataset, collate_fn, in_order, plan: as of `NumpyLoader`.
-
-    Raises:
-        PlanError: it has none.
-    """
+def refuse_cache(loader: DataLoader[Any], collate_fn: Any, plan: str) -> None:
+    """Raise PlanError if a loader, with this collate_fn of the user's, has no examples to keep."""
+    dataset = loader.dataset
     reason = None
     if isinstance(dataset, IterableDataset):
         reason = "an IterableDataset has none"
     elif isinstance(dataset, MapDataPipe):
         reason = "a data pipe does not say how many it has"
     elif not hasattr(type(dataset), "__len__"):
-        reason = f"a {type(dataset).__name__} does not say how many it has"
-    elif alone:
+        reason = f"a {name_of(dataset)} does not say how many it has"
+    elif loader.batch_sampler is None:
         reason = "batch_size=None makes no batches"
-    elif collate_fn not in (None, numpy_collate):
+    elif collate_fn is not None:
         reason = "a collate_fn of your own hides them"
-    elif not in_order:
+    elif not loader.in_order:
         reason = "in_order=False loses them"
     elif plan == "streamed":
         reason = "plan='streamed' asks to load them every time"
     if reason:
         raise PlanError(
-            f"NumpyLoader: cache=True keeps examples by their indices, and {reason}; leave it out"
+            who="NumpyLoader",
+            rule="cache=True keeps examples by their indices",
+            found=reason,
+            remedy="leave it out",
         )

@@ -83,11 +83,8 @@ def collate_into(
 ) -> Any:
     """`numpy_collate`, its stacked arrays `(n, ...)` in memory that the caller provides.
 
-    Args:
-        batch: the examples.
-        empty: from a shape and a dtype to an array whose content does not matter. Python numbers
-            and objects do not ask for it.
-        fns: of `collate_fns`, which is asked if None.
+    `empty` makes of a shape and a dtype an array whose content does not matter; Python numbers and
+    objects do not ask for it. `collate_fns` is asked if `fns` is None.
 
     >>> buffer = np.zeros((3, 2))
     >>> batch = collate_into([np.ones(2), np.ones(2)], lambda shape, dtype: buffer[: shape[0]])
@@ -142,15 +139,14 @@ class _Collation:
             return map_leaves(result, partial(_converted, "numpy_collate", whose), field=field)
         self._refuse_none(values, field)
         if isinstance(first, str | bytes):
-            self._same("a kind of value", [_kind_of_text(value) for value in values], field)
+            kinds = ["text" if isinstance(v, str | bytes) else name_of(v) for v in values]
+            self._same("a kind of value", kinds, field)
             return list(values)
         if isinstance(first, _ARRAYS):
             return self._stack(values, field)
         for kind, dtype in _PYTHON_NUMBERS.items():
-            if isinstance(first, kind):
-                if {*map(type, values)} == {type(first)}:
-                    return self._numbers(values, dtype, field)
-                return self._stack(values, field)
+            if isinstance(first, kind) and {*map(type, values)} == {type(first)}:
+                return self._numbers(values, dtype, field)
         parts = taken_apart(first, tuples_to_lists=True)
         if parts is None:
             return self._stack(values, field)
@@ -170,13 +166,17 @@ class _Collation:
 
     def _refuse_other_parts(self, first: Any, values: Sequence[Any], field: str) -> None:
         if isinstance(first, Mapping):
-            self._same("keys", [_keys(value) for value in values], field, ordered=False)
+            keys = [[*v] if isinstance(v, Mapping) else [f"none ({name_of(v)})"] for v in values]
+            self._same("keys", keys, field, ordered=False)
         elif isinstance(first, tuple) and hasattr(first, "_fields"):
             self._same("field names", [getattr(v, "_fields", name_of(v)) for v in values], field)
         elif record_fields(first) is not None:
             self._same("a type", [name_of(value) for value in values], field)
         else:
-            self._same("a length", [_length(value) for value in values], field)
+            lengths = [
+                len(v) if isinstance(v, Sequence) else f"none ({name_of(v)})" for v in values
+            ]
+            self._same("a length", lengths, field)
 
     def _numbers(self, values: Sequence[Any], dtype: type[np.generic], field: str) -> np.ndarray:
         try:
@@ -248,10 +248,12 @@ class _Collation:
             equal = value == found[0] if ordered else set(value) == set(found[0])
             if not equal:
                 raise ExampleError(
-                    f"numpy_collate: {_spoken(field)} must have {what} that all examples of a "
-                    f"batch share, and it is {found[0]} in example {self.indices[0]} but {value} "
-                    f"in example {index}; make them equal in the dataset (resize, crop or pad), "
-                    "or give the loader a collate_fn"
+                    who="numpy_collate",
+                    rule=f"{_spoken(field)} must have {what} that all examples of a batch share",
+                    found=f"it is {found[0]} in example {self.indices[0]} but {value} in example "
+                    f"{index}",
+                    remedy="make them equal in the dataset (resize, crop or pad), or give the "
+                    "loader a collate_fn",
                 )
         return found[0]
 
@@ -312,11 +314,8 @@ def numpy_convert(tree: Any) -> Any:
 def convert_example(tree: Any, whose: str = "an example") -> Any:
     """One example that is not batched (``batch_size=None``), its tensors as NumPy arrays.
 
-    Its plain tuples become lists, as torch's ``default_convert`` makes them.
-
-    Args:
-        tree: the example.
-        whose: which one it is, for messages.
+    Its plain tuples become lists, as torch's ``default_convert`` makes them. `whose` says which
+    example it is, for messages.
 
     Raises:
         ExampleError: no array holds a part of it as it is, see `numpy_collate`.
@@ -342,8 +341,10 @@ def _converted(who: str, whose: str, leaf: Any, field: str) -> Any:
 
 def _not_an_array(who: str, whose: str, field: str, no: NotAnArray) -> ExampleError:
     return ExampleError(
-        f"{who}: {_spoken(field)} must be made of arrays, tensors, images, numbers and text, and "
-        f"{whose} has {no.what} there; {no.remedy}"
+        who=who,
+        rule=f"{_spoken(field)} must be made of arrays, tensors, images, numbers and text",
+        found=f"{whose} has {no.what} there",
+        remedy=no.remedy,
     )
 
 
@@ -354,18 +355,6 @@ def _mode(value: Any, first: Image.Image) -> str:
     palette = value.getpalette() if value.mode in ("P", "PA") else None
     named = "" if palette is None else f" with palette {zlib.crc32(bytes(palette)):08x}"
     return value.mode + named
-
-
-def _kind_of_text(value: Any) -> str:
-    return "text" if isinstance(value, str | bytes) else name_of(value)
-
-
-def _keys(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Mapping) else [f"none ({name_of(value)})"]
-
-
-def _length(value: Any) -> int | str:
-    return len(value) if isinstance(value, Sequence) else f"none ({name_of(value)})"
 
 
 def _spoken(field: str) -> str:

@@ -5,7 +5,6 @@ which example failed, and worker processes of our own.
 """
 
 import contextlib
-import copy
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from feedax.data.array_form import ArrayForm
 from feedax.data.cache import Cache
 from feedax.data.collate import refuse_empty
 from feedax.data.loading import ALL, NOTE, Loaded
-from feedax.data.order import Progress, Task, Tasks
+from feedax.data.order import Order, Progress, Task
 from feedax.data.plan import batch_notes
 from feedax.data.randomness import OwnStates
 from feedax.data.shard import WHOLE, Shard
@@ -68,55 +67,39 @@ class LoaderStats:
     examples: int = 0
 
 
+@dataclass
 class BatchLog:
-    """What a loader learns from the batches that it hands over.
+    """What a loader learns from the batches that it hands over."""
 
-    Args:
-        cache: keeps the examples, if there is one.
-        shard: the share of each batch that is handed over.
-
-    Attributes:
-        stats: where the time went.
-        notes: what the first batch says about the way to a device; None before it.
-        brings_jax: whether the dataset made a worker import JAX.
-        repeats: whether an iterable dataset came whole in more than one worker.
-        gave_part: whether the batch handed over last was only a part of one.
-    """
-
-    def __init__(self, cache: Cache | None, shard: Shard) -> None:
-        self.cache = cache
-        self.shard = shard
-        self.gave_part = False
-        self.stats = LoaderStats()
-        self.notes: tuple[str, ...] | None = None
-        self.brings_jax = False
-        self.repeats = False
+    cache: Cache | None
+    shard: Shard  # the share of each batch that is handed over
+    stats: LoaderStats = field(default_factory=LoaderStats)
+    notes: tuple[str, ...] | None = None  # what the first batch says about the way to a device
+    brings_jax: bool = False  # the dataset made a worker import JAX
+    repeats: bool = False  # an iterable dataset came whole in more than one worker
+    gave_part: bool = False  # the batch handed over last was only a part of one
 
     def renewed(self) -> "BatchLog":
         """The log of another loader of the same examples: it knows what was learned of them."""
-        log = copy.copy(self)
-        log.stats, log.gave_part = LoaderStats(), False
-        return log
+        return replace(self, stats=LoaderStats(), gave_part=False)
 
     def gathered(self, progress: Progress, task: Task, count: int) -> None:
-        """So many examples of a batch that was gathered from arrays are handed over."""
+        """Count a batch that was gathered from arrays, of which so many examples are given."""
         progress.hand_over(task)
         self.stats.batches += 1
         self.stats.examples += count
         self.gave_part = count < task.count
 
     def loaded(
-        self, progress: Progress, loaded: Any, task: Any, worker: int = 0, workers: int = 1
+        self, progress: Progress, loaded: Loaded, task: Any, worker: int = 0, workers: int = 1
     ) -> Any:
-        """A batch that was loaded is handed over: the one that this returns."""
-        if not isinstance(loaded, Loaded):  # a data pipe's
-            batch, self.gave_part = self.shard.cut(loaded)
-            return batch
+        """Count a batch that was loaded, and return what of it is handed over."""
         is_known = isinstance(task, Task)  # a data pipe's is torch's own
         before = progress.examples
         if loaded.stream is not None:
-            progress.hand_over_stream(loaded.stream, loaded.first, worker, workers)
-            if not self.repeats and (other := progress.repeats(worker)) is not None:
+            progress.hand_over_stream(loaded.stream, worker, workers)
+            other = None if self.repeats else progress.repeated(worker, loaded.first)
+            if other is not None:
                 self.repeats = True
                 warnings.warn(_REPEATED.format(other, worker), UserWarning, stacklevel=2)
         elif is_known:
@@ -124,7 +107,7 @@ class BatchLog:
         if self.notes is None:
             self.notes = batch_notes(loaded.batch)
         if self.cache is not None and is_known:
-            self.cache.keep(task, loaded.batch)
+            self.cache.keep(task.indices, task.numbers, loaded.batch)
         if is_known and task.rows != WHOLE:
             batch, self.gave_part = loaded.batch, True
         else:
@@ -146,15 +129,10 @@ class GatheringIter(_BaseDataLoaderIter):
 
     It draws from the sampler and the generator when torch's own iterators draw: at once for the
     batches that workers would be given ahead, then one for each batch that is handed over. So
-    whatever shares these random states sees no difference, also after a break. The array form is
-    asked for when an epoch begins.
+    whatever shares these random states sees no difference, also after a break.
 
-    Args:
-        view: the loader as torch is to see it.
-        tasks: its sampler as torch sees it.
-        log: of the loader.
-        form: gives the array form of the dataset as it is now; a weak reference, since an iterator
-            that is kept must not keep its loader alive.
+    When an epoch begins, `form` gives the array form of the dataset as it is then. It is a weak
+    reference, since an iterator that is kept must not keep its loader alive.
     """
 
     has_shut_down = False
@@ -162,38 +140,35 @@ class GatheringIter(_BaseDataLoaderIter):
     def __init__(
         self,
         view: Any,
-        tasks: Tasks,
+        order: Order,
         log: BatchLog,
         form: "weakref.WeakMethod[Callable[[], ArrayForm]]",
     ) -> None:
-        self._tasks = tasks
-        self._progress = tasks.progress
+        self._order = order
         self._log = log
         self._current_form = form
         super().__init__(view)
-        self._form = self._form_now()
-        self._ahead: deque[Task] = deque()
         if view.num_workers > 0:
             self._reset(view)  # torch's iterator with workers does, and so asks its sampler twice
+        else:
+            self._begin(view)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        self._progress = self._tasks.progress
         super()._reset(loader, first_iter)
-        self._form = self._form_now()
-        self._ahead.clear()
+        self._begin(loader)
+
+    def _begin(self, loader: Any) -> None:
+        form = self._current_form()
+        assert form is not None, "the loader begins each epoch, so it is alive"
+        self._form = form()
+        self._progress = self._order.progress
+        self._ahead: deque[Task] = deque()
         for _ in range((loader.prefetch_factor or 0) * loader.num_workers):
             self._draw_ahead()
 
-    def _form_now(self) -> ArrayForm:
-        current = self._current_form()
-        assert current is not None, "the loader begins each epoch, so it is alive"
-        return current()
-
     def _draw_ahead(self) -> None:
-        try:
+        with contextlib.suppress(StopIteration):
             self._ahead.append(self._next_index())
-        except StopIteration:
-            return
 
     def _next_task(self) -> Task:
         if self._num_workers == 0:
@@ -211,24 +186,20 @@ class GatheringIter(_BaseDataLoaderIter):
         except StopIteration:
             self._log.epoch_ended(self._progress)
             raise
-        indices = self._checked(task)[shard.of(task.count)]
-        self._log.gathered(self._progress, task, len(indices))
-        return indices
-
-    def _checked(self, task: Task) -> np.ndarray:
-        numbers = task.numbers
         refuse_empty(task)
         count = len(self._form)
-        if numbers is None:
-            wrong: Any = task.indices
-        elif numbers.min() < -count or numbers.max() >= count:
-            wrong = next(i for i in numbers if not -count <= i < count)
-        else:
-            return np.where(numbers < 0, numbers + count, numbers)
-        raise IndexError(
-            f"NumpyLoader: the sampler must yield indices below {count}, the length of the "
-            f"dataset, and it yielded {wrong}; give it the dataset that the loader has"
-        )
+        numbers: Any = task.numbers
+        wrong = [task.indices]
+        if numbers is not None:
+            wrong = numbers[(numbers < -count) | (numbers >= count)]
+        if len(wrong) > 0:
+            raise IndexError(
+                f"NumpyLoader: the sampler must yield indices below {count}, the length of the "
+                f"dataset, and it yielded {wrong[0]}; give it the dataset that the loader has"
+            )
+        indices = np.where(numbers < 0, numbers + count, numbers)[shard.of(task.count)]
+        self._log.gathered(self._progress, task, len(indices))
+        return indices
 
     def __next__(self) -> Any:
         began = time.perf_counter()
@@ -250,18 +221,16 @@ class GatheringIter(_BaseDataLoaderIter):
 class LocalIter(_SingleProcessDataLoaderIter):
     """torch's iterator that loads in this process."""
 
-    def __init__(self, view: Any, tasks: Tasks, log: BatchLog) -> None:
-        self._progress = tasks.progress
+    def __init__(self, view: Any, order: Order, log: BatchLog) -> None:
+        self._progress = order.progress
         self._log = log
         self._apart: Any = contextlib.nullcontext
-        with contextlib.ExitStack() as stack:
-            if (seed := tasks.order.seed) is not None:
-                # An example has its own random states, and the caller's are put back after a batch.
-                self._apart = random_states_restored
-                if isinstance(tasks.order.dataset, IterableDataset):
-                    own = OwnStates(seed, self._progress.epoch, 0, "stream")
-                    self._apart = own.in_use
-                stack.enter_context(self._apart())
+        if order.seed is not None:
+            # An example has its own random states, and the caller's are put back after a batch.
+            self._apart = random_states_restored
+            if isinstance(order.dataset, IterableDataset):
+                self._apart = OwnStates(order.seed, self._progress.epoch, 0, "stream").in_use
+        with self._apart():
             super().__init__(view)
 
     def _next_data(self) -> Any:
@@ -279,22 +248,16 @@ class LocalIter(_SingleProcessDataLoaderIter):
 
 
 class WorkersIter(_MultiProcessingDataLoaderIter):
-    """torch's iterator over worker processes.
-
-    Args:
-        view: the loader as torch is to see it.
-        tasks: its sampler as torch sees it.
-        log: of the loader.
-        context: where our workers come from, or None for torch's way.
-    """
+    """torch's iterator over worker processes; `context` is where ours come from, if they do."""
 
     def __init__(
-        self, view: Any, tasks: Tasks, log: BatchLog, context: "WorkerContext | None"
+        self, view: Any, order: Order, log: BatchLog, context: "WorkerContext | None"
     ) -> None:
-        self._tasks = tasks
+        self._order = order
         self._context = context
+        self._channels = context.channels if context else []
         self._log = log
-        self._is_stream = isinstance(tasks.order.dataset, IterableDataset)
+        self._is_stream = isinstance(order.dataset, IterableDataset)
         self._is_starting = True
         self._owner = os.getpid()
         with warnings.catch_warnings():
@@ -302,28 +265,22 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             warnings.filterwarnings("ignore", "Got pickle error when attempting to start a worker")
             try:
                 super().__init__(view)
-            except (OSError, EOFError) as error:
+            except BaseException as error:
                 if hasattr(self, "_workers_status"):
-                    raise  # from the sampler
-                self._abandon()
+                    raise  # all workers have started: it is the sampler's
+                self._shutdown = True
+                for channel in self._channels:
+                    channel.close()
+                if not isinstance(error, OSError | EOFError):
+                    raise
                 raise WorkerError(
                     f"NumpyLoader: {view.num_workers} worker processes must be started, and the "
                     f"system refused ({type(error).__name__}: {error}); use fewer, or raise the "
                     "limits on open files and processes"
                 ) from error
-            except BaseException:
-                if not hasattr(self, "_workers_status"):
-                    self._abandon()
-                raise
-
-    def _abandon(self) -> None:
-        """Let the workers end that were started before one could not be."""
-        self._shutdown = True
-        for channel in self._context.channels if self._context else []:
-            channel.close()
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        self._progress = self._tasks.progress
+        self._progress = self._order.progress
         self._drawn: deque[Task] = deque()
         self._worker = 0
         self._had_their_turn = self._progress.next_worker
@@ -350,12 +307,15 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             raise
         finally:
             self._log.stats.waited += time.perf_counter() - began
-        self._log_start()
+        if self._is_starting and self._context is not None:
+            self._is_starting = False
+            ready = max(c.ready_since for c in self._channels if c.ready_since is not None)
+            self._log.stats.starting += ready - self._context.launched
         return self._log.loaded(self._progress, loaded, self._task, self._worker, self._num_workers)
 
     def _process_data(self, data: Any, worker_idx: int) -> Any:
         self._worker = worker_idx
-        if self._context is not None and self._context.channels[worker_idx].has_jax:
+        if self._channels and self._channels[worker_idx].has_jax:
             self._log.brings_jax = True
         self._task = self._drawn.popleft() if self._drawn else None
         kind = getattr(data, "exc_type", None)
@@ -379,13 +339,6 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         if os.getpid() == self._owner:  # a forked copy of the trainer goes without a word
             super()._shutdown_workers()
 
-    def _log_start(self) -> None:
-        if self._is_starting and self._context is not None:
-            self._is_starting = False
-            words = [channel.ready for channel in self._context.channels if channel.ready]
-            since = max(word.since for word in words)
-            self._log.stats.starting += since - self._context.launched
-
     def _get_data(self) -> Any:
         try:
             return super()._get_data()
@@ -403,8 +356,7 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         """The worker that is to make the next batch, or that is to begin a new epoch."""
         if self._rcvd_idx in self._task_info:
             return int(self._task_info[self._rcvd_idx][0])
-        channels = self._context.channels if self._context else []
-        return next((channel.worker_id for channel in channels if channel.tasks), 0)
+        return next((channel.worker_id for channel in self._channels if channel.tasks), 0)
 
     def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> Any:
         try:
@@ -412,11 +364,15 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         except WorkerError:
             raise
         except Exception as error:
-            refused = error if isinstance(error, Refused) else error.__cause__
-            if self._context is not None and isinstance(refused, Refused):
-                self._shutdown_workers()
-                raise self._context.cannot_arrive(str(refused)) from None
-            lost = self._lost_worker(error)
+            if self._context is None:
+                dead = [i for i, worker in enumerate(self._workers) if not worker.is_alive()]
+                lost = dead[0] if dead and "exited unexpectedly" in str(error) else None
+            else:
+                cause = error if isinstance(error, Refused | Gone) else error.__cause__
+                if isinstance(cause, Refused):
+                    self._shutdown_workers()
+                    raise self._context.cannot_arrive(str(cause)) from None
+                lost = int(cause.args[0]) if isinstance(cause, Gone) else None
             if lost is None:
                 raise
             sentence = (
@@ -426,16 +382,6 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
             )
             self._shutdown_workers()
             raise WorkerError(sentence) from error
-
-    def _lost_worker(self, error: Exception) -> int | None:
-        """Which worker has ended too early, if that is what an error tells."""
-        if self._context is not None:
-            gone = error if isinstance(error, Gone) else error.__cause__
-            return int(gone.args[0]) if isinstance(gone, Gone) else None
-        if "exited unexpectedly" in str(error):
-            dead = [i for i, worker in enumerate(self._workers) if not worker.is_alive()]
-            return dead[0] if dead else None
-        return None
 
     def _end_of(self, worker: int) -> str:
         process = self._workers[worker]
@@ -449,9 +395,9 @@ class WorkersIter(_MultiProcessingDataLoaderIter):
         """What a worker is doing, as far as it is known from outside."""
         if self._context is None:
             return " loading"
-        channel = self._context.channels[worker]
+        channel = self._channels[worker]
         task = next(iter(channel.tasks.values()), None)
-        if channel.ready is None:
+        if channel.ready_since is None:
             return " starting"
         if not isinstance(task, Task):
             return " idle"

@@ -7,6 +7,7 @@ import importlib
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from feedax.data.array_form import (
     array_form,
     arrays_form,
     register_array_form,
-    single,
 )
 from feedax.data.batch_transforms import INT, PICTURE, NoArrayForm
 from feedax.tree import name_of
@@ -38,7 +38,7 @@ def _tensors(dataset: TensorDataset) -> ArrayForm:
 
 @register_array_form(np.ndarray, np.memmap, torch.Tensor)
 def _bare(dataset: Any) -> ArrayForm:
-    return arrays_form(dataset, [dataset], structure=single)
+    return arrays_form(dataset, [dataset], structure=itemgetter(0))
 
 
 @register_array_form(ArrayDataset)
@@ -99,12 +99,8 @@ def _pictures(
 ) -> ArrayForm:
     """A torchvision dataset of (transform(PIL image), target_transform(label)).
 
-    Args:
-        dataset: has the transforms.
-        images: uint8 `(n, height, width)`, or with channels `(n, height, width, 3)`.
-        labels: `(n, ...)`.
-        label_kind: what the dataset makes of a label before its transform; None for nothing.
-        channels: whether pictures have colours.
+    Its images are uint8 `(n, height, width)`, or with channels `(n, height, width, 3)`; its labels
+    `(n, ...)`, of which it makes `label_kind` before their transform, or nothing if that is None.
     """
     shape = "(n, height, width, 3)" if channels else "(n, height, width)"
     known = isinstance(images, np.ndarray | torch.Tensor) and (
@@ -133,9 +129,8 @@ def _mnist_family(dataset: Any) -> ArrayForm:
 
 @register_array_form(tv.QMNIST)
 def _qmnist(dataset: tv.QMNIST) -> ArrayForm:
-    if dataset.compat:
-        return _pictures(dataset, dataset.data, dataset.targets[:, 0], INT, channels=False)
-    return _pictures(dataset, dataset.data, dataset.targets, None, channels=False)
+    labels, kind = (dataset.targets[:, 0], INT) if dataset.compat else (dataset.targets, None)
+    return _pictures(dataset, dataset.data, labels, kind, channels=False)
 
 
 @register_array_form(tv.SEMEION)
@@ -156,33 +151,21 @@ def _channels_come_first(dataset: Any) -> ArrayForm:
     return _pictures(dataset, images, dataset.labels, INT, channels=True)
 
 
-@register_array_form(tv.MovingMNIST)
-def _moving_mnist(dataset: tv.MovingMNIST) -> ArrayForm:
-    return arrays_form(dataset, [dataset.data], [dataset.transform], structure=single)
-
-
-@register_array_form(tv.PhotoTour)
-def _photo_tour(dataset: tv.PhotoTour) -> ArrayForm:
-    if not dataset.train:
+@register_array_form(tv.MovingMNIST, tv.PhotoTour)
+def _without_labels(dataset: Any) -> ArrayForm:
+    if isinstance(dataset, tv.PhotoTour) and not dataset.train:
         raise NoArrayForm("PhotoTour with train=False yields pairs of its pictures")
-    return arrays_form(dataset, [dataset.data], [dataset.transform], structure=single)
+    return arrays_form(dataset, [dataset.data], [dataset.transform], structure=itemgetter(0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableForm(ArrayForm):
-    """Columns of an Arrow table, read where they lie: in memory or in mapped files.
+    """Columns of an Arrow table, read where they lie: in memory or in mapped files."""
 
-    Attributes:
-        shapes: of one example's value, by column, in the order of an example.
-        query: the rows of these numbers, or of a slice, as a table.
-        count: how many examples there are.
-        mapping: the row of the table for each example, or None where they are the same.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    query: Callable[[Any], Any]
-    count: int
-    mapping: np.ndarray | None
+    shapes: dict[str, tuple[int, ...]]  # of one example's value, by column
+    query: Callable[[Any], Any]  # from the numbers of rows, or a slice, to these as a table
+    count: int  # of examples
+    mapping: np.ndarray | None  # the row of the table for each example, where they are not the same
 
     def __len__(self) -> int:
         return self.count
@@ -268,12 +251,8 @@ def _dense(column: Any, shape: tuple[int, ...]) -> np.ndarray:
     kind, chunks = _storage(column.type, column.chunks)
     for _ in shape:
         kind, chunks = _storage(kind.value_type, [chunk.flatten() for chunk in chunks])
-    values = np.concatenate(
-        [
-            np.empty(0, kind.to_pandas_dtype()),
-            *(chunk.to_numpy(zero_copy_only=False) for chunk in chunks),
-        ]
-    )
+    arrays = [chunk.to_numpy(zero_copy_only=False) for chunk in chunks]
+    values = np.concatenate([np.empty(0, kind.to_pandas_dtype()), *arrays])
     dtype = {"f": np.dtype(np.float32), "b": np.dtype(bool)}.get(values.dtype.kind, np.dtype("i8"))
     return values.astype(dtype, copy=False).reshape(len(column), *shape)
 

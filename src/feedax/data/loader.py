@@ -30,10 +30,9 @@ from feedax.data.cache import Cache, refuse_cache
 from feedax.data.collate import convert_example, numpy_collate
 from feedax.data.iterators import BatchLog, GatheringIter, LoaderStats, LocalIter, WorkersIter
 from feedax.data.loading import Loading, why_whole
-from feedax.data.order import Order, Position, Tasks
+from feedax.data.order import Order, Position, checked_position, saved_position
 from feedax.data.plan import PLANS, Choice, Plan, choose_plan, find_form
 from feedax.data.randomness import Apart, OwnStates, seeded_generator
-from feedax.data.saved_position import checked_position, saved_position
 from feedax.data.shard import Shard, refuse_shard
 from feedax.data.workers import HAS_OWN_WORKERS, has_own_workers
 from feedax.errors import PlanError
@@ -50,15 +49,7 @@ _PIN_MEMORY = (
     "arrays; leave it out, and let feedax.prefetch_to_device move batches ahead of time"
 )
 
-_JAX_IN_WORKERS = (
-    "The dataset brings JAX into its workers: there it is confined to the CPU, and its arrays come "
-    "back as NumPy"
-)
-
-
 _T_co = TypeVar("_T_co", covariant=True)
-
-_REPEATS = "Its workers began with the same examples: these come once for each worker"
 
 
 class AskedPlan(str):
@@ -212,16 +203,11 @@ class NumpyLoader(DataLoader[_T_co]):
         vars(self).update(_choice=None, _iterator=None, _sequential=None)
 
     def _refuse_arguments(self) -> None:
-        """Check that the arguments, as they are now, fit together.
-
-        Raises:
-            PlanError: they do not.
-        """
-        plan = vars(self)["plan"]
-        if plan not in ("auto", *PLANS):
+        """Raise PlanError unless the arguments, as they are now, fit together."""
+        if self.plan not in ("auto", *PLANS):
             raise PlanError(
                 f"NumpyLoader: plan must be 'auto' or one of {', '.join(map(repr, PLANS))}, and it "
-                f"is {plan!r}; leave it out for the fastest one"
+                f"is {self.plan!r}; leave it out for the fastest one"
             )
         if self.seed is not None:
             if not hasattr(self.seed, "__index__"):
@@ -231,10 +217,12 @@ class NumpyLoader(DataLoader[_T_co]):
                 )
             vars(self)["seed"] = operator.index(self.seed)
             if self.generator is not None:
-                raise _two_orders()
+                raise PlanError(
+                    "NumpyLoader: either seed or generator must decide the order, and both are "
+                    "given; leave one of them out"
+                )
         if self.cache:
-            alone = self.batch_sampler is None
-            refuse_cache(self.dataset, alone, self.user_collate_fn, self.in_order, plan)
+            refuse_cache(self, self.user_collate_fn, self.plan)
         for name in ("num_workers", "timeout", "memory_budget"):
             value = getattr(self, name)
             if not isinstance(value, Integral if name == "num_workers" else Real) or value < 0:
@@ -260,19 +248,22 @@ class NumpyLoader(DataLoader[_T_co]):
         return None if self.collate_fn in own else self.collate_fn
 
     def _current_plan(self) -> Plan:
+        """The plan, with what the batches so far have shown."""
         choice = self._chosen()
-        if choice.form is None and (notes := self._learned()):
-            return dataclasses.replace(choice.plan, notes=(*choice.plan.notes, *notes))
-        return choice.plan
-
-    def _learned(self) -> tuple[str, ...]:
-        """What the batches so far have shown."""
-        notes = self._log.notes or ()
-        notes += (_REPEATS,) if self._log.repeats else ()
+        if choice.form is not None:
+            return choice.plan
+        notes = (*choice.plan.notes, *(self._log.notes or ()))
+        if self._log.repeats:
+            notes += ("Its workers began with the same examples: these come once for each worker",)
         shards = self._log.shard.count
         if shards > 1 and (why := self._why_whole()):
             notes += (f"Whole batches are loaded and cut into {shards} shards: {why}",)
-        return (*notes, _JAX_IN_WORKERS) if self._log.brings_jax else notes
+        if self._log.brings_jax:
+            notes += (
+                "The dataset brings JAX into its workers: there it is confined to the CPU, and its "
+                "arrays come back as NumPy",
+            )
+        return dataclasses.replace(choice.plan, notes=notes)
 
     @property
     def batches_are_fresh(self) -> bool:
@@ -282,12 +273,7 @@ class NumpyLoader(DataLoader[_T_co]):
     @property
     def device_budget(self) -> float:
         """The most bytes that resident examples may take, all copies together."""
-        return math.inf if self._wanted_plan == "resident" else self.memory_budget
-
-    @property
-    def _wanted_plan(self) -> str:
-        wanted: str = vars(self)["plan"]
-        return wanted
+        return math.inf if self.plan == "resident" else self.memory_budget
 
     def arrays(self) -> list[np.ndarray]:
         """All examples of the dataset as one batch, in the dataset's order.
@@ -352,7 +338,8 @@ class NumpyLoader(DataLoader[_T_co]):
         >>> [x.tolist() for x, y in another] == [x.tolist() for x, y in epoch]
         True
         """
-        self._position.load(checked_position(state_dict, self.seed))
+        position = checked_position(state_dict, self.seed)
+        self._position.next_epoch, self._position.resume = position["epoch"], position
         self._iterator = None  # persistent workers stand elsewhere
 
     def stats(self) -> LoaderStats:
@@ -384,18 +371,14 @@ class NumpyLoader(DataLoader[_T_co]):
         sampler picks examples of its own (weighted, a subset), the examples are those of its first
         epoch: see `takes_each_once`.
         """
-        if self._sequential is None and not self.takes_each_once:
-            self._sequential = self._twin(_position=Position(), _draws_apart=True)
         if self._sequential is None:
-            sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
-            self._sequential = self._twin(
-                sampler=sampler,
-                batch_sampler=BatchSampler(sampler, self.batch_size or 1, False),
-                drop_last=False,
-                generator=torch.Generator(),
-                _position=Position(),
-                _draws_apart=True,
-            )
+            changed: dict[str, Any] = {"_position": Position(), "_draws_apart": True}
+            if self.takes_each_once:
+                sampler = SequentialSampler(self.dataset)  # type: ignore[arg-type]
+                changed["sampler"] = sampler
+                changed["batch_sampler"] = BatchSampler(sampler, self.batch_size or 1, False)
+                changed |= {"drop_last": False, "generator": torch.Generator()}
+            self._sequential = self._twin(**changed)
         self._sequential.set_epoch(0)  # its examples are the same each time, if they are seeded
         return self._sequential
 
@@ -408,10 +391,10 @@ class NumpyLoader(DataLoader[_T_co]):
         Raises:
             PlanError: a generator decides the order.
         """
-        if self.generator is not None:
-            raise _two_orders()
         self.plan()  # made once, for all of them
-        return self._twin(seed=operator.index(seed), _position=Position())
+        twin = self._twin(seed=operator.index(seed), _position=Position())
+        twin._refuse_arguments()
+        return twin
 
     def shard(self, index: int, count: int, *, seed: int | None = None) -> "NumpyLoader":
         """This process's share of every batch, where several processes train one model.
@@ -463,14 +446,14 @@ class NumpyLoader(DataLoader[_T_co]):
         """Another loader of the same examples that has not begun yet."""
         twin = copy.copy(self)
         log = BatchLog(self._log.cache, self._log.shard)
-        twin.__dict__.update({"_choice": self._choice, "_log": log} | changed)  # torch forbids some
+        vars(twin).update({"_choice": self._choice, "_log": log} | changed)  # torch forbids some
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: the arguments, and the place where the next epoch begins."""
         none = dict.fromkeys(("_choice", "_iterator", "_sequential"))
-        renewed = {"_log": self._log.renewed(), "_position": self._position.renewed()}
-        return {**vars(self), **none, **renewed}
+        position = Position(self._position.next_epoch, self._position.resume)
+        return {**vars(self), **none, "_log": self._log.renewed(), "_position": position}
 
     def __iter__(self) -> Any:
         return self._apart(self._begin)
@@ -508,28 +491,28 @@ class NumpyLoader(DataLoader[_T_co]):
         """torch's hook: the iterator over the epoch that has begun."""
         gathers = self._chosen().form is not None
         # The log cuts the shard from batches that are loaded whole.
-        whole = gathers or self._why_whole() is not None
-        order = Order(self, self.seed)
-        tasks = Tasks(order, self._position, Shard() if whole else self._log.shard)
+        whole = gathers or self._why_whole()
+        order = Order(self, self.seed, self._position, Shard() if whole else self._log.shard)
+        order.refuse_other_streams()
         if gathers:
             form = weakref.WeakMethod(self._form)
-            return GatheringIter(self._view(batch_sampler=tasks), tasks, self._log, form)
+            return GatheringIter(self._view(batch_sampler=order), order, self._log, form)
         loading = Loading(
             self.dataset,
             self.user_collate_fn,
             self.worker_init_fn,
             converts=not order.is_batched,
             seed=self.seed,
-            epoch=tasks.progress.epoch,
-            resume=(tasks.progress.resume or {}).get("streams"),
+            epoch=order.progress.epoch,
+            resume=order.progress.resume.get("streams"),
         )
         changed: dict[str, Any] = {"collate_fn": loading.collate}
         if not isinstance(self.dataset, IterDataPipe | MapDataPipe):  # torch's to take apart
-            changed["batch_sampler" if order.is_batched else "sampler"] = tasks
-            changed |= {"dataset": loading.dataset, "worker_init_fn": loading.init_worker}
+            changed["batch_sampler" if order.is_batched else "sampler"] = order
+            changed |= {"dataset": loading, "worker_init_fn": loading.init_worker}
         view = self._view(**changed)
         if self.num_workers == 0:
-            return LocalIter(view, tasks, self._log)
+            return LocalIter(view, order, self._log)
         context = None
         if has_own_workers(self.multiprocessing_context):
             heavy = [view.dataset, view.collate_fn, view.worker_init_fn]
@@ -540,7 +523,7 @@ class NumpyLoader(DataLoader[_T_co]):
             }
             context = WorkerContext(self, heavy, named)
             vars(view)["_DataLoader__multiprocessing_context"] = context
-        return WorkersIter(view, tasks, self._log, context)
+        return WorkersIter(view, order, self._log, context)
 
     def _view(self, **changed: Any) -> Any:
         """This loader as torch's iterators are to see it."""
@@ -556,11 +539,11 @@ class NumpyLoader(DataLoader[_T_co]):
 
     def _chosen(self) -> Choice:
         """The plan; chosen again when the dataset or its transform is no longer the same."""
-        wanted, cache = self._wanted_plan, self._log.cache
-        streams = wanted == "streamed"
+        cache = self._log.cache
+        streams = self.plan == "streamed"
         found = None if streams else find_form(self, self.user_collate_fn, cache)
         if self._choice is None or not self._choice.is_current(found):
-            self._choice = choose_plan(self, found, wanted, self.memory_budget, self.seed, cache)
+            self._choice = choose_plan(self, found, self.plan, self.memory_budget, self.seed, cache)
         return self._choice
 
     def _form(self) -> ArrayForm:
@@ -574,10 +557,3 @@ class NumpyLoader(DataLoader[_T_co]):
 
 
 _ARGUMENTS = inspect.signature(NumpyLoader.__init__).parameters.keys() - {"self", "shuffle"}
-
-
-def _two_orders() -> PlanError:
-    return PlanError(
-        "NumpyLoader: either seed or generator must decide the order, and both are given; leave "
-        "one of them out"
-    )

@@ -1,15 +1,17 @@
 """The order of an epoch: which examples each batch holds, and how far an epoch has come.
 
-Everything that decides the order is drawn here: torch's iterators see a sampler that yields tasks,
-and each `Task` knows its place in the epoch. So the position of the batch that was handed over is
-known, however many batches were drawn ahead, and another process can resume there.
+Everything that decides the order is drawn here: torch's iterators see an `Order` as their sampler,
+and each `Task` that it yields knows its place in the epoch. So the position of the batch that was
+handed over is known, however many batches were drawn ahead, and another process can resume there.
 """
 
 import contextlib
 import copy
+import operator
 import zlib
 from collections.abc import Iterator
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     IterableDataset,
+    IterDataPipe,
     MapDataPipe,
     RandomSampler,
     SequentialSampler,
@@ -27,10 +30,19 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _InfiniteConstantSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from feedax.data import randomness
+from feedax.data.randomness import (
+    OwnStates,
+    states_from_json,
+    states_to_json,
+    tensor_from_json,
+    tensor_to_json,
+)
 from feedax.data.shard import Shard
-from feedax.errors import PositionError
-from feedax.random_states import random_states
+from feedax.errors import PositionError, shown
+from feedax.random_states import random_states, random_states_restored
+
+VERSION = 1
+"""Of a saved position."""
 
 _NOT_RANDOM = (SequentialSampler, DistributedSampler, _InfiniteConstantSampler)
 """torch's samplers that draw from no random state but their own."""
@@ -38,35 +50,23 @@ _NOT_RANDOM = (SequentialSampler, DistributedSampler, _InfiniteConstantSampler)
 _RANDOM_ONCE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """torch's samplers that draw from a random state once, before their first index."""
 
+_TORCHS = (*_NOT_RANDOM, *_RANDOM_ONCE)
 
+
+@dataclass(eq=False)
 class Task:
-    """What a sampler yields for one batch, and its place in the epoch.
+    """What a sampler yields for one batch, and its place in the epoch."""
 
-    Attributes:
-        indices: the sampler's own object.
-        epoch: counted from 0.
-        start: how many examples of the epoch come before.
-        rows: which of the indices are to be loaded; all, unless a process loads a shard.
-        is_batch: whether they are a batch's, not one single example's.
-        count: how many examples these are.
-        number: how many batches come before.
-        numbers: the indices as int64 `(examples,)`, or None where they are no integers.
-        checksum: of all indices of the epoch up to and including these.
-        sampler: the sampler's own state after these, if it has one.
-    """
-
-    def __init__(self, indices: Any, epoch: int, start: int, rows: slice = slice(None)) -> None:
-        self.indices = indices
-        self.epoch = epoch
-        self.start = start
-        self.rows = rows
-
-    is_batch: bool
-    count: int
-    number: int
-    numbers: np.ndarray | None
-    checksum: int
-    sampler: Any
+    indices: Any  # the sampler's own object
+    epoch: int
+    start: int  # how many examples of the epoch come before
+    rows: slice  # of the indices, those that are to be loaded
+    number: int = 0  # how many batches come before
+    is_batch: bool = True  # not one single example
+    count: int = 1  # how many examples these are
+    numbers: np.ndarray | None = None  # the indices as int64 `(examples,)`, if they are integers
+    checksum: int = 0  # of all indices of the epoch up to and including these
+    sampler: Any = None  # the sampler's own state after these, if it has one
 
     def __reduce__(self) -> Any:  # a worker needs no more
         return Task, (self.indices, self.epoch, self.start, self.rows)
@@ -79,25 +79,24 @@ class Task:
 
 
 class Progress:
-    """How far one epoch of a loader has come: what was handed over, not what was drawn ahead.
+    """How far an epoch has come: what was handed over, not what was drawn ahead.
 
-    Args:
-        epoch: counted from 0.
-        resume: the state to resume from, as `state_dict` gave it, or None.
+    It resumes from the position `resume`, if that is not empty.
     """
 
     def __init__(self, epoch: int, resume: dict[str, Any] | None = None) -> None:
         self.epoch = epoch
-        self.resume = resume
-        self.batches = resume["batches"] if resume else 0
-        self.examples = resume["examples"] if resume else 0
-        self.checksum = resume["checksum"] if resume else 0
-        self.random: dict[str, Any] | None = None  # what the order began with, once it has begun
-        self.sampler: Any = resume.get("sampler") if resume else None
-        self.streams: dict[str, Any] = dict(resume.get("streams", {})) if resume else {}
-        self.next_worker: int = resume.get("next_worker", 0) if resume else 0
-        self.workers: int = resume.get("workers", 1) if resume else 1  # that share the streams
-        self.first: dict[int, tuple[bytes, ...]] = {}  # what each worker's stream began with
+        self.resume = resume = resume or {}
+        self.batches: int = resume.get("batches", 0)
+        self.examples: int = resume.get("examples", 0)
+        self.checksum: int = resume.get("checksum", 0)
+        self.random: dict[str, Any] = resume.get("random", {})  # what the order began with
+        self.sampler: Any = resume.get("sampler")
+        # Of an iterable dataset, by worker: where its stream stands, see `Loaded`.
+        self.streams: dict[str, Any] = dict(resume.get("streams", {}))
+        self.next_worker: int = resume.get("next_worker", 0)
+        self.workers: int = resume.get("workers", 1)
+        self._first: dict[int, tuple[bytes, ...]] = {}  # what each worker's stream began with
         self.is_over = False
 
     def hand_over(self, task: Task) -> None:
@@ -107,71 +106,38 @@ class Progress:
         self.checksum = task.checksum
         self.sampler = task.sampler
 
-    def hand_over_stream(
-        self,
-        stream: tuple[int, Any, bool],
-        first: tuple[bytes, ...],
-        worker: int,
-        workers: int,
-    ) -> None:
-        """Count a batch of an iterable dataset as handed over.
-
-        Args:
-            stream: where that worker's stream stands after it, see `Loaded`.
-            first: digests of the examples that the stream began with.
-            worker: that loaded it.
-            workers: how many there are.
-        """
+    def hand_over_stream(self, stream: tuple[int, Any, bool], worker: int, workers: int) -> None:
+        """Count a batch of an iterable dataset, which one of so many workers loaded."""
         self.batches += 1
         self.examples += stream[0] - self.streams.get(str(worker), (0,))[0]
         self.streams[str(worker)] = list(stream)
         self.workers = max(workers, 1)
         self.next_worker = (worker + 1) % self.workers
-        self.first[worker] = first
 
-    def repeats(self, worker: int) -> int | None:
+    def repeated(self, worker: int, first: tuple[bytes, ...]) -> int | None:
         """Another worker whose stream began with the same examples, if these are not all alike."""
-        for other, first in self.first.items():
-            both = list(zip(first, self.first[worker], strict=False))
+        self._first[worker] = first
+        for other, firsts in self._first.items():
+            both = list(zip(firsts, first, strict=False))
             if other != worker and len(set(both)) > 1 and all(a == b for a, b in both):
                 return other
         return None
 
     def state(self) -> dict[str, Any]:
-        saved: dict[str, Any] = {
-            "epoch": self.epoch,
-            "batches": self.batches,
-            "examples": self.examples,
-            "checksum": self.checksum,
-        }
-        random = (self.resume or {}).get("random") if self.random is None else self.random
-        if random:
-            saved["random"] = random
-        if self.sampler is not None:
-            saved["sampler"] = self.sampler
-        if self.streams:
-            saved |= {"streams": self.streams, "next_worker": self.next_worker}
-            saved["workers"] = self.workers
-        return saved
+        names = ["epoch", "batches", "examples", "checksum"]
+        names += ["random"] if self.random else []
+        names += ["sampler"] if self.sampler is not None else []
+        names += ["streams", "next_worker", "workers"] if self.streams else []
+        return {name: getattr(self, name) for name in names}
 
 
+@dataclass
 class Position:
-    """Where a loader stands: which epoch begins next, and how far the last one has come.
+    """Where a loader stands: which epoch begins next, and how far the last one has come."""
 
-    Attributes:
-        next_epoch: the number of the epoch that begins next.
-        resume: the state that it resumes from, or None if it begins at its first batch.
-        progress: of the epoch that began last, or None before the first.
-    """
-
-    def __init__(self, next_epoch: int = 0, resume: dict[str, Any] | None = None) -> None:
-        self.next_epoch = next_epoch
-        self.resume = resume
-        self.progress: Progress | None = None
-
-    def renewed(self) -> "Position":
-        """The position of another loader, which begins where this one's next epoch begins."""
-        return Position(self.next_epoch, self.resume)
+    next_epoch: int = 0
+    resume: dict[str, Any] | None = None  # the position in that epoch that it resumes from
+    progress: Progress | None = None  # of the epoch that began last
 
     @property
     def is_between_epochs(self) -> bool:
@@ -182,10 +148,6 @@ class Position:
             self.resume = None  # a position in another epoch
         self.next_epoch = epoch
 
-    def load(self, resume: dict[str, Any]) -> None:
-        """Resume from a state, as `state_dict` gave it."""
-        self.next_epoch, self.resume = resume["epoch"], resume
-
     def begin(self) -> None:
         """Begin the next epoch."""
         self.progress = Progress(self.next_epoch, self.resume)
@@ -194,25 +156,24 @@ class Position:
 
 
 class Order:
-    """What decides the order of a loader's epochs.
-
-    Args:
-        loader: the loader, or another one with the same arguments.
-        seed: fixes the order, or None for torch's randomness.
+    """What decides the order of a loader's epochs; torch's iterators see it as their sampler.
 
     Attributes:
-        sampler: yields the indices of a batch, or of single examples.
-        is_batched: which of the two.
+        sampler: yields the indices of a batch, or, if not `is_batched`, of single examples.
         inner: the sampler of single examples.
         stateful: the user's own sampler, if it can save its position.
         generator: what the order is drawn from, if that is not the global random state.
         length: how many examples the dataset has, if it has indices and a length.
+        shard: which rows of each batch are to be loaded.
     """
 
-    def __init__(self, loader: DataLoader[Any], seed: int | None) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], seed: int | None, position: Position, shard: Shard
+    ) -> None:
         dataset: Any = loader.dataset
         sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         self.seed = seed
+        self.shard = shard
         self.dataset = dataset
         self.num_workers = loader.num_workers
         self.is_batched = loader.batch_sampler is not None
@@ -226,23 +187,7 @@ class Order:
         if not isinstance(dataset, IterableDataset | MapDataPipe):
             with contextlib.suppress(Exception):
                 self.length = len(dataset)
-
-
-class Tasks:
-    """A loader's sampler as torch's iterators see it: each `iter()` draws the tasks of one epoch.
-
-    Args:
-        order: what decides the order.
-        position: of the loader; an epoch has begun there.
-        shard: which rows of each batch are to be loaded.
-    """
-
-    def __init__(self, order: Order, position: Position, shard: Shard) -> None:
-        self.order = order
-        self.shard = shard
         self._position = position
-        if self.progress.streams:
-            _check_workers(order, self.progress.workers)
 
     @property
     def progress(self) -> Progress:
@@ -251,72 +196,93 @@ class Tasks:
         return self._position.progress
 
     def __iter__(self) -> "EpochTasks":
-        return EpochTasks(self.order, self.progress, self.shard)
+        return EpochTasks(self, self.progress)
 
     def __len__(self) -> int:
-        return len(self.order.sampler)
+        return len(self.sampler)
+
+    def refuse_other_streams(self) -> None:
+        """Raise PositionError if the streams of a position belong to another loader."""
+        workers = self.progress.workers
+        if not self.progress.streams:
+            return
+        if not isinstance(self.dataset, IterableDataset):
+            raise PositionError(
+                "NumpyLoader: a position in a stream belongs to an IterableDataset, and this "
+                f"loader's is a {type(self.dataset).__name__}; give the loader the same dataset"
+            )
+        if max(self.num_workers, 1) != workers:
+            raise PositionError(
+                "NumpyLoader: each worker resumes its own share of an IterableDataset, and the "
+                f"position was saved with {workers} of them but this loader has "
+                f"num_workers={self.num_workers}; make the loader with the same number"
+            )
 
 
 class EpochTasks(Iterator[Task]):
     """The tasks of one epoch, drawn when torch draws its indices."""
 
-    def __init__(self, order: Order, progress: Progress, shard: Shard) -> None:
+    def __init__(self, order: Order, progress: Progress) -> None:
         self._order = order
         self._progress = progress
-        self._shard = shard
         self._kind = type(order.inner)
-        # With a seed, samplers draw from random states that depend on nothing else.
-        self._drawing: Any = contextlib.nullcontext
-        if order.seed is not None:
-            own = randomness.OwnStates(order.seed, progress.epoch, 0, "sampler")
-            self._drawing = own.in_use
         self._has_begun = False
         self._number = self._start = self._checksum = 0
-        resume = progress.resume or {}
-        self._saved = resume.get("random", {})
-        if order.stateful is not None and "sampler" in resume:
-            order.stateful.load_state_dict(copy.deepcopy(resume["sampler"]))
-        if order.seed is None and "global" in self._saved:
-            # The sampler resumes from the states of that time; the caller's stay as they are.
-            states = randomness.states_from_json(self._saved["global"])
-            self._drawing = randomness.OwnStates(states=states).in_use
+        self._saved = saved = progress.resume.get("random", {})
+        if order.stateful is not None and "sampler" in progress.resume:
+            order.stateful.load_state_dict(copy.deepcopy(progress.resume["sampler"]))
+        self._draws_from_torch = (
+            order.seed is None and order.generator is None and self._kind in _RANDOM_ONCE
+        )
+        # With a seed, samplers draw from random states that depend on nothing else; without one, a
+        # sampler that resumes draws from the states of that time. The caller's stay as they are.
+        self._drawing: Any = contextlib.nullcontext
+        if order.seed is not None:
+            self._drawing = OwnStates(order.seed, progress.epoch, 0, "sampler").in_use
+        elif "global" in saved:
+            self._drawing = OwnStates(states=states_from_json(saved["global"])).in_use
+        elif "torch" in saved and self._draws_from_torch:
+            self._drawing = random_states_restored
         with self._drawing():
-            self._set_epoch()
+            # DistributedSampler and its like count epochs themselves.
+            if hasattr(order.inner, "set_epoch"):
+                if order.seed is not None:
+                    order.inner.set_epoch(progress.epoch)
+                elif "epoch" in saved:
+                    order.inner.set_epoch(saved["epoch"])
             self._rows = iter(order.sampler)
-
-    def _set_epoch(self) -> None:
-        """Tell the epoch to a sampler that counts epochs itself, as DistributedSampler does."""
-        if hasattr(self._order.inner, "set_epoch"):
-            if self._order.seed is not None:
-                self._order.inner.set_epoch(self._progress.epoch)
-            elif "epoch" in self._saved:
-                self._order.inner.set_epoch(self._saved["epoch"])
 
     def __next__(self) -> Task:
         if not self._has_begun:
             self._has_begun = True
-            row = self._first_row()
-        elif self._kind in (*_NOT_RANDOM, *_RANDOM_ONCE):
+            return self._task(self._first_row())
+        if self._kind in _TORCHS:
+            return self._task(next(self._rows))
+        with self._drawing():
             row = next(self._rows)
-        else:
-            with self._drawing():
-                row = next(self._rows)
         return self._task(row)
 
     def _task(self, row: Any) -> Task:
-        is_batch = self._order.is_batched
-        if is_batch and not hasattr(row, "__len__"):
+        order = self._order
+        if order.is_batched and not hasattr(row, "__len__"):
             row = list(row)
-        task = Task(row, self._progress.epoch, self._start)
-        task.number = self._number
-        task.numbers = _numbers(row, is_batch)
-        self._checksum = task.checksum = _checksum(row, task.numbers, self._checksum)
-        task.is_batch = is_batch
-        task.count = len(row) if is_batch else 1
-        task.rows = self._shard.of(task.count)
-        task.sampler = None if self._order.stateful is None else state_of(self._order.stateful)
+        count = len(row) if order.is_batched else 1
+        numbers = _numbers(row, order.is_batched)
+        self._checksum = _checksum(row, numbers, self._checksum)
+        task = Task(
+            indices=row,
+            epoch=self._progress.epoch,
+            start=self._start,
+            rows=order.shard.of(count),
+            number=self._number,
+            is_batch=order.is_batched,
+            count=count,
+            numbers=numbers,
+            checksum=self._checksum,
+            sampler=None if order.stateful is None else state_of(order.stateful),
+        )
         self._number += 1
-        self._start += task.count
+        self._start += count
         return task
 
     def _first_row(self) -> Any:
@@ -329,83 +295,46 @@ class EpochTasks(Iterator[Task]):
             drawn_from |= {"epoch": epoch} if type(epoch) is int else {}
         if order.generator is not None:
             if "generator" in saved:
-                order.generator.set_state(randomness.tensor_from_json(saved["generator"]))
-            drawn_from["generator"] = randomness.tensor_to_json(order.generator.get_state())
-        if order.seed is not None:
-            with self._drawing():
-                return self._skip()
-        if self._kind in _RANDOM_ONCE and order.generator is None:
-            before = torch.get_rng_state()
-            if "torch" in saved:
-                torch.set_rng_state(randomness.tensor_from_json(saved["torch"]))
-            drawn_from["torch"] = randomness.tensor_to_json(torch.get_rng_state())
-            try:
-                return self._skip()
-            finally:
-                if "torch" in saved:  # the caller's examples may draw from it, undisturbed
-                    torch.set_rng_state(before)
-        if self._kind not in (*_NOT_RANDOM, *_RANDOM_ONCE) and order.stateful is None:
-            with self._drawing():
-                drawn_from["global"] = randomness.states_to_json(random_states())
-                return self._skip()
-        return self._skip()
-
-    def _skip(self) -> Any:
-        """Draw what was handed over again, check that it is the same, and draw the next row."""
-        resume = self._progress.resume
-        count = resume["batches"] if resume and "streams" not in resume else 0
-        if not count or resume is None:
+                order.generator.set_state(tensor_from_json(saved["generator"]))
+            drawn_from["generator"] = tensor_to_json(order.generator.get_state())
+        with self._drawing():
+            if self._draws_from_torch:
+                if "torch" in saved:
+                    torch.set_rng_state(tensor_from_json(saved["torch"]))
+                drawn_from["torch"] = tensor_to_json(torch.get_rng_state())
+            elif order.seed is None and order.stateful is None and self._kind not in _TORCHS:
+                drawn_from["global"] = states_to_json(random_states())
+            self._skip()
             return next(self._rows)
-        self._number, self._start = count, resume["examples"]
-        if self._order.stateful is not None:
-            self._checksum = resume["checksum"]
-            self._refuse_other_length(resume.get("length"))
-            return next(self._rows)
-        sampler = self._order.sampler
-        size = sampler.batch_size if type(sampler) is BatchSampler else None
-        if size is not None and self._start == count * size:
-            # Whole batches need not be made one by one.
-            each = iter(sampler.sampler)
-            skipped = list(islice(each, self._start))
-            is_whole = len(skipped) == self._start
-            self._checksum = _checksum_of_whole(skipped, size)
-            self._rows = iter(BatchSampler(each, size, sampler.drop_last))
-        else:
-            rows = list(islice(self._rows, count))
-            is_whole = len(rows) == count
-            self._checksum = _checksum_of_all(rows, self._order.is_batched)
-        if not is_whole or self._checksum != resume["checksum"]:
-            raise PositionError(
-                "NumpyLoader: to resume from a saved position the sampler must yield the indices "
-                f"that it yielded then, and its first {count} batches differ; give the loader the "
-                "same dataset and arguments, or the sampler a state_dict of its own"
-            )
-        self._refuse_other_length(resume.get("length"))
-        return next(self._rows)
 
-    def _refuse_other_length(self, then: int | None) -> None:
-        """A longer dataset begins as the shorter one did, if its order is that of the indices."""
-        now = self._order.length
+    def _skip(self) -> None:
+        """Draw what was handed over again, and check that it is the same."""
+        resume, order = self._progress.resume, self._order
+        count = 0 if "streams" in resume else resume.get("batches", 0)
+        if not count:
+            return
+        self._number, self._start, self._checksum = count, resume["examples"], resume["checksum"]
+        if order.stateful is None:
+            checksum = 0
+            skipped = list(islice(self._rows, count))
+            for row in skipped:
+                checksum = _checksum(row, _numbers(row, order.is_batched), checksum)
+            if len(skipped) < count or checksum != self._checksum:
+                raise PositionError(
+                    "NumpyLoader: to resume from a saved position the sampler must yield the "
+                    f"indices that it yielded then, and its first {count} batches differ; give the "
+                    "loader the same dataset and arguments, or the sampler a state_dict of its own"
+                )
+        # A longer dataset begins as the shorter one did, if its order is that of the indices.
+        then, now = resume.get("length"), order.length
         if None not in (then, now) and then != now:
             raise PositionError(
-                "NumpyLoader: to resume within an epoch the dataset must be as long as it was when "
-                f"the position was saved, {then}, and it has {now} examples; give the loader the "
-                "same dataset"
+                who="NumpyLoader",
+                rule="to resume within an epoch the dataset must be as long as it was when the "
+                f"position was saved, {then}",
+                found=f"it has {now} examples",
+                remedy="give the loader the same dataset",
             )
-
-
-def _check_workers(order: Order, workers: int) -> None:
-    if not isinstance(order.dataset, IterableDataset):
-        raise PositionError(
-            "NumpyLoader: a position in a stream belongs to an IterableDataset, and this loader's "
-            f"is a {type(order.dataset).__name__}; give the loader the same dataset"
-        )
-    if max(order.num_workers, 1) != workers:
-        raise PositionError(
-            "NumpyLoader: each worker resumes its own share of an IterableDataset, and the "
-            f"position was saved with {workers} of them but this loader has "
-            f"num_workers={order.num_workers}; make the loader with the same number"
-        )
 
 
 def keeps_state(source: Any) -> bool:
@@ -435,7 +364,7 @@ def _numbers(row: Any, of_batch: bool) -> np.ndarray | None:
     """Indices as int64 `(examples,)`, or None if they are no integers."""
     try:
         numbers = np.asarray(row)
-        if of_batch and numbers.ndim == 0:  # a set of indices, say
+        if of_batch and numbers.ndim == 0:  # a set or an iterator
             numbers = np.asarray(list(row))
     except Exception:
         return None
@@ -448,24 +377,110 @@ def _checksum(row: Any, numbers: np.ndarray | None, before: int) -> int:
     return zlib.crc32(repr(row).encode() if numbers is None else numbers.tobytes(), before)
 
 
-def _checksum_of_all(rows: list[Any], of_batches: bool) -> int:
-    """What `_checksum` comes to, row by row; a million indices take a tenth of a second."""
-    flat = chain.from_iterable(rows) if of_batches else rows
+def saved_position(
+    loader: DataLoader[Any], seed: int | None, position: Position, keeps_workers: bool
+) -> dict[str, Any]:
+    """The position of the last batch that a loader handed over, or of the next epoch's first.
+
+    Where it has none: ``{"version": ..., "cannot_tell": why}``. The caller may be saving much else,
+    which an error would lose. With `keeps_workers`, the next epoch's workers exist already.
+    """
     try:
-        numbers = np.asarray(list(flat))
-        if numbers.dtype.kind in "iu" and numbers.ndim == 1:
-            return zlib.crc32(numbers.astype(np.int64, copy=False).tobytes())
-    except Exception:
-        pass
-    checksum = 0
-    for row in rows:
-        checksum = _checksum(row, _numbers(row, of_batches), checksum)
-    return checksum
+        return copy.deepcopy(_saved(loader, seed, position, keeps_workers))
+    except PositionError as error:
+        why = str(error)
+    except Exception as error:
+        why = (
+            "NumpyLoader: a position needs everything that the loader's order comes from, and "
+            f"asking for it failed ({type(error).__name__}: {str(error)[:100]}); give the loader a "
+            "seed, or a sampler whose state_dict works"
+        )
+    return {"version": VERSION, "cannot_tell": why}
 
 
-def _checksum_of_whole(indices: list[Any], size: int) -> int:
-    """`_checksum_of_all` of batches of one size, given as one list."""
-    if (numbers := _numbers(indices, False)) is not None:
-        return _checksum(None, numbers, 0)
-    rows = [indices[i : i + size] for i in range(0, len(indices), size)]
-    return _checksum_of_all(rows, True)
+def _saved(
+    loader: DataLoader[Any], seed: int | None, position: Position, keeps_workers: bool
+) -> dict[str, Any]:
+    if not loader.in_order:
+        raise PositionError(
+            "NumpyLoader: a position needs batches in the sampler's order, and this loader has "
+            "in_order=False; leave it out"
+        )
+    if isinstance(loader.dataset, IterDataPipe | MapDataPipe):
+        raise PositionError(
+            "NumpyLoader: a position is that of a Dataset, and this loader has a "
+            f"{type(loader.dataset).__name__}; save the data pipe's own state"
+        )
+    if position.resume is not None:
+        return position.resume
+    order = Order(loader, seed, position, Shard())
+    saved: dict[str, Any] = {"version": VERSION}
+    if seed is not None:
+        saved["seed"] = seed
+    if order.length is not None:
+        saved["length"] = order.length
+    if position.is_between_epochs:
+        saved |= Progress(position.next_epoch).state()
+        if order.stateful is not None:
+            saved["sampler"] = state_of(order.stateful)
+    else:
+        saved |= order.progress.state()
+    streams = [state for _, state, _ in saved.get("streams", {}).values()]
+    for state in (saved.get("sampler"), *streams):
+        if isinstance(state, NoState):
+            raise PositionError(state)
+    if "random" not in saved and order.generator is not None:
+        # The state in which the generator will be when the next epoch's first index is drawn.
+        ahead = torch.Generator()
+        ahead.set_state(order.generator.get_state())
+        is_own = order.generator is loader.generator
+        if is_own and position.is_between_epochs and not keeps_workers:
+            torch.empty((), dtype=torch.int64).random_(generator=ahead)  # the workers' seed
+        saved["random"] = {"generator": tensor_to_json(ahead.get_state())}
+    return saved
+
+
+def checked_position(state: Any, seed: int | None) -> dict[str, Any]:
+    """A copy of a saved position that fits a loader with this seed.
+
+    Raises:
+        PositionError: it does not, or it is no position at all.
+    """
+    if isinstance(state, dict) and isinstance(state.get("cannot_tell"), str):
+        raise PositionError(
+            "NumpyLoader: load_state_dict must get a position, and the loader that saved this one "
+            f"could not tell its own ({state['cannot_tell']}); start the epoch again"
+        )
+    if not _is_sound(state):
+        raise PositionError(
+            "NumpyLoader: load_state_dict must get what state_dict returned, and it got "
+            f"{str(state)[:60]!r}; save the whole dict, as JSON for example"
+        )
+    if state.get("version") != VERSION:
+        raise PositionError(
+            f"NumpyLoader: load_state_dict knows states of version {VERSION}, and this one is of "
+            f"version {shown(state.get('version'))}; load it with the feedax that saved it"
+        )
+    if state.get("seed") != seed:
+        raise PositionError(
+            "NumpyLoader: a position belongs to the seed it was saved with, "
+            f"{shown(state.get('seed'))}, and this loader has seed={seed!r}; make the loader with "
+            "the same one"
+        )
+    return copy.deepcopy(state)
+
+
+def _is_sound(state: Any) -> bool:
+    """Whether a saved position can be read."""
+    if not isinstance(state, dict):
+        return False
+    numbers = [state.get(name) for name in ("epoch", "batches", "examples", "checksum")]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        return False
+    readers: dict[str, Any] = {"epoch": operator.index, "global": states_from_json}
+    try:
+        for name, value in state.get("random", {}).items():
+            readers.get(name, tensor_from_json)(value)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return False
+    return True

@@ -14,7 +14,7 @@ from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
 from feedax.data.order import keeps_state
-from feedax.data.randomness import equal_states
+from feedax.data.randomness import states_to_json
 from feedax.data.workers import start_method
 from feedax.errors import PlanError
 from feedax.random_states import random_states, random_states_restored
@@ -60,18 +60,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, and what it was chosen for.
-
-    Attributes:
-        plan: the plan.
-        form: the array form of the dataset, where a fast plan reads from it.
-        found: the array form that was put to the proof, or why there was none; None if nobody
-            looked.
-    """
+    """A plan, and what it was chosen for."""
 
     plan: Plan
-    form: ArrayForm | None
+    # The array form that was put to the proof, or why there was none; None if nobody looked.
     found: ArrayForm | str | None
+
+    @property
+    def form(self) -> ArrayForm | None:
+        """The array form of the dataset, where a fast plan reads from it."""
+        if self.plan.is_streamed or isinstance(self.found, str):
+            return None
+        return self.found
 
     def is_current(self, found: ArrayForm | str | None) -> bool:
         """Whether what is found now is the dataset that the plan was chosen for."""
@@ -83,10 +83,7 @@ class Choice:
 def find_form(loader: DataLoader[Any], collate_fn: Any, cache: Cache | None) -> ArrayForm | str:
     """The array form of a loader's dataset, or of what a cache keeps of it, or why there is none.
 
-    Args:
-        loader: the loader.
-        collate_fn: the user's own, if there is one.
-        cache: the loader's, if there is one.
+    `collate_fn` is the user's own, if there is one.
     """
     try:
         found = _obstacle(loader, collate_fn) or array_form(loader.dataset)
@@ -105,56 +102,51 @@ def choose_plan(
 ) -> Choice:
     """Choose the fastest plan that gives exactly the batches that torch's own loader would give.
 
-    Args:
-        loader: the loader.
-        found: what `find_form` has found; None where the plan ``"streamed"`` is wanted.
-        wanted: one of `PLANS`, or ``"auto"``.
-        memory_budget: the most bytes that a resident dataset may take on the device.
-        seed: the loader's.
-        cache: the loader's, if there is one.
+    `found` is what `find_form` has found, or None where the plan ``"streamed"`` is wanted.
 
     Raises:
         PlanError: the wanted plan cannot be had.
     """
     if found is None:
         notes = _streamed_notes(loader, seed, cache)
-        return Choice(Plan("streamed", "it was asked for", notes), None, None)
+        return Choice(Plan("streamed", "it was asked for", notes), None)
     try:
         if isinstance(found, str):
             raise NoArrayForm(found)
-        form = found
-        if cache is not None and cache.owns(form):
+        if cache is not None and cache.owns(found):
             sampled = "A few of them are loaded again in each epoch"
         else:
-            _prove(loader.dataset, form)
+            _prove(loader.dataset, found)
             sampled = (
-                f"{min(SAMPLED, len(form))} sampled examples came out equal to the dataset's own, "
+                f"{min(SAMPLED, len(found))} sampled examples came out equal to the dataset's own, "
                 "bit for bit"
             )
     except NoArrayForm as no:
         if wanted != "auto" and cache is None:
             raise PlanError(
-                f"NumpyLoader: the {wanted} plan needs a dataset whose batches can be gathered "
-                f"from arrays, and {no}; ask for plan='streamed', or leave plan out"
+                who="NumpyLoader",
+                rule=f"plan={wanted!r} needs a dataset whose batches can be gathered from arrays",
+                found=str(no),
+                remedy="leave it out, or give plan='streamed'",
             ) from None
-        notes = _streamed_notes(loader, seed, cache)
-        return Choice(Plan("streamed", str(no), notes), None, found)
+        return Choice(Plan("streamed", str(no), _streamed_notes(loader, seed, cache)), found)
 
-    leaves = form.leaves(np.arange(1))
-    size = sum(leaf.nbytes for leaf in leaves) * len(form)
-    described = f"all {len(form):,} examples of {form.name} take {_megabytes(size)} as arrays"
+    leaves = found.leaves(np.arange(1))
+    size = sum(leaf.nbytes for leaf in leaves) * len(found)
+    described = f"all {len(found):,} examples of {found.name} take {_megabytes(size)} as arrays"
     notes = (sampled, *_narrowing(leaf.dtype for leaf in leaves))
     if loader.num_workers > 0:
         notes += (f"Its {loader.num_workers} workers are not started: there is nothing to load",)
+    name = "vectorised"
     if wanted == "vectorised":
         reason = f"it was asked for; {described}"
-        return Choice(Plan("vectorised", reason, notes, size), form, form)
-    if size <= memory_budget or wanted == "resident":
+    elif size <= memory_budget or wanted == "resident":
+        name = "resident"
         notes += ("Iterated by hand, it gathers each batch with NumPy, in the same order",)
         reason = f"{described} and fit on the device"
-        return Choice(Plan("resident", reason, notes, size), form, form)
-    reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
-    return Choice(Plan("vectorised", reason, notes, size), form, form)
+    else:
+        reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
+    return Choice(Plan(name, reason, notes, size), found)
 
 
 def _obstacle(loader: DataLoader[Any], collate_fn: Any) -> str | None:
@@ -212,7 +204,7 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> None:
             expected = numpy_collate(examples_of(dataset, indices))
         except Exception as error:
             raise NoArrayForm(f"{name_of(dataset)} fails to load an example ({error})") from error
-        drew = not equal_states(before, random_states())
+        drew = states_to_json(before) != states_to_json(random_states())
     if drew:
         raise NoArrayForm(f"{name_of(dataset)} draws random numbers for its examples")
     try:
@@ -246,15 +238,11 @@ def batch_notes(batch: Any) -> tuple[str, ...]:
     leaves = list(named_leaves(batch, is_text))
     notes = _narrowing(leaf.dtype for _, leaf in leaves if isinstance(leaf, np.ndarray))
     texts = [name for name, leaf in leaves if is_text(leaf)]
-    if len(texts) == 1:
-        notes.append(f"{_spoken(texts)} text: kept as a list, which does not go to a device")
-    elif texts:
-        notes.append(f"{_spoken(texts)} text: kept as lists, which do not go to a device")
+    if texts:
+        many = len(texts) > 1
+        whose = f"Its field{'s' * many} {' and '.join(texts)} {'are' if many else 'is'}"
+        kept = "lists, which do not go" if many else "a list, which does not go"
+        notes.append(
+            f"{'An example is' if texts == [''] else whose} text: kept as {kept} to a device"
+        )
     return tuple(notes)
-
-
-def _spoken(fields: list[str]) -> str:
-    if fields == [""]:
-        return "An example is"
-    verb = "is" if len(fields) == 1 else "are"
-    return f"Its field{'s' * (len(fields) > 1)} {' and '.join(fields)} {verb}"

@@ -26,11 +26,7 @@ _MASK = 2**64 - 1
 def seed_random(seed: int, epoch: int, position: int, index: Any) -> None:
     """Set Python's, NumPy's and torch's global random states for one example; about 9 µs.
 
-    Args:
-        seed: the loader's.
-        epoch: counted from 0.
-        position: of the example among those of its epoch.
-        index: of the example in the dataset, or another key of it.
+    It is the example at this position of the epoch; index is its own, or another key of it.
     """
     for_python, for_numpy, for_torch = _seeds(seed, epoch, position, index)
     random.seed(for_python)
@@ -57,21 +53,11 @@ def _number(index: Any) -> int:
         return int.from_bytes(hashlib.blake2b(repr(index).encode(), digest_size=8).digest(), "big")
 
 
-def equal_states(some: RandomStates, others: RandomStates) -> bool:
-    return (
-        some[0] == others[0]
-        and all(np.array_equal(a, b) for a, b in zip(some[1], others[1], strict=True))
-        and torch.equal(some[2], others[2])
-    )
-
-
 class OwnStates:
     """Random states apart from the global ones, for code that knows of the global ones only.
 
-    Args:
-        seeds: as of `seed_random`; what they begin with.
-        states: what they begin with, if there are no seeds.
-        generators: these too have states apart, which begin with what they have now.
+    They begin with `states`, or with seeds as `seed_random` takes them. The generators too have
+    states apart, which begin with what they have now.
     """
 
     def __init__(
@@ -98,12 +84,7 @@ class OwnStates:
 
 
 class Apart(Iterator[Any]):
-    """An iterator that draws from random states of its own, and so leaves all others as they are.
-
-    Args:
-        begin: makes the iterator; it may draw too.
-        own: the states that it draws from.
-    """
+    """An iterator that draws from random states of its own, as does `begin`, which makes it."""
 
     def __init__(self, begin: Callable[[], Iterator[Any]], own: OwnStates) -> None:
         self._own = own

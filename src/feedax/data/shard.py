@@ -16,12 +16,7 @@ WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` equal shares of the rows of every batch. With one shard, it has all rows.
-
-    Args:
-        index: which one, from 0.
-        count: how many there are.
-    """
+    """Share `index`, from 0, of `count` equal shares of the rows of every batch."""
 
     index: int = 0
     count: int = 1
@@ -36,34 +31,30 @@ class Shard:
     def cut(self, batch: Any) -> tuple[Any, bool]:
         """Its rows of a batch that was loaded whole, and whether these are only a part of it.
 
-        Args:
-            batch: PyTree of arrays `(n, ...)` and of lists of n texts.
-
         Raises:
-            ExampleError: its leaves do not have one number of rows.
+            ExampleError: the leaves do not have one number of rows.
 
         >>> Shard(1, 2).cut({"x": np.arange(4), "name": ["a", "b", "c", "d"]})
         ({'x': array([2, 3]), 'name': ['c', 'd']}, True)
         """
         if self.count == 1:
             return batch, False
-        leaves = [leaf for _, leaf in named_leaves(batch, is_text)]
-        lengths = dict.fromkeys(_rows(leaf) for leaf in leaves if leaf is not None)
-        if not lengths:
-            return batch, False
+        leaves = [leaf for _, leaf in named_leaves(batch, is_text) if leaf is not None]
+        lengths = list(dict.fromkeys(map(_rows, leaves)))
         if len(lengths) > 1 or None in lengths:
             found = ", ".join("none" if rows is None else str(rows) for rows in lengths)
             raise ExampleError(
-                "NumpyLoader: to be cut into shards, a batch must consist of arrays and lists of "
-                f"text with a row for each example, and their rows are {found}; let the "
-                "collate_fn or the dataset make it so"
+                who="NumpyLoader",
+                rule="to be cut into shards, a batch must consist of arrays and lists of text with "
+                "a row for each example",
+                found=f"their rows are {found}",
+                remedy="let the collate_fn or the dataset make it so",
             )
-        mine = self.of(lengths.popitem()[0])  # type: ignore[arg-type]
+        mine = self.of(lengths[0] or 0) if lengths else WHOLE
         if mine == WHOLE:
             return batch, False
-        return map_leaves(
-            batch, lambda leaf, _: leaf if leaf is None else leaf[mine], is_text
-        ), True
+        cut = map_leaves(batch, lambda leaf, _: None if leaf is None else leaf[mine], is_text)
+        return cut, True
 
 
 def _rows(leaf: Any) -> int | None:
@@ -72,11 +63,7 @@ def _rows(leaf: Any) -> int | None:
 
 
 def refuse_shard(loader: DataLoader[Any], shard: Shard, seed: int | None) -> None:
-    """Check that the shards of a loader in several processes are cut from the same batches.
-
-    Raises:
-        PlanError: they need not be.
-    """
+    """Raise PlanError unless the shards of several processes are cut from the same batches."""
     if not 0 <= shard.index < shard.count:
         raise PlanError(
             f"NumpyLoader: the index of a shard must be 0 to {max(shard.count, 1) - 1}, and the "

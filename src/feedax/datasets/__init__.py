@@ -7,24 +7,25 @@ comes with the package; what torchvision has to download is downloaded once.
 
 from feedax.datasets.by_name import (
     NAMES,
+    class_names,
     from_anywhere,
     from_factory,
+    image_shape,
     is_code,
     is_path,
     load,
 )
-from feedax.datasets.downloaded import (
+from feedax.datasets.local import image_folder, npz
+from feedax.datasets.standard import (
     cifar10,
     cifar100,
     emnist,
     fashion_mnist,
     kmnist,
+    mnist,
     qmnist,
     svhn,
 )
-from feedax.datasets.local import image_folder, npz
-from feedax.datasets.metadata import class_names, image_shape
-from feedax.datasets.shipped import mnist
 
 __all__ = [
     "NAMES",

@@ -1,9 +1,10 @@
-"""Datasets by name, as the command line and run folders have them.
+"""Datasets by name, as the command line and run folders have them, and what those note of one.
 
 A name is that of a dataset of torchvision, of a folder or file of the user's, or of a callable of
 the user's that makes a dataset.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -13,27 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+import numpy as np
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import CIFAR10, MNIST, SVHN, ImageFolder
 
-from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
-from feedax.datasets.downloaded import (
+from feedax.data.array_dataset import ArrayDataset
+from feedax.datasets.local import image_folder, npz
+from feedax.datasets.standard import (
+    FLATTEN,
+    AnyPath,
+    Transform,
     cifar10,
     cifar100,
     emnist,
     fashion_mnist,
     kmnist,
+    mnist,
     qmnist,
     svhn,
 )
-from feedax.datasets.local import image_folder, npz
-from feedax.datasets.shipped import mnist
-from feedax.errors import (
-    DatasetError,
-    FeedaxError,
-    UnknownDatasetError,
-    did_you_mean,
-    reason,
-)
+from feedax.errors import DatasetError, FeedaxError, UnknownDatasetError, did_you_mean, reason
 
 NAMES = (
     "mnist",
@@ -51,19 +51,9 @@ NAMES = (
 )
 """Every text that `feedax.datasets.load` takes; the parts in capitals are the user's own."""
 
-_BY_NAME: dict[str, Callable[..., Any]] = {
-    "mnist": mnist,
-    "fashion_mnist": fashion_mnist,
-    "kmnist": kmnist,
-    "emnist": emnist,
-    "qmnist": qmnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "svhn": svhn,
-}
-
+_STANDARD = (mnist, fashion_mnist, kmnist, emnist, qmnist, cifar10, cifar100, svhn)
+_BY_NAME: dict[str, Callable[..., Any]] = {dataset.__name__: dataset for dataset in _STANDARD}
 _BY_PATH: dict[str, Callable[..., Any]] = {"imagefolder": image_folder, "npz": npz}
-
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -145,10 +135,10 @@ def from_anywhere(text: str) -> str:
     >>> from_anywhere("npz:/data/digits.npz")
     'npz:/data/digits.npz'
     """
-    name, _, rest = text.partition(":")
     if not is_path(text):
         return text
-    return f"{name}:{Path(rest).expanduser().absolute()}"
+    name, _, path = text.partition(":")
+    return f"{name}:{Path(path).expanduser().absolute()}"
 
 
 def from_factory(text: str, train: bool = True) -> Any:
@@ -195,26 +185,82 @@ def from_factory(text: str, train: bool = True) -> Any:
             f"__getitem__ or __iter__, and it returned {_in_words(dataset)}; return the dataset "
             "itself"
         )
-    if _length(dataset) == 0:
-        raise DatasetError(
-            f"{text}: the factory must return a dataset with at least one example, and "
-            f"{type(dataset).__name__} is empty; check where it reads from"
-        )
+    with contextlib.suppress(TypeError, NotImplementedError):  # streams have no length
+        if len(dataset) == 0:
+            raise DatasetError(
+                f"{text}: the factory must return a dataset with at least one example, and "
+                f"{type(dataset).__name__} is empty; check where it reads from"
+            )
+    return dataset
+
+
+def image_shape(dataset: Any) -> tuple[int, ...] | None:
+    """The shape of one image as the dataset's transform gets it.
+
+    Returns:
+        `(height, width)` or `(height, width, channels)`; None for a dataset that is not known to
+        hold images. An ImageFolder answers with its first image. A `Subset` answers as the whole.
+
+    Raises:
+        DatasetError: the first image of an ImageFolder cannot be read.
+
+    >>> image_shape(ArrayDataset(np.zeros((5, 8, 6)), np.zeros(5)))
+    (8, 6)
+    >>> print(image_shape([1, 2, 3]))
+    None
+    """
+    dataset = _whole(dataset)
+    if isinstance(dataset, (MNIST, CIFAR10)):
+        return tuple(dataset.data.shape[1:])
+    if isinstance(dataset, SVHN):  # it keeps the channels first, and hands out PIL images
+        channels, height, width = dataset.data.shape[1:]
+        return height, width, channels
+    if isinstance(dataset, ArrayDataset):
+        shape = dataset.inputs.shape[1:]
+        return shape if len(shape) in (2, 3) else None
+    if isinstance(dataset, ImageFolder):
+        path = dataset.samples[0][0]
+        try:
+            return np.asarray(dataset.loader(path)).shape
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for damaged files
+            raise DatasetError(
+                f"image_folder: {path} must be an image, and it cannot be read ({reason(error)}); "
+                "repair or remove it"
+            ) from error
+    return None
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes in the order of their labels, or None where they have none.
+
+    >>> from feedax.datasets import mnist
+    >>> class_names(mnist(train=False))[:2]
+    ('0 - zero', '1 - one')
+    """
+    classes = getattr(_whole(dataset), "classes", None)
+    return None if classes is None else tuple(str(name) for name in classes)
+
+
+def _whole(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
     return dataset
 
 
 def _refuse_root(text: str, root: AnyPath | None) -> None:
     if root is not None:
         raise DatasetError(
-            f"datasets: root=DIR (--root DIR) is for datasets that are unpacked or downloaded, and "
-            f"{text!r} says itself where to look; leave root out"
+            who="datasets",
+            rule="root=DIR is for datasets that are unpacked or downloaded",
+            found=f"{text!r} says itself where to look",
+            remedy="leave it out",
         )
 
 
 def _find(text: str) -> Callable[..., Any]:
     """The callable that the text names."""
     module_name, _, path = text.partition(":")
-    found = _import(text, module_name)
+    found: Any = _import(text, module_name)
     for name in path.split("."):
         try:
             found = getattr(found, name)
@@ -229,8 +275,7 @@ def _find(text: str) -> Callable[..., Any]:
             f"{text}: the name after the colon must be a function or a class, and it is "
             f"{_in_words(found)}; name a callable that returns the dataset"
         )
-    factory: Callable[..., Any] = found
-    return factory
+    return found
 
 
 def _import(text: str, name: str) -> Any:
@@ -240,24 +285,16 @@ def _import(text: str, name: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _broken_module(text, name, error) from error
-        forms = [form.partition(":")[0] for form in NAMES]
-        remedy = did_you_mean(name, forms, "install it or run feedax in the folder that has it")
-        raise DatasetError(
-            f"{text}: the module before the colon must be importable, and there is no "
-            f"{error.name!r}; {remedy}"
-        ) from error
     except (Exception, SystemExit) as error:
-        raise _broken_module(text, name, error) from error
-
-
-def _broken_module(text: str, name: str, error: BaseException) -> DatasetError:
-    return DatasetError(
-        f"{text}: the module before the colon must be importable, and importing {name} raised "
-        f"{reason(error)}; repair the module"
-    )
+        found, remedy = f"importing {name} raised {reason(error)}", "repair the module"
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if missing and f"{name}.".startswith(f"{missing}."):
+            forms = [form.partition(":")[0] for form in NAMES]
+            found = f"there is no {missing!r}"
+            remedy = did_you_mean(name, forms, "install it or run feedax in the folder that has it")
+        raise DatasetError(
+            f"{text}: the module before the colon must be importable, and {found}; {remedy}"
+        ) from error
 
 
 def _takes_train(factory: Callable[..., Any]) -> bool:
@@ -278,13 +315,6 @@ def _is_dataset(value: Any) -> bool:
     if isinstance(value, (type, str, bytes, tuple, dict, DataLoader)):
         return False
     return hasattr(value, "__getitem__") or hasattr(value, "__iter__")
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):  # streams have none
-        return None
 
 
 def _in_words(value: Any) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
-from feedax.datasets.arguments import FLATTEN, AnyPath, Transform
+from feedax.datasets.standard import FLATTEN, AnyPath, Transform
 from feedax.errors import DatasetError, printable, reason
 from feedax.files import open_regular
 from feedax.pictures import picture_size, read_picture
@@ -133,7 +133,7 @@ def _one_part(
     part: Path, transform: Transform | None, target_transform: Transform | None
 ) -> ImageFolder:
     _classes(part)
-    dataset = ImageFolder(part, transform, target_transform, loader=load_picture, allow_empty=True)
+    dataset = ImageFolder(part, transform, target_transform, loader=_read_image, allow_empty=True)
     used = set(dataset.targets)
     empty = [name for name, index in dataset.class_to_idx.items() if index not in used]
     if empty:
@@ -144,12 +144,7 @@ def _one_part(
     return dataset
 
 
-def load_picture(path: str) -> Image.Image:
-    """One picture of a folder, mode "RGB".
-
-    Raises:
-        DatasetError: it cannot be read, see `feedax.pictures.read_picture`.
-    """
+def _read_image(path: str) -> Image.Image:
     return read_picture(path, "image_folder", DatasetError).convert("RGB")
 
 
@@ -163,18 +158,16 @@ def _some(dataset: ImageFolder) -> list[tuple[str, int]]:
 
 def _refuse_several_sizes(paths: list[str]) -> None:
     """What a batch of images would be refused for, by the heads of some of their files."""
-    sizes: dict[tuple[int, int], str] = {}
-    for path in paths:
-        sizes.setdefault(picture_size(path, "image_folder", DatasetError), path)
-        if len(sizes) > 1:
-            (some, one), (others, other) = (
-                (f"{width} x {height}", path) for (width, height), path in sizes.items()
-            )
+    sizes = ((path, picture_size(path, "image_folder", DatasetError)) for path in paths)
+    first, size = next(sizes)
+    for path, other in sizes:
+        if other != size:
             raise DatasetError(
-                f"image_folder: images must be of one size where the transform only flattens them, "
-                f"and {one} is {some} and {other} is {others} pixels; give a transform with "
-                "torchvision.transforms.Resize (on the command line: --dataset "
-                "package.module:factory, a function that gives it), or resize the files"
+                who="image_folder",
+                rule="images must be of one size where the transform only flattens them",
+                found=f"{first} is {size[0]} x {size[1]} and {path} is {other[0]} x {other[1]} "
+                "pixels",
+                remedy="give a transform with torchvision.transforms.Resize, or resize the files",
             )
 
 
@@ -209,7 +202,7 @@ def npz(
     3 (array([0., 0., 0., 0.], dtype=float32), np.int64(6)) None
     """
     path = Path(os.path.expanduser(file))
-    arrays = _read(path, train)
+    arrays = _read_npz(path, train)
     if arrays is None:
         return None
     (x_key, x), (y_key, y) = arrays.items()
@@ -225,7 +218,7 @@ def npz(
     return ArrayDataset(x, y, transform)
 
 
-def _read(path: Path, train: bool) -> dict[str, Any] | None:
+def _read_npz(path: Path, train: bool) -> dict[str, Any] | None:
     """The two arrays of one part by key, inputs first."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
@@ -252,67 +245,43 @@ def _read(path: Path, train: bool) -> dict[str, Any] | None:
         ) from error
 
 
-def _array(archive: zipfile.ZipFile, name: str, whole: int) -> np.ndarray:
-    """One array, for which memory is taken when the file has shown that it is there.
-
-    Args:
-        archive: the file.
-        name: of the array in it.
-        whole: bytes of the file.
-
-    Raises:
-        ValueError: it is not, or is one of Python objects.
-    """
+def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
+    """One array of a file of so many bytes; memory is taken when the file has shown it is there."""
     entry = archive.getinfo(name)
-    if entry.file_size > MOST_UNPACKED and entry.file_size > MOST_TIMES * entry.compress_size:
-        raise ValueError(
-            f"{name} unpacks {entry.compress_size} bytes to {entry.file_size}, as no data do"
-        )
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    packed, unpacked = entry.compress_size, entry.file_size
+    is_stored = entry.compress_type == zipfile.ZIP_STORED
+    if unpacked > MOST_UNPACKED and unpacked > MOST_TIMES * packed:
+        raise ValueError(f"{name} unpacks {packed} bytes to {unpacked}, as no data do")
+    if not is_stored and entry.compress_type != zipfile.ZIP_DEFLATED:
         raise ValueError(f"{name} is compressed otherwise than NumPy does")
-    stored = entry.compress_type == zipfile.ZIP_STORED
-    if entry.compress_size > whole or (stored and entry.file_size != entry.compress_size):
-        raise ValueError(f"{name} has another size than it says, {entry.file_size} bytes")
+    if packed > most or (is_stored and unpacked != packed):
+        raise ValueError(f"{name} has another size than it says, {unpacked} bytes")
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
             raise ValueError(f"{name} has a header of version {version}")
-        shape, fortran, dtype = readers[version](file)
-        if dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded")
         size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or size != entry.file_size - file.tell():
+        # NumPy refuses arrays of objects itself, and would take memory for what is not there.
+        if not dtype.hasobject and (min(shape, default=0) < 0 or size != unpacked - file.tell()):
             raise ValueError(f"{name} has another size than its shape, {shape}")
-        content = np.empty(size, np.uint8)
-        for start in range(0, size, 2**20):
-            part = file.read(min(2**20, size - start))
-            content[start : start + len(part)] = np.frombuffer(part, np.uint8)
-            if len(part) < min(2**20, size - start):
-                raise ValueError(f"{name} ends after {start + len(part)} of {size} bytes")
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+        file.seek(0)
+        return np.lib.format.read_array(file)
 
 
 def _keys(path: Path, found: list[str], train: bool) -> tuple[str, str] | None:
     """The keys of one part, None for a test part that the file does not have."""
-    wanted = ("x_train", "y_train")
-    if not {"x_train", "y_train", "x_test", "y_test"} & set(found):
-        wanted = ("x", "y")
-    if not set(wanted) <= set(found):
-        raise _missing_keys(path, found)
-    if train:
-        return wanted
     tests = {"x_test", "y_test"} & set(found)
-    if len(tests) == 1:
-        raise _missing_keys(path, found)
+    has_parts = tests or {"x_train", "y_train"} & set(found)
+    keys = ("x_train", "y_train") if has_parts else ("x", "y")
+    if not set(keys) <= set(found) or (not train and len(tests) == 1):
+        raise DatasetError(
+            f"npz: {path} must hold x_train and y_train (and x_test and y_test), or x and y, and "
+            f"it holds {printable(', '.join(found)) or 'nothing'}; write it again under these keys"
+        )
+    if train:
+        return keys
     return ("x_test", "y_test") if tests else None
-
-
-def _missing_keys(path: Path, found: list[str]) -> DatasetError:
-    return DatasetError(
-        f"npz: {path} must hold x_train and y_train (and x_test and y_test), or x and y, and it "
-        f"holds {printable(', '.join(found)) or 'nothing'}; write it again under these keys"
-    )

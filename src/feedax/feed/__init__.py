@@ -12,7 +12,7 @@ from feedax.feed.batch import Batch, Chunk, Masked, kind_of, pad_indices, pick
 from feedax.feed.blocks import device_blocks
 from feedax.feed.feeds import CHUNK_STEPS, Feed, Residents, StackedFeed, open_feed
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
-from feedax.feed.source import Position, Source, StateDict, source_by_seed
+from feedax.feed.source import Source, SourcePosition, StateDict, source_by_seed
 from feedax.feed.transfer import Devices, on_device, scalar
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
     "Devices",
     "Feed",
     "Masked",
-    "Position",
     "Residents",
     "Source",
+    "SourcePosition",
     "StackedFeed",
     "StateDict",
     "device_blocks",

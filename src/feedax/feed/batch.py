@@ -69,11 +69,20 @@ def pick(examples: tuple[PyTree, PyTree], indices: Array, size: Array) -> Batch:
     )
 
 
-def padded_batch(inputs: PyTree, targets: PyTree, size: int) -> Batch:
+class HostBatch(NamedTuple):
+    """A padded batch on the host, how many examples it has, and whether it is a shard of one."""
+
+    batch: Batch
+    examples: int
+    is_shard: bool = False
+
+
+def padded_batch(inputs: PyTree, targets: PyTree, size: int) -> HostBatch:
     """A batch on the host, padded to `size` examples."""
     count = length((inputs, targets))
     inputs, targets = pad((inputs, targets), count, size)
-    return Batch(inputs, targets, (np.arange(size) < count).astype(np.float32))  # type: ignore[arg-type]
+    weights: Any = (np.arange(size) < count).astype(np.float32)
+    return HostBatch(Batch(inputs, targets, weights), count)
 
 
 def pad(examples: PyTree, count: int, size: int) -> PyTree:
@@ -113,8 +122,10 @@ def pair(batch: Any, who: str = "fit") -> tuple[PyTree, PyTree]:
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         got = type(given).__name__ + (f" of {len(given)}" if isinstance(given, Sized) else "")
         raise BatchError(
-            f"{who}: a batch must be a pair (inputs, targets), and this one is a {got}; let the "
-            "dataset yield such pairs, or make them in a collate_fn"
+            who=who,
+            rule="a batch must be a pair (inputs, targets)",
+            found=f"this one is a {got}",
+            remedy="let the dataset yield such pairs, or make them in a collate_fn",
         )
     # Inputs or targets that are nothing but text are refused, by `numbers`.
     parts = tuple(part if is_text(part) else without_text(part) for part in batch)
@@ -143,9 +154,11 @@ def length(examples: PyTree, who: str = "fit") -> int:
     if len(lengths) != 1 or () in lengths or (0,) in lengths:
         found = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(examples)) or "no arrays"
         raise BatchError(
-            f"{who}: all arrays of a batch must have one number of examples, above 0, as their "
-            f"first dimension, and their shapes are {found}; see what the dataset or collate_fn "
-            "returns"
+            who=who,
+            rule="all arrays of a batch must have one number of examples, above 0, as their first "
+            "dimension",
+            found=f"their shapes are {found}",
+            remedy="see what the dataset or collate_fn returns",
         )
     return int(lengths.pop()[0])
 
@@ -247,8 +260,10 @@ def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarra
         for value in (array.min(), array.max()):
             if not jnp.iinfo(held).min <= value <= jnp.iinfo(held).max:
                 raise BatchError(
-                    f"{who}: integers must fit into the {held} that the device holds, and a batch "
-                    f"has {value}; make them smaller, or set jax_enable_x64"
+                    who=who,
+                    rule=f"integers must fit into the {held} that the device holds",
+                    found=f"a batch has {value}",
+                    remedy="make them smaller, or set jax_enable_x64",
                 )
     return array
 

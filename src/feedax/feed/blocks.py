@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.feed.batch import Batch, PyTree, kind_of, length, padded_batch, pair
+from feedax.feed.batch import HostBatch, PyTree, kind_of, length, padded_batch, pair
 from feedax.feed.feeds import Check, transferred
 from feedax.feed.prefetch import Pipeline
 from feedax.feed.source import Source
@@ -41,7 +41,7 @@ def device_blocks(
         Iterates pairs: a block on the device, and how many of its examples are no padding.
     """
     blocks = _blocks(_share_of(source, *share), size_of, check, waiting_bytes)
-    return transferred(source, blocks, devices, lambda put, block: (put(block[0]), block[1]))
+    return transferred(source, blocks, devices)
 
 
 def _share_of(source: Source, part: int, parts: int) -> Iterator[Any]:
@@ -49,7 +49,6 @@ def _share_of(source: Source, part: int, parts: int) -> Iterator[Any]:
     for number, batch in enumerate(source):
         if source.has_part or number % parts == part:
             yield batch
-        del batch
 
 
 def _blocks(
@@ -57,15 +56,13 @@ def _blocks(
     size_of: Callable[[list[Any]], int] | None,
     check: Check,
     waiting_bytes: int,
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[HostBatch]:
     piles: dict[Any, _Pile] = {}
     for batch in batches:
         inputs, targets = pair(batch, "evaluate")
-        del batch
         check(inputs, targets, "a batch")
         if size_of is None:
-            count = length((inputs, targets))
-            yield padded_batch(inputs, targets, count), count
+            yield padded_batch(inputs, targets, length((inputs, targets)))
             continue
         kind = kind_of((inputs, targets))
         if kind not in piles:
@@ -78,14 +75,7 @@ def _blocks(
 
 
 class _Pile:
-    """Examples of one kind that wait until they fill a block.
-
-    Args:
-        size: the number of examples in a block.
-
-    Attributes:
-        nbytes: the memory that the waiting examples take.
-    """
+    """Examples of one kind, of `nbytes` together, that wait until they fill a block of `size`."""
 
     def __init__(self, size: int) -> None:
         self.nbytes = 0
@@ -93,7 +83,7 @@ class _Pile:
         self._parts: list[tuple[PyTree, PyTree]] = []
         self._count = 0
 
-    def add(self, examples: tuple[PyTree, PyTree]) -> Iterator[tuple[Batch, int]]:
+    def add(self, examples: tuple[PyTree, PyTree]) -> Iterator[HostBatch]:
         """Add examples; yields the blocks that are full now."""
         # Copies: a source may reuse its arrays for the next batch before this block is full.
         self._parts.append(jax.tree.map(np.array, examples))
@@ -101,17 +91,17 @@ class _Pile:
         if self._count >= self._size:
             together, count, size = self._together(), self._count, self._size
             for start in range(0, count - size + 1, size):
-                yield padded_batch(*_rows(together, start, start + size), size), size
+                yield padded_batch(*_rows(together, start, start + size), size)
             left = count % size
             self._parts = [_rows(together, count - left, count)] if left else []
             self._count = left
         self.nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._parts))
 
-    def rest(self, is_alone: bool) -> Iterator[tuple[Batch, int]]:
+    def rest(self, is_alone: bool) -> Iterator[HostBatch]:
         """What is left, padded: to a whole block, or among several piles to a power of two."""
         if self._count:
             size = self._size if is_alone else min(self._size, 1 << (self._count - 1).bit_length())
-            yield padded_batch(*self._together(), size), self._count
+            yield padded_batch(*self._together(), size)
         self._parts, self._count, self.nbytes = [], 0, 0
 
     def _together(self) -> tuple[PyTree, PyTree]:

@@ -15,6 +15,7 @@ from feedax.errors import BatchError
 from feedax.feed.batch import (
     Batch,
     Chunk,
+    HostBatch,
     PyTree,
     is_text,
     length,
@@ -25,7 +26,7 @@ from feedax.feed.batch import (
     pick,
 )
 from feedax.feed.prefetch import Pipeline
-from feedax.feed.source import Position, Source, StateDict, position
+from feedax.feed.source import Source, SourcePosition, StateDict, position
 from feedax.feed.transfer import Devices, Transfer
 
 CHUNK_STEPS = 512
@@ -37,12 +38,7 @@ Check = Callable[[PyTree, PyTree, str], None]
 
 
 class Residents:
-    """The examples of resident sources, kept on the devices until a dataset changes.
-
-    Args:
-        devices: each of them gets all examples.
-        who: speaks, in an error.
-    """
+    """The examples of resident sources, all of them on each device, until a dataset changes."""
 
     def __init__(self, devices: Devices, who: str = "fit") -> None:
         self.devices = devices
@@ -93,17 +89,8 @@ class Residents:
         return self.devices.replicate((inputs, targets))
 
 
-@dataclass(eq=False)
 class Feed:
-    """One epoch of a source. A piece of it is a `Batch` or a `Chunk`.
-
-    Args:
-        source: where the batches come from.
-        exact: do not pad short batches: the model sees the whole batch.
-        residents: the examples on the devices, and those devices.
-        check: called with every batch, or once with all resident examples.
-        state_dict: the source's, if positions are to hold its state.
-        skip: how many batches to skip at the start.
+    """One epoch of what is trained on. A piece of it is a `Batch` or a `Chunk`.
 
     Attributes:
         load_seconds: time spent on loading in this thread; 0 where worker processes load.
@@ -112,33 +99,54 @@ class Feed:
         text: where the first batch holds text, which stays on the host.
     """
 
+    load_seconds = 0.0
+    transfer_seconds = 0.0
+    drawing_seconds: float | None = None
+    text: Sequence[str] = ()
+
+    def take(self, steps: int) -> Batch | Chunk | None:
+        """The next piece, of at most so many steps; None at the end of the epoch."""
+        raise NotImplementedError
+
+    def positions(self) -> list[SourcePosition]:
+        """The position of each network's source after the pieces that were handed out."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the batches that are under way."""
+
+
+@dataclass(eq=False)
+class NetworkFeed(Feed):
+    """The feed of one network.
+
+    Args:
+        source: where the batches come from.
+        exact: do not pad short batches: the model sees the whole batch.
+        residents: the examples on the devices, and those devices.
+        check: called with every batch, or once with all resident examples.
+        state_dict: the source's, if positions are to hold its state.
+        skip: how many batches to skip at the start.
+        longest: examples of the longest batch of the epoch before it was resumed here; a shorter
+            one is padded to as many.
+    """
+
     source: Source
     exact: bool
     residents: Residents
     check: Check
     state_dict: StateDict | None = None
     skip: int = 0
+    longest: int = 0
 
     def __post_init__(self) -> None:
-        self.load_seconds = self.transfer_seconds = 0.0
-        self.drawing_seconds: float | None = None
-        self.text: list[str] = []
         self._batches = self.skip
 
-    def take(self, steps: int) -> Batch | Chunk | None:
-        """The next piece, of at most so many steps; None at the end of the epoch."""
-        raise NotImplementedError
-
-    def position(self) -> Position:
-        """The source's position after the pieces that were handed out."""
+    def position(self) -> SourcePosition:
         return position(self.state_dict, self._batches)
 
-    def positions(self) -> list[Position]:
-        """The same, as a `StackedFeed` has one for each network."""
+    def positions(self) -> list[SourcePosition]:
         return [self.position()]
-
-    def close(self) -> None:
-        """Release the batches that are under way."""
 
 
 def open_feed(
@@ -148,27 +156,25 @@ def open_feed(
     check: Check,
     state_dict: StateDict | None = None,
     skip: int = 0,
-) -> Feed:
-    """The feed of one epoch; the arguments are those of `Feed`."""
+    longest: int = 0,
+) -> NetworkFeed:
+    """The feed of one network; the arguments are those of `NetworkFeed`."""
     kind = ResidentFeed if residents.live_here(source) else StreamedFeed
-    return kind(source, exact, residents, check, state_dict, skip)
+    return kind(source, exact, residents, check, state_dict, skip, longest)
 
 
-class ResidentFeed(Feed):
-    """An epoch in chunks of steps over examples on the device.
-
-    Attributes:
-        examples: (inputs, targets), all of them, on the devices.
-    """
+class ResidentFeed(NetworkFeed):
+    """An epoch in chunks of steps over `examples` on the device, which are (inputs, targets)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.drawing_seconds: float = 0.0
         self.examples = self.residents.examples(self.source, self.check)
-        self._size = 0
+        self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
-        self._before_held: Position | None = None
+        # The position before what was drawn and not handed out, the end of the epoch too.
+        self._before: SourcePosition | None = None
 
     def take(self, steps: int) -> Chunk | None:
         table = self.take_indices(steps)
@@ -188,12 +194,10 @@ class ResidentFeed(Feed):
         rows = [first]
         # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self.state_dict, self._batches) if self.exact else None
+            before = position(self.state_dict, self._batches)
             row = self._draw()
-            if row is None:
-                break
-            if self.exact and len(row) != size:
-                self._held, self._before_held = row, before
+            if row is None or (self.exact and len(row) != size):
+                self._held, self._before = row, before
                 break
             rows.append(row)
             size = max(size, len(row))
@@ -205,11 +209,11 @@ class ResidentFeed(Feed):
             sizes[i] = len(row)
         return indices, sizes, len(rows)
 
-    def position(self) -> Position:
-        return self._before_held or super().position()
+    def position(self) -> SourcePosition:
+        return self._before or super().position()
 
     def _draw(self) -> np.ndarray | None:
-        row, self._held, self._before_held = self._held, None, None
+        row, self._held, self._before = self._held, None, None
         started = time.perf_counter()
         if row is None and (row := next(self._rows, None)) is not None:
             self._batches += 1
@@ -217,35 +221,33 @@ class ResidentFeed(Feed):
         return row
 
 
-class StreamedFeed(Feed):
+class StreamedFeed(NetworkFeed):
     """An epoch in batches from the host, put on the device one by one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        devices, batches = self.residents.devices, self._whole()
+        devices = self.residents.devices
         # Where each process has its own rows of a batch, their end is no place for padding.
         self._exact = self.exact or devices.processes > 1
-        self._pipeline = transferred(
-            self.source, batches, devices, lambda put, item: put(*item), self.state_dict
-        )
+        self._pipeline = transferred(self.source, self._padded(), devices, self.state_dict)
 
     def take(self, steps: int) -> Batch | None:
         del steps  # one at a time: the next one may not be loaded yet
-        batch = next(self._pipeline, None)
+        batch, _ = next(self._pipeline, (None, 0))
         self.transfer_seconds = self._pipeline.transfer_seconds
         self._batches += batch is not None
         return batch
 
-    def position(self) -> Position:
+    def position(self) -> SourcePosition:
         return position(self.state_dict and self._pipeline.state, self._batches)
 
     def close(self) -> None:
         self._pipeline.close()
 
-    def _whole(self) -> Iterator[tuple[Batch, bool]]:
-        source, skip, size = self.source, self.skip, 0
+    def _padded(self) -> Iterator[HostBatch]:
+        source, skip, size = self.source, self.skip, self.longest
         loads_here = not source.num_workers
-        iterator = None
+        iterator, is_first = None, True
         while True:
             started = time.perf_counter()
             iterator = iter(source) if iterator is None else iterator
@@ -255,18 +257,19 @@ class StreamedFeed(Feed):
                 return
             if skip:
                 skip -= 1
+                size = max(size, length(pair(batch)))
                 continue
             if loads_here:
                 self.load_seconds += time.perf_counter() - started
-            is_part = source.has_part
+            is_shard = source.has_part
             inputs, targets = pair(batch)
-            if size == 0:
-                self.text = _text_fields(batch)
+            if is_first:
+                self.text, is_first = _text_fields(batch), False
             del batch
             self.check(inputs, targets, "a batch")
             count = length((inputs, targets))
             size = count if self._exact else max(size, count)
-            yield padded_batch(inputs, targets, size), is_part
+            yield padded_batch(inputs, targets, size)._replace(is_shard=is_shard)
 
 
 def _text_fields(batch: Any) -> list[str]:
@@ -281,20 +284,13 @@ def _text_fields(batch: Any) -> list[str]:
 
 def transferred(
     source: Source,
-    items: Iterator[Any],
+    batches: Iterator[HostBatch],
     devices: Devices,
-    put_item: Callable[[Callable[..., Batch], Any], Any],
     state_dict: StateDict | None = None,
 ) -> Pipeline:
-    """A pipeline that brings batches to the devices.
+    """A pipeline that brings a source's batches to the devices, each with its number of examples.
 
-    Args:
-        source: where the batches come from.
-        items: each holds a batch.
-        devices: where the batches go.
-        put_item: is called with a function that puts a batch there, and with an item; what it
-            returns is handed over.
-        state_dict: the source's, or None.
+    `state_dict` is the source's, if its state is asked for.
     """
     foreign = not source.batches_are_fresh
     # Two batches under way where worker processes load. Where this process loads, that would gain
@@ -302,18 +298,21 @@ def transferred(
     size = 2 if source.loads_in_workers else 1
 
     @cache
-    def transfer(count: int, is_part: bool) -> Transfer:
-        return Transfer((devices.parts if is_part else devices.rows)(count), foreign)
+    def transfer(rows: int, is_shard: bool) -> Transfer:
+        return Transfer((devices.parts if is_shard else devices.rows)(rows), foreign)
 
-    def put(batch: Batch, is_part: bool = False) -> Batch:
-        placed: Batch = transfer(length(batch), is_part).put(batch, wait=foreign or size > 1)
-        return placed
+    def put(item: HostBatch) -> tuple[Batch, int]:
+        to_devices = transfer(length(item.batch), item.is_shard)
+        return to_devices.put(item.batch, wait=foreign or size > 1), item.examples
 
-    return Pipeline(items, partial(put_item, put), size, foreign, state_dict)
+    return Pipeline(batches, put, size, foreign, state_dict)
 
 
-class StackedFeed:
-    """One epoch of many networks: a piece has a batch for each of them.
+class StackedFeed(Feed):
+    """The feed of many networks: a piece has a batch for each of them.
+
+    A chunk's indices are `(rows, networks, batch size)`, its sizes `(rows, networks)`; the leaves
+    of a batch are `(networks, examples, ...)`.
 
     Args:
         feeds: one for each network; they must agree in the number of batches and in their sizes.
@@ -321,7 +320,7 @@ class StackedFeed:
         devices: the networks are divided among them.
     """
 
-    def __init__(self, feeds: Sequence[Feed], size: int, devices: Devices) -> None:
+    def __init__(self, feeds: Sequence[NetworkFeed], size: int, devices: Devices) -> None:
         self._feeds = feeds
         self._filling = size - len(feeds)
         self._devices = devices
@@ -329,27 +328,16 @@ class StackedFeed:
         same = all(feed.examples is resident[0].examples for feed in resident)
         self._resident = resident if same and len(resident) == len(feeds) else []
 
-    drawing_seconds: float | None = None
-    text: Sequence[str] = ()
-
-    @property
-    def load_seconds(self) -> float:
-        return sum(feed.load_seconds for feed in self._feeds)
-
-    @property
-    def transfer_seconds(self) -> float:
-        return sum(feed.transfer_seconds for feed in self._feeds)
-
     def take(self, steps: int) -> Batch | Chunk | None:
-        """The next piece, of at most so many steps; None at the end of the epoch.
-
-        A chunk's indices are `(rows, networks, batch size)`, its sizes `(rows, networks)`; the
-        leaves of a batch are `(networks, examples, ...)`.
+        """The next piece, see `Feed.take`.
 
         Raises:
             BatchError: the networks differ in their number of batches, or in the sizes of these.
         """
-        return self._chunk(steps) if self._resident else self._batch()
+        piece = self._chunk(steps) if self._resident else self._batch()
+        self.load_seconds = sum(feed.load_seconds for feed in self._feeds)
+        self.transfer_seconds = sum(feed.transfer_seconds for feed in self._feeds)
+        return piece
 
     def _chunk(self, steps: int) -> Chunk | None:
         tables = self._alike([feed.take_indices(steps) for feed in self._resident])
@@ -375,13 +363,15 @@ class StackedFeed:
         counts = [part[2] for part in parts if type(part) is tuple]
         if any(kind != kinds[0] for kind in kinds) or len(set(counts)) > 1:
             raise BatchError(
-                "sweep: networks trained side by side must get the same number of batches, of the "
-                "same sizes, and their loaders differ; give together=1"
+                who="sweep",
+                rule="networks trained side by side must get the same number of batches, of the "
+                "same sizes",
+                found="their loaders differ",
+                remedy="give together=1",
             )
         return parts + parts[-1:] * self._filling
 
-    def positions(self) -> list[Position]:
-        """The position of each network's source."""
+    def positions(self) -> list[SourcePosition]:
         return [feed.position() for feed in self._feeds]
 
     def close(self) -> None:
@@ -400,7 +390,7 @@ def _first_row(examples: Any, indices: Any, sizes: Any) -> Batch:
     return pick(examples, indices[0], sizes[0])
 
 
-def _next_batch(feed: Feed) -> Batch | None:
+def _next_batch(feed: NetworkFeed) -> Batch | None:
     piece = feed.take(1)
     if isinstance(piece, Chunk):
         batch: Batch = _first_row(*piece[:3])

@@ -105,18 +105,11 @@ def prefetch_to_device(
     return DevicePrefetcher(host_batches, put, size, foreign, source.state_dict)
 
 
-class _Entry(NamedTuple):
-    """What is handed over next: a batch under way, or the end, or an error."""
+class _Pulled(NamedTuple):
+    """What is handed over next: a batch under way, or the error that came in its place."""
 
-    transfer: "Future[tuple[Any, float]] | None"
-    error: Exception | None
-    state: Any
-
-
-class _Failed(NamedTuple):
-    """The source could not say its state, for this reason."""
-
-    error: Exception
+    batch: "Future[tuple[Any, float]]"
+    state: "Future[Any] | None"
 
 
 class Pipeline(Iterator[Any]):
@@ -149,33 +142,28 @@ class Pipeline(Iterator[Any]):
         state_dict: StateDict | None = None,
     ) -> None:
         self.transfer_seconds = 0.0
-        self._batches: Iterable[Any] | None = batches
-        self._iterator: Iterator[Any] | None = None
+        self._batches = batches
         self._put = put
         self._size = size
         self._foreign = foreign
         self._state_dict = state_dict
-        self._state: Any = None
-        self._has_begun = self._has_ended = False
-        self._ahead: deque[_Entry] = deque()
+        self._state: Future[Any] | None = None
+        self._has_ended = False
+        self._ahead: deque[_Pulled] = deque()
         self._thread = ThreadPoolExecutor(1, THREAD_NAME) if size > 1 else None
 
     def __next__(self) -> Any:
         try:
-            if not self._has_begun:
-                self._has_begun = True
+            if self._state is None:
                 self._state = self._asked()
+                self._batches = iter(self._batches)
             while len(self._ahead) < self._size and not self._has_ended:
                 self._pull()
             if not self._ahead:
                 raise StopIteration
-            transfer, error, state = self._ahead.popleft()
-            if error is not None:
-                raise error
-            self._state = state
-            if transfer is None:
-                raise StopIteration
-            batch, seconds = transfer.result()
+            pulled = self._ahead.popleft()
+            self._state = pulled.state or self._state
+            batch, seconds = pulled.batch.result()
         except BaseException:
             self.close()
             raise
@@ -188,42 +176,38 @@ class Pipeline(Iterator[Any]):
             self._thread.shutdown(cancel_futures=True)
         self._has_ended = True
         self._ahead.clear()
-        iterator, self._iterator, self._batches = self._iterator, None, None
-        if isinstance(iterator, Generator):
-            iterator.close()
+        batches, self._batches = self._batches, ()
+        if isinstance(batches, Generator):
+            batches.close()
 
     def state(self) -> Any:
         """The source's state after the last batch that was handed over."""
-        state = self._state if self._has_begun else self._asked()
-        if isinstance(state, _Failed):
-            raise state.error
+        return (self._state or self._asked()).result()
+
+    def _asked(self) -> "Future[Any]":
+        """The source's state, or the error that is raised where someone asks for it."""
+        state: Future[Any] = Future()
+        try:
+            # Copied, as the source may change it later.
+            state.set_result(self._state_dict and copy.deepcopy(self._state_dict()))
+        except Exception as error:
+            state.set_exception(error)
         return state
 
-    def _asked(self) -> Any:
-        if self._state_dict is None:
-            return None
-        try:
-            return copy.deepcopy(self._state_dict())  # the source may change it later
-        except Exception as error:
-            return _Failed(error)  # raised where someone asks
-
     def _pull(self) -> None:
-        if self._foreign and self._ahead and self._ahead[-1].transfer is not None:
-            wait([self._ahead[-1].transfer])
-        transfer, error = None, None
+        if self._foreign and self._ahead:
+            wait([self._ahead[-1].batch])
+        failed: Future[tuple[Any, float]] = Future()
         try:
-            if self._iterator is None:
-                assert self._batches is not None
-                self._iterator = iter(self._batches)
-            batch = next(self._iterator)
-        except StopIteration:
+            batch = next(self._batches)  # type: ignore[call-overload]
+        except Exception as error:
             self._has_ended = True
-        except Exception as raised:
-            self._has_ended, error = True, raised
-        state = None if error else self._asked()
-        if not self._has_ended:
-            transfer = self._submitted(batch)
-        self._ahead.append(_Entry(transfer, error, state))
+            failed.set_exception(error)
+            state = self._asked() if isinstance(error, StopIteration) else None
+            self._ahead.append(_Pulled(failed, state))
+        else:
+            state = self._asked()
+            self._ahead.append(_Pulled(self._submitted(batch), state))
 
     def _submitted(self, batch: Any) -> "Future[tuple[Any, float]]":
         if self._thread is not None:
@@ -308,11 +292,7 @@ def _of_one_size(source: Source, last: Last) -> Iterator[Any]:
 
 
 def _refuse_some_hosts(transfer: Transfer) -> None:
-    """Hosts compare their batches, which every host must take part in.
-
-    Raises:
-        BatchError: the sharding has devices of some of several hosts only.
-    """
+    """Hosts compare their batches, which every host must take part in."""
     processes, count = sorted(transfer.processes()), jax.process_count()
     if processes != list(range(count)):
         raise BatchError(
@@ -324,16 +304,14 @@ def _refuse_some_hosts(transfer: Transfer) -> None:
 def _in_step(batches: Iterable[Any], count: int | None, full: bool) -> Iterator[Any]:
     """The batches of this host, each once all hosts have one.
 
-    Without a batch on one host, the other hosts would wait for it forever in the middle of a step.
+    Without a batch on one host, the other hosts would wait for it forever in the middle of a step:
+    where one has fewer batches, batches of other sizes, or failed, every host raises a BatchError.
 
     Args:
         batches: this host's.
         count: how many there are, if that is known.
         full: whether all have one size. If so, and if every host's count is known, the hosts
             compare them once; otherwise before every batch.
-
-    Raises:
-        BatchError: on every host, where one has fewer batches, batches of other sizes, or failed.
     """
     iterator = iter(batches)
     compare, step = True, 0

@@ -10,15 +10,15 @@ import numpy as np
 
 from feedax.errors import BatchError, PositionError
 
-Position = dict[str, Any]
-"""Where in an epoch training stands, as plain JSON. ``{"loader": ...}``: what the loader's
+SourcePosition = dict[str, Any]
+"""Where in an epoch a source stands, as plain JSON. ``{"loader": ...}``: what the loader's
 ``state_dict`` returned; or ``{"batches": n}``: a source without one is iterated again, and its
 first n batches are skipped."""
 
 StateDict = Callable[[], Any]
 
 
-class Plan(Protocol):
+class LoaderPlan(Protocol):
     """How a loader makes its batches: `feedax.Plan`, which this side does not import."""
 
     @property
@@ -35,7 +35,7 @@ class Plan(Protocol):
 class ArrayLoader(Protocol):
     """A loader that may have its examples as arrays: `NumpyLoader` is one."""
 
-    def plan(self) -> Plan: ...
+    def plan(self) -> LoaderPlan: ...
     def arrays(self) -> Any: ...
     def index_batches(self) -> Iterator[np.ndarray]: ...
     def sequential(self) -> Any: ...
@@ -53,15 +53,9 @@ class LoaderTimes(NamedTuple):
 class Source:
     """The loader or iterable of NumPy batches that a user gave, with all that feedax asks of it.
 
-    This is the only place that looks at the user's object. It is looked at again each time: a
-    loader's attributes may be assigned, and its plan changes with its dataset. Two sources of one
-    object are equal.
-
-    Args:
-        given: the user's object.
-
-    Attributes:
-        given: the same.
+    This is the only place that looks at the user's object, `given`. It is looked at again each
+    time: a loader's attributes may be assigned, and its plan changes with its dataset. Two sources
+    of one object are equal.
     """
 
     def __init__(self, given: Iterable[Any]) -> None:
@@ -165,7 +159,7 @@ class Source:
 
     # Its examples as arrays.
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> LoaderPlan | None:
         """How its batches are made, as it is now; None where it is no loader of feedax."""
         return None if self._loader is None else self._loader.plan()
 
@@ -263,7 +257,7 @@ class Source:
             return None
         return state_dict
 
-    def resume(self, saved: Position) -> int:
+    def resume(self, saved: SourcePosition) -> int:
         """Let the next epoch begin at a saved position; how many batches are to be skipped.
 
         Raises:
@@ -301,7 +295,7 @@ def source_by_seed(train: Any, who: str) -> Callable[[int], Any]:
     return lambda seed: source
 
 
-def position(state_dict: StateDict | None, batches: int) -> Position:
+def position(state_dict: StateDict | None, batches: int) -> SourcePosition:
     """The position after so many batches of an epoch.
 
     Raises:

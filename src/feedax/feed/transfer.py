@@ -180,6 +180,7 @@ class Devices:
     Args:
         count: devices of each process; None for all of an accelerator's, and for one CPU.
         everywhere: whether the devices of the other processes belong to it too.
+        who: speaks, in an error.
 
     Attributes:
         count: devices of this process.
@@ -189,14 +190,16 @@ class Devices:
         BatchError: this process has fewer.
     """
 
-    def __init__(self, count: int | None = None, everywhere: bool = True) -> None:
+    def __init__(self, count: int | None = None, everywhere: bool = True, who: str = "fit") -> None:
         local = jax.local_devices()
         if count is None:
             count = 1 if local[0].platform == "cpu" else len(local)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(local):
             raise BatchError(
-                f"fit: devices must be from 1 to the {len(local)} that JAX has here, and it is "
-                f"{count!r}; leave it out, or give JAX more ({_more(local[0].platform)})"
+                who=who,
+                rule=f"devices=N must be from 1 to the {len(local)} that JAX has here",
+                found=f"it is {count!r}",
+                remedy=f"give devices={len(local)}, or JAX more ({_more(local[0].platform)})",
             )
         self.count = count
         self.processes = jax.process_count() if everywhere else 1

@@ -17,18 +17,23 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from feedax.errors import OTHER_FOLDER, RunFolderError, shown
+import jax
+import numpy as np
+
+from feedax.errors import RunFolderError, shown
 from feedax.files import (
+    BackgroundWriter,
     append_to_file,
     not_written,
     read_regular,
     remove_leftovers,
     replace_file,
 )
+from feedax.storage.params_file import encode_params, load_params
 from feedax.storage.plain_json import (
     TEXT,
     WORDS,
@@ -40,6 +45,7 @@ from feedax.storage.plain_json import (
     load_json,
     or_none,
 )
+from feedax.train.events import EpochEnded, Event, Started
 
 if TYPE_CHECKING:
     from feedax.train.history import Row
@@ -86,30 +92,17 @@ class RunFolder:
     command: ClassVar[str] = "feedax train"
     rules: ClassVar[Mapping[str, Rule]] = RULES
     row: ClassVar[Rule] = ("numbers by name, of an epoch", is_row)
+    metrics_name: ClassVar[str] = "metrics.jsonl"
+    checkpoints_name: ClassVar[str] = "checkpoints"
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def params_path(self) -> Path:
-        return self.path / "params.safetensors"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def curves_path(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
+        self.config_path = path / "config.json"
+        self.params_path = path / "params.safetensors"
+        self.curves_path = path / "curves.png"
+        self.metrics_path = path / self.metrics_name
+        self.checkpoints_path = path / self.checkpoints_name
 
     @classmethod
     def create(cls, config: dict[str, Any], *, path: Path | None = None, name: str = "run") -> Self:
@@ -119,9 +112,6 @@ class RunFolder:
             config: plain values; the format version is added.
             path: the folder, or None for ``runs/<time>-<name>``.
             name: ends the default folder's name.
-
-        Raises:
-            RunFolderError: the folder holds a run already, is not a folder, or is not writable.
         """
         folder = _new_default_folder(name) if path is None else _given_folder(path)
         run = cls(folder, {"format": FORMAT, **config})
@@ -141,12 +131,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read the folder of a run.
-
-        Raises:
-            RunFolderError: it is not the folder of a run, or of a later feedax, or of another
-                command.
-        """
+        """Read the folder of a run; one of another command or a later feedax is refused."""
         path = Path(path)
         if not path.is_dir():
             state = "a file" if path.exists() else "not there"
@@ -182,16 +167,12 @@ class RunFolder:
         if made_by != cls.command:
             raise RunFolderError(
                 f"run folder: {path} must be a folder that {cls.command} made, and {made_by} made "
-                f"it; give it to {made_by} --resume"
+                f"it; give it to {made_by}"
             )
         return cls(path, config)
 
     def setting(self, name: str) -> Any:
-        """One entry of config.json.
-
-        Raises:
-            RunFolderError: there is none of this name.
-        """
+        """One entry of config.json, which must be there."""
         if name not in self.config:
             raise RunFolderError(
                 f"run folder: {self.config_path} must have an entry {name!r}, and it has "
@@ -200,43 +181,23 @@ class RunFolder:
         return self.config[name]
 
     def mark_resumed(self, arguments: list[str], begun: dict[str, Any]) -> None:
-        """Record that the run is resumed.
-
-        Args:
-            arguments: all arguments of the command line, as they apply from now on.
-            begun: when and where it is resumed.
-
-        Raises:
-            RunFolderError: config.json cannot be written.
-        """
+        """Record when and where the run is resumed, with the arguments that apply from now on."""
         remove_leftovers(self.path)  # of a process that was killed
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
         self.write(self.config_path, json_bytes(self.config, indent=2))
 
     def write_rows(self, rows: "list[Row]") -> None:
-        """Let metrics.jsonl hold these epochs and no others.
-
-        Raises:
-            RunFolderError: it cannot be written.
-        """
+        """Let metrics.jsonl hold these epochs and no others."""
         self.write(self.metrics_path, *map(json_bytes, rows))
 
     def append_row(self, row: "Row") -> None:
-        """Add one epoch to metrics.jsonl, at once and whole.
-
-        Raises:
-            RunFolderError: the disk does not take it; the rows before it stay.
-        """
+        """Add one epoch to metrics.jsonl, at once and whole, or not at all."""
         with _writing(self.metrics_path):
             append_to_file(self.metrics_path, json_bytes(row))
 
     def rows(self) -> "list[Row]":
-        """The epochs that metrics.jsonl holds, the oldest first.
-
-        Raises:
-            RunFolderError: a line of it is not JSON, or no epoch's.
-        """
+        """The epochs that metrics.jsonl holds, the oldest first."""
         words, is_right = self.row
         rows = []
         with self._reading():
@@ -259,29 +220,21 @@ class RunFolder:
 
     def save_params(self, params: Any) -> None:
         """Write the parameters; see `feedax.storage.params_file.save_params`."""
-        from feedax.storage.params_file import encode_params
-
         self.write(self.params_path, *encode_params(params))
 
     def load_params(self, like: Any) -> Any:
         """Read the parameters; see `feedax.storage.params_file.load_params`."""
-        from feedax.storage.params_file import load_params
-
         return load_params(self.params_path, like)
 
     def save_curves(self) -> None:
         """Draw metrics.jsonl into curves.png; nothing before the first epoch has ended."""
-        from feedax.report.curves import curves_png
+        from feedax.report.figures import curves_png
 
         if rows := self.rows():
             self.write(self.curves_path, curves_png(rows, title=self.path.name))
 
     def write(self, path: Path, *pieces: bytes | memoryview) -> None:
-        """Replace a file of the folder; see `feedax.files.replace_file`.
-
-        Raises:
-            RunFolderError: it cannot be written.
-        """
+        """Replace a file of the folder; see `feedax.files.replace_file`."""
         with _writing(path):
             replace_file(path, *pieces)
 
@@ -344,17 +297,75 @@ def _given_folder(path: Path) -> Path:
 
 def _taken(path: Path) -> RunFolderError:
     return RunFolderError(
-        who="run folder",
-        rule=f"{path} must not hold a run",
-        found="it holds one",
-        remedy=OTHER_FOLDER,
+        f"run folder: {path} must not hold a run, and it holds one; choose another folder"
     )
 
 
 def _not_a_folder(path: Path) -> RunFolderError:
     return RunFolderError(
-        who="run folder",
-        rule=f"{path} must be a folder",
-        found="it is a file",
-        remedy=OTHER_FOLDER,
+        f"run folder: {path} must be a folder, and it is a file; choose another folder"
     )
+
+
+class Recorder:
+    """Writes the rows and the parameters of every epoch; a callback of `fit`.
+
+    Args:
+        folder: the run's.
+        best: the column by which parameters are kept, or None to keep the last ones.
+        note: says what a person should know.
+        resumed: the arguments of `RunFolder.mark_resumed`; None for a new run.
+
+    Attributes:
+        compile_seconds: spent on compiling in this process.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        best: str | None,
+        note: Callable[[str], None],
+        resumed: tuple[list[str], dict[str, Any]] | None = None,
+    ) -> None:
+        self.compile_seconds = 0.0
+        self._began_at = -1
+        self._epochs = 0
+        self._folder = folder
+        self._best = best
+        self._note = note
+        self._resumed = resumed
+        self._writer = BackgroundWriter("feedax-params")
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(history=history, checkpoint=checkpoint, step=step):
+                self._began_at = step
+                if checkpoint is not None:
+                    self._note(f"resumed after step {step}, from {checkpoint}")
+                elif self._resumed is not None:
+                    self._note("there is no checkpoint to resume from, so it starts at step 0")
+                # Not before: another process may train the same run, which `fit` has found out.
+                if self._resumed is not None:
+                    self._folder.mark_resumed(*self._resumed)
+                    self._folder.write_rows(history)
+            case EpochEnded(row=row, params=params, is_best=is_best):
+                self._epochs += 1
+                self.compile_seconds += row["compile_seconds"]
+                self._writer.wait()
+                if is_best or self._best is None:
+                    # Training reuses the memory of these while a thread writes a copy.
+                    copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
+                    self._writer.submit(self._folder.save_params, copy)
+                self._folder.append_row(row)
+
+    def found_the_end(self, steps: int | None) -> bool:
+        """Whether a run, of so many steps if that is known, was resumed with no step left."""
+        return self._resumed is not None and (self._epochs == 0 or self._began_at == steps)
+
+    def end(self, params: Any, failed: bool) -> None:
+        """Write what is left to write when training has ended."""
+        self._writer.wait()
+        self._writer.close()
+        if self._best is None or not failed:
+            self._folder.save_params(params)
+        self._folder.save_curves()

@@ -15,7 +15,6 @@ Reading one executes nothing.
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from feedax.errors import NotANumberError
@@ -83,20 +82,11 @@ class SweepFolder(RunFolder):
         lambda value: _are(RECORD)(value) and (value["result"] is None) == (not value["rows"]),
     )
 
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "networks.jsonl"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self.path / "networks"
+    metrics_name: ClassVar[str] = "networks.jsonl"
+    checkpoints_name: ClassVar[str] = "networks"
 
     def whole_records(self) -> list[Record]:
-        """The networks that networks.jsonl holds; what a kill has left of a last line goes.
-
-        Raises:
-            RunFolderError: a line of it is not JSON.
-        """
+        """The networks that networks.jsonl holds; what a kill has left of a last line goes."""
         with self._reading():
             there = self.metrics_path.exists()
             content = read_regular(self.metrics_path, MAX_ROWS) if there else b""
@@ -105,17 +95,16 @@ class SweepFolder(RunFolder):
 
     def save_summary(self, records: Sequence[Record], is_complete: bool) -> None:
         """Write summary.json and curves.png."""
-        from feedax.report.curves import sweep_curves_png
+        from feedax.report.figures import sweep_curves_png
 
         found: list[dict[str, Any]] = []
-        for setting in settings(records):
-            some = [one for one in records if one["setting"] == setting]
+        for some in by_setting(records):
             scores = {column: summaries(some, column)[0]._asdict() for column in columns(some)}
             for score in scores.values():
                 del score["setting"], score["failed"]
             found.append(
                 {
-                    "setting": setting,
+                    "setting": some[0]["setting"],
                     "networks": len(some),
                     "failed": sum(one["error"] is not None for one in some),
                     "seconds": mean_seconds(some),
@@ -128,13 +117,12 @@ class SweepFolder(RunFolder):
             self.write(self.curves_path, sweep_curves_png(records, title=self.path.name))
 
 
-def settings(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Every setting once, in order."""
-    found: list[dict[str, Any]] = []
+def by_setting(records: Sequence[Record]) -> list[list[Record]]:
+    """The networks of each setting, in order."""
+    found: dict[tuple[Any, ...], list[Record]] = {}
     for one in records:
-        if one["setting"] not in found:
-            found.append(one["setting"])
-    return found
+        found.setdefault(tuple(one["setting"].items()), []).append(one)
+    return list(found.values())
 
 
 def columns(records: Sequence[Record]) -> list[str]:
@@ -144,20 +132,24 @@ def columns(records: Sequence[Record]) -> list[str]:
     return of_sets or [name for name in ("loss", "accuracy") if name in names]
 
 
+def column_label(column: str) -> str:
+    """A column of losses or accuracies, as a person reads it.
+
+    >>> column_label("train_loss"), column_label("accuracy")
+    ('training set loss', 'accuracy while training')
+    """
+    name, _, measure = column.rpartition("_")
+    name = "training" if name == "train" else name
+    return f"{name} set {measure}" if name else f"{measure} while training"
+
+
 def summaries(records: Sequence[Record], column: str) -> list[Summary]:
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
-    having = [
-        setting
-        for setting in settings(records)
-        if any(
-            one["setting"] == setting and (one["result"] is None or column in one["result"])
-            for one in records
-        )
-    ]
     networks = [
-        Network(one["seed"], one["setting"], None, _history(one), _error(one))
-        for one in records
-        if one["setting"] in having
+        _network(one)
+        for some in by_setting(records)
+        if any(one["result"] is None or column in one["result"] for one in some)
+        for one in some
     ]
     return Sweep(networks, True).summaries(column)
 
@@ -168,12 +160,9 @@ def mean_seconds(records: Sequence[Record]) -> float:
     return statistics.fmean(seconds) if seconds else math.nan
 
 
-def _history(record: Record) -> list[dict[str, float]]:
+def _network(record: Record) -> Network:
     # JSON has no NaN: it was written as null.
     result = record["result"] or {}
     row = {name: math.nan if value is None else value for name, value in result.items()}
-    return [row] if row else []
-
-
-def _error(record: Record) -> NotANumberError | None:
-    return None if record["error"] is None else NotANumberError(record["error"])
+    error = None if record["error"] is None else NotANumberError(record["error"])
+    return Network(record["seed"], record["setting"], None, [row] if row else [], error)

@@ -36,13 +36,7 @@ import numpy as np
 from feedax.errors import CheckpointError, RunFolderError, reason, shown
 from feedax.files import not_written, open_regular, replace_file
 from feedax.storage.plain_json import load_json
-from feedax.storage.safetensors_file import (
-    CODES,
-    array_of,
-    encode_tensors,
-    header_end,
-    parse_header,
-)
+from feedax.storage.safetensors_file import CODES, encode_tensors, parse_header
 from feedax.storage.snapshot import HostArray, Snapshot
 
 VERSION = 1
@@ -99,8 +93,7 @@ def encode(arrays: Snapshot, about: dict[str, Any]) -> list[bytes | memoryview]:
     def encoded(size: int, sha256: str) -> list[bytes | memoryview]:
         begin = {"format": f"feedax checkpoint {VERSION}", "size": f"{size:016}", "sha256": sha256}
         metadata = {**begin, "dtypes": json.dumps(dtypes), "about": about_text}
-        header, pieces = encode_tensors(carried, metadata)
-        return [header, *pieces]
+        return encode_tensors(carried, metadata)
 
     size = sum(map(len, encoded(0, _ZEROS)))
     return encoded(size, _sha256(*encoded(size, _ZEROS)))
@@ -150,13 +143,11 @@ def decode(content: bytes, path: str | Path) -> tuple[Snapshot, dict[str, Any]]:
         )
     try:
         # The digest keeps out accidents; what was made with intent is still only data.
-        header = content[: header_end(content, len(content))]
-        metadata, stored = parse_header(header, len(content))
+        metadata, stored = parse_header(content, len(content))
         dtypes = load_json(metadata["dtypes"].encode())
         about = load_json(metadata["about"].encode(), finite=False)
         arrays = {
-            name: _uncarried(array_of(content, stored[name]), dtypes.get(name))
-            for name in sorted(stored)
+            name: _uncarried(stored[name].of(content), dtypes.get(name)) for name in sorted(stored)
         }
         if not isinstance(about, dict):
             raise TypeError("about is not an object")

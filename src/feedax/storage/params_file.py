@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from feedax.errors import RunFolderError
 from feedax.files import not_written, open_regular, replace_file
 from feedax.storage.safetensors_file import (
     CODES,
-    array_of,
+    Stored,
     arrays_by_name,
     encode_tensors,
     header_end,
@@ -45,8 +45,7 @@ def encode_params(params: Any) -> list[bytes | memoryview]:
     """The content of a file of parameters, in pieces; see `save_params`."""
     leaves = arrays_by_name(params, who="save_params")
     arrays = {name: _as_numbers(name, leaf) for name, leaf in leaves.items()}
-    header, pieces = encode_tensors(arrays, {"format": "feedax params 1"})
-    return [header, *pieces]
+    return encode_tensors(arrays, {"format": "feedax params 1"})
 
 
 def load_params(path: str | Path, like: Params) -> Params:
@@ -66,7 +65,15 @@ def load_params(path: str | Path, like: Params) -> Params:
     expected = arrays_by_name(like, who="load_params")
     try:
         with open_regular(path) as file:
-            arrays = _arrays(file, expected, path)
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            start += file.read(header_end(start, size) - 8)
+            _, stored = parse_header(start, size)
+            _refuse_others(stored, expected, path)  # before more of it is read
+            file.seek(0)
+            content = file.read(size)
+        if len(content) != size:
+            raise ValueError(f"it ends after {len(content)} bytes instead of {size}")
     except FileNotFoundError:
         raise RunFolderError(
             f"load_params: {path} must be a parameters file, and it is not there; a run "
@@ -77,22 +84,12 @@ def load_params(path: str | Path, like: Params) -> Params:
             f"load_params: {path} must be a safetensors file, and it cannot be read ({error}); "
             f"restore it from a copy or train again"
         ) from error
-    leaves = [jax.device_put(arrays[name]) for name in expected]
-    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
+    leaves = [jax.device_put(stored[name].of(content)) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, which is read only if its header has the expected ones.
-
-    Raises:
-        RunFolderError: it has not.
-        ValueError: it is not a safetensors file.
-        OSError: it cannot be read.
-    """
-    size = os.fstat(file.fileno()).st_size
-    header = file.read(8)
-    header += file.read(header_end(header, size) - 8)
-    _, stored = parse_header(header, size)
+def _refuse_others(stored: dict[str, Stored], expected: dict[str, Any], path: str | Path) -> None:
+    """Refuse a file of other arrays than are expected."""
     if stored.keys() != expected.keys():
         raise RunFolderError(
             f"load_params: {path} must hold the arrays {listed(expected)}, and it holds "
@@ -106,11 +103,6 @@ def _arrays(file: BinaryIO, expected: dict[str, Any], path: str | Path) -> dict[
                 f"and it is {found.dtype} {found.shape}; load it into the model that it was saved "
                 f"from"
             )
-    file.seek(0)
-    content = file.read(size)
-    if len(content) != size:
-        raise ValueError(f"it ends after {len(content)} bytes instead of {size}")
-    return {name: array_of(content, found) for name, found in stored.items()}
 
 
 def _as_numbers(name: str, leaf: Any) -> np.ndarray:

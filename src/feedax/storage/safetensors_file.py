@@ -3,6 +3,9 @@
 An array is named by its path in its tree. In `[(w0, b0), (w1, b1)]` the second layer's bias is
 ``1.1``; in `{"dense": {"bias": b}}` it is ``dense.bias``; a tree that is a single array is
 ``array``. A header is checked before anything is made of what it says.
+
+The library safetensors reads these files, and writes others: its metadata come in random order, and
+where a name has two values it takes one.
 """
 
 import json
@@ -88,11 +91,15 @@ class Stored(NamedTuple):
     begin: int
     end: int
 
+    def of(self, content: bytes) -> np.ndarray:
+        """The array, in the memory of the file's content."""
+        return np.ndarray(self.shape, self.dtype, content, self.begin)
+
 
 def encode_tensors(
     arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> tuple[bytes, list[memoryview]]:
-    """The header of a file of these arrays, and their bytes in its order.
+) -> list[bytes | memoryview]:
+    """The content of a file of these arrays, in pieces to be written one after another.
 
     Args:
         arrays: of dtypes in `CODES`, in C order; the pieces share their memory.
@@ -113,15 +120,11 @@ def encode_tensors(
         pieces.append(array.reshape(-1).view(np.uint8).data)
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, pieces
+    return [len(text).to_bytes(8, "little"), text, *pieces]
 
 
 def header_end(first: bytes, size: int) -> int:
-    """Where the header of a file ends.
-
-    Args:
-        first: the file's first 8 bytes.
-        size: of the file.
+    """Where the header ends in a file of this size, as its first 8 bytes say.
 
     Raises:
         ValueError: outside the file.
@@ -132,38 +135,32 @@ def header_end(first: bytes, size: int) -> int:
     return end
 
 
-def parse_header(header: bytes, size: int) -> tuple[dict[str, Any], dict[str, Stored]]:
+def parse_header(content: bytes, size: int) -> tuple[dict[str, Any], dict[str, Stored]]:
     """The metadata and the arrays of a file, if they fill the file.
 
     Every array takes the bytes of its shape, from the end of the one before it, and the last one
     ends with the file.
 
     Args:
-        header: the file's first bytes, up to `header_end`.
+        content: of the file, at least its header.
         size: of the file.
 
     Raises:
         ValueError: they do not, or it is not such a header.
     """
-    found = load_json(header[8:])
+    start = header_end(content, size)
+    found = load_json(content[8:start])
     if not isinstance(found, dict):
         raise ValueError("its header is not a JSON object")
     metadata = found.pop(METADATA, {})
     if not isinstance(metadata, dict):
         raise ValueError(f"{METADATA} is not a JSON object")
-    arrays = {name: _stored(name, entry, len(header)) for name, entry in found.items()}
+    arrays = {name: _stored(name, entry, start) for name, entry in found.items()}
     order = sorted((one.begin, one.end) for one in arrays.values())
-    ends = [len(header), *(end for _, end in order)]
+    ends = [start, *(end for _, end in order)]
     if [begin for begin, _ in order] != ends[:-1] or ends[-1] != size:
         raise ValueError("its arrays do not lie one after another, up to its end")
     return metadata, arrays
-
-
-def array_of(content: bytes, stored: Stored) -> np.ndarray:
-    """An array of a file's content, whose memory it shares."""
-    count = math.prod(stored.shape)
-    flat = np.frombuffer(content, stored.dtype, count, stored.begin) if count else np.empty(0)
-    return flat.astype(stored.dtype, copy=False).reshape(stored.shape)
 
 
 def _stored(name: str, entry: Any, start: int) -> Stored:

@@ -178,7 +178,7 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> Adapted:
     return Adapted(predict, params, state, merge)
 
 
-def refuse_nnx(params: PyTree) -> None:
+def refuse_nnx(params: PyTree, who: str) -> None:
     """Refuse NNX modules where plain parameters are asked for.
 
     As plain parameters running means would be trained, and a module would stay in training mode
@@ -189,7 +189,7 @@ def refuse_nnx(params: PyTree) -> None:
     """
     if isinstance(params, Mapping) and {"params", "batch_stats"} <= params.keys():
         raise ModelError(
-            "fit: params must hold what is trained alone, and they hold a Linen module's "
+            f"{who}: params must hold what is trained alone, and they hold a Linen module's "
             "batch_stats too; write net = feedax.from_linen(module, variables) and "
             "feedax.fit(**net, train=...)"
         )
@@ -200,8 +200,8 @@ def refuse_nnx(params: PyTree) -> None:
     for leaf in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kinds)):
         if isinstance(leaf, kinds) and not isinstance(leaf, nnx.Param):
             raise ModelError(
-                "fit: params must hold no NNX module and no variable but Param, whose statistics "
-                f"it would train and whose mode it cannot set, and they hold a "
+                f"{who}: params must hold no NNX module and no variable but Param, whose "
+                f"statistics it would train and whose mode it cannot set, and they hold a "
                 f"{type(leaf).__name__}; write net = feedax.from_nnx(model) and "
                 "feedax.fit(**net, train=...)"
             )

@@ -30,53 +30,37 @@ _BATCH = 7
 """Examples of a batch that is tried; few models have so many inputs that it fits by chance."""
 
 
+@dataclasses.dataclass(eq=False)
 class ModelCheck:
     """Checks inputs and targets on the host against the model and its loss.
 
-    Args:
-        model: the model.
-        params: its trainable parameters.
+    Attributes:
+        params: the trainable parameters of the model.
         state: its other state, or None.
-        loss: a function of one example's prediction and target.
         metrics: as in `fit`; None for the accuracy where targets are class labels.
-        hyperparams: as in `fit`.
         modes: whether predict is to be called with ``train``: True, False or both.
+        who: the public function whose arguments these are; it speaks, in an error.
+        scores: the loss and the metrics by name; empty until the first examples were seen.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        params: Any,
-        state: Any,
-        loss: Callable[..., Any],
-        metrics: Scores | None,
-        hyperparams: Hyperparams,
-        modes: tuple[bool, ...] = (True,),
-    ) -> None:
-        self._model = model
-        self._params = params
-        self._state = state
-        self._loss = loss
-        self._metrics = metrics
-        self._hyperparams = {name: scalar(value) for name, value in hyperparams.items()}
-        self._modes = modes
-        if "loss" in (metrics or {}):
-            raise ModelError(
-                "fit: a metric must have a name of its own, and one is named 'loss'; rename it"
+    model: Model
+    params: Any
+    state: Any
+    loss: Callable[..., Any]
+    metrics: Scores | None
+    hyperparams: Hyperparams
+    modes: tuple[bool, ...] = (True,)
+    who: str = "fit"
+    scores: Scores = dataclasses.field(init=False, default_factory=dict)
+    _classes: dict[Any, int | None] = dataclasses.field(init=False, default_factory=dict)
+    """How many classes the model has for a kind of batch, or None."""
+
+    def __post_init__(self) -> None:
+        self.hyperparams = {name: scalar(value) for name, value in self.hyperparams.items()}
+        if "loss" in (self.metrics or {}):
+            raise self._error(
+                "a metric must have a name of its own, and one is named 'loss'; rename it"
             )
-        self._scores: Scores | None = None
-        self._classes: dict[Any, int | None] = {}  # of each kind of batch that was seen
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether examples were seen, so that the scores are known."""
-        return self._scores is not None
-
-    @property
-    def scores(self) -> Scores:
-        """The loss and the metrics by name; known once the first examples were seen."""
-        assert self._scores is not None
-        return self._scores
 
     def __call__(self, inputs: Any, targets: Any, where: str) -> None:
         """Check examples.
@@ -92,10 +76,13 @@ class ModelCheck:
         if classes is not None:
             self._look_at_labels(np.asarray(jax.tree.leaves(targets)[0]), classes, where)
 
+    def _error(self, text: str) -> ModelError:
+        return ModelError(f"{self.who}: {text}")
+
     def _look_at_shapes(self, inputs: Any, targets: Any) -> int | None:
         """Look at examples of a new kind; how many classes the model has for them, or None."""
-        inputs, targets = jax.tree.map(_two_examples, (inputs, targets))
-        for train in self._modes:
+        inputs, targets = shapes_of((inputs, targets), 2)
+        for train in self.modes:
             seen = self._augmented(inputs) if train else inputs
             predictions, state = self._predictions(seen, targets, train)
             self._look_at_state(state)
@@ -105,36 +92,36 @@ class ModelCheck:
             and np.issubdtype(target[0].dtype, np.integer)
             and (len(target[0].shape), len(prediction[0].shape)) == (1, 2)
         )
-        name, classes = getattr(self._loss, "__name__", "the loss"), None
-        if self._loss in LABEL_LOSSES:
+        name, classes = getattr(self.loss, "__name__", "the loss"), None
+        if self.loss in LABEL_LOSSES:
             if not labels:
                 raise ModelError(
-                    f"{name}: an example must have an integer label and a vector of predictions, "
-                    f"and its target is {_spoken(targets)} and its prediction "
-                    f"{_spoken(predictions)}; {_remedy_of_labels(target, prediction)}"
+                    who=name,
+                    rule="an example must have an integer label and a vector of predictions",
+                    found=f"its target is {_spoken(targets)} and its prediction "
+                    f"{_spoken(predictions)}",
+                    remedy=_remedy_of_labels(target, prediction),
                 )
             classes = int(prediction[0].shape[1])
-        if self._scores is None:  # the first examples decide
-            metrics = self._metrics
+        if not self.scores:  # the first examples decide
+            metrics = self.metrics
             if metrics is None:
                 metrics = {"accuracy": is_right} if labels else {}
-            self._scores = {"loss": self._loss, **metrics}
-        for kind, score in self._scores.items():
+            self.scores = {"loss": self.loss, **metrics}
+        for kind, score in self.scores.items():
             self._look_at_score(kind, score, predictions, targets)
         return classes
 
     def _augmented(self, inputs: Any) -> Any:
         try:
             return jax.eval_shape(
-                lambda x, scalars: self._model.augmented(x, jax.random.key(0), scalars),
+                lambda x, scalars: self.model.augmented(x, jax.random.key(0), scalars),
                 inputs,
-                self._hyperparams,
+                self.hyperparams,
             )
-        except FeedaxError:
-            raise
         except _FAILURES as error:
-            raise ModelError(
-                "fit: augment must take a key and the input of one example, and it fails on inputs "
+            raise self._error(
+                f"augment must take a key and the input of one example, and it fails on inputs "
                 f"of {_spoken(inputs)}: {_cause(error)}"
             ) from error
 
@@ -144,49 +131,47 @@ class ModelCheck:
                 lambda params, state, x, scalars: model.predictions(
                     params, state, x, jax.random.key(0), train, scalars
                 ),
-                self._params,
-                self._state,
+                self.params,
+                self.state,
                 inputs,
-                self._hyperparams,
+                self.hyperparams,
             )
 
         def remedy() -> str:
             """What predict does work on, and what to change then."""
-            other = dataclasses.replace(self._model, batched=not self._model.batched)
-            if _works(shapes, self._model, targets):
+            other = dataclasses.replace(self.model, batched=not self.model.batched)
+            if _works(shapes, self.model, targets):
                 return "; it works on the targets: let the batches be (inputs, targets)"
-            if not _works(shapes, other, _batch_of(inputs)):
+            if not _works(shapes, other, shapes_of(inputs, _BATCH)):
                 return ""
             if other.batched:
                 return "; it works on a batch: write it for one example, or give batched=True"
             return "; it works on one example: leave batched=True out"
 
         try:
-            found = shapes(self._model, inputs)
-        except FeedaxError:
-            raise
+            found = shapes(self.model, inputs)
         except _FAILURES as error:
-            of = "a batch" if self._model.batched else "one example"
-            augmented = ", which augment returns" if train and self._model.augment else ""
-            raise ModelError(
-                f"fit: predict must take {of} of the data, and it fails on inputs of "
-                f"{_spoken(inputs, skip=not self._model.batched)}{augmented}: {_cause(error)}"
+            of = "a batch" if self.model.batched else "one example"
+            augmented = ", which augment returns" if train and self.model.augment else ""
+            raise self._error(
+                f"predict must take {of} of the data, and it fails on inputs of "
+                f"{_spoken(inputs, skip=not self.model.batched)}{augmented}: {_cause(error)}"
                 f"{remedy()}"
             ) from error
         if any(np.shape(leaf)[:1] != (2,) for leaf in jax.tree.leaves(found[0])):
-            raise ModelError(
-                "fit: predict must return a prediction for each example of a batch, and of 2 "
+            raise self._error(
+                f"predict must return a prediction for each example of a batch, and of 2 "
                 f"examples it returns {_spoken(found[0], skip=False)}; let its first axis be the "
                 "batch's"
             )
         return found
 
     def _look_at_state(self, new: Any) -> None:
-        given = jax.eval_shape(lambda state: state, self._state)
+        given = jax.eval_shape(lambda state: state, self.state)
         if _kinds(given) == _kinds(new):
             return
-        raise ModelError(
-            "fit: predict must return a state of the structure, shapes and dtypes of the one that "
+        raise self._error(
+            f"predict must return a state of the structure, shapes and dtypes of the one that "
             f"it gets, and it gets {_spoken(given, skip=False)} and returns "
             f"{_spoken(new, skip=False)}; give state= what predict returns"
         )
@@ -197,26 +182,32 @@ class ModelCheck:
                 lambda p, t, scalars: per_example(score, p, t, scalars),
                 predictions,
                 targets,
-                self._hyperparams,
+                self.hyperparams,
             )
         except _FAILURES as error:
-            of_batch = partial(score, **accepted_kwargs(score, self._hyperparams))
-            works = _works(jax.eval_shape, of_batch, *_batch_of((predictions, targets)))
+            of_batch = partial(score, **accepted_kwargs(score, self.hyperparams))
+            works = _works(jax.eval_shape, of_batch, *shapes_of((predictions, targets), _BATCH))
             remedy = "; it works on a batch: write it for one example, without the batch's axis"
-            raise ModelError(
-                f"fit: the {kind} function must take one example's prediction and target, and it "
+            raise self._error(
+                f"the {kind} function must take one example's prediction and target, and it "
                 f"fails on {_spoken(predictions)} and {_spoken(targets)}: {_cause(error)}"
                 f"{remedy if works else ''}"
             ) from error
         if getattr(shapes, "ndim", None) != 1:
-            raise ModelError(
-                f"fit: the {kind} function must return one number for one example, and it returns "
+            raise self._error(
+                f"the {kind} function must return one number for one example, and it returns "
                 f"{_spoken(shapes)}{_remedy_of_score(shapes, predictions, targets)}"
             )
-        is_trained = kind == "loss" and True in self._modes
+        if np.issubdtype(shapes.dtype, np.complexfloating):
+            raise self._error(
+                f"a loss or a metric must return a real number, and "
+                f"{getattr(score, '__name__', 'one')} returns {shapes.dtype}; take jnp.abs of it, "
+                "or its real part"
+            )
+        is_trained = kind == "loss" and True in self.modes
         if is_trained and not jax.numpy.issubdtype(shapes.dtype, np.inexact):
-            raise ModelError(
-                "fit: the loss must be a floating point number, which has a gradient, and it is "
+            raise self._error(
+                f"the loss must be a floating point number, which has a gradient, and it is "
                 f"{shapes.dtype}; leave out what compares, rounds or casts in it"
             )
 
@@ -225,9 +216,11 @@ class ModelCheck:
             return
         position = int(np.argmax((labels < 0) | (labels >= classes)))
         raise LabelError(
-            f"fit: labels must lie in 0 to {classes - 1}, for the {classes} classes that the model "
-            f"predicts, and example {position} of {where} has label {labels[position]}; give the "
-            "last layer one output per class, or mend the labels"
+            who=self.who,
+            rule=f"labels must lie in 0 to {classes - 1}, for the {classes} classes that the model "
+            "predicts",
+            found=f"example {position} of {where} has label {labels[position]}",
+            remedy="give the last layer one output per class, or mend the labels",
         )
 
 
@@ -236,8 +229,14 @@ def _kinds(tree: Any) -> Any:
     return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
-def _two_examples(array: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((2, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+def shapes_of(examples: Any, count: int) -> Any:
+    """The shapes of so many examples, with their dtypes on the device."""
+
+    def shape(array: Any) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        return jax.ShapeDtypeStruct((count, *array.shape[1:]), dtype)
+
+    return jax.tree.map(shape, examples)
 
 
 def _spoken(tree: Any, skip: bool = True) -> str:
@@ -248,11 +247,6 @@ def _spoken(tree: Any, skip: bool = True) -> str:
         )
         or "nothing"
     )
-
-
-def _batch_of(tree: Any) -> Any:
-    """The shapes of a batch of another size."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((_BATCH, *x.shape[1:]), x.dtype), tree)
 
 
 def _works(function: Callable[..., Any], *arguments: Any) -> bool:
@@ -288,14 +282,14 @@ def _remedy_of_labels(target: list[Any], prediction: list[Any]) -> str:
             return "let the dataset give the label itself, target[0]"
         if len(classes) == 1 and shape == classes:
             return (
-                "let the dataset give the label itself, argmax() of a one-hot target, or give fit "
+                "let the dataset give the label itself, argmax() of a one-hot target, or give "
                 "loss=optax.softmax_cross_entropy"
             )
         if len(classes) == 1 and not shape:
             return "let the dataset give the label as an integer, int(target)"
         if not classes and not shape and is_whole:
-            return "give the last layer one output per class, or give fit another loss"
-    return "change the model, or give fit another loss"
+            return "give the last layer one output per class, or another loss"
+    return "change the model, or give another loss"
 
 
 def _cause(error: Exception) -> str:

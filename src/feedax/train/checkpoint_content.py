@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feedax.errors import CheckpointError, shown
-from feedax.feed import Position
+from feedax.errors import CheckpointError, NotANumberError, shown
+from feedax.feed import SourcePosition
 from feedax.storage.plain_json import (
     COUNT,
     TEXT,
@@ -34,12 +34,11 @@ class NetworkContent:
     Attributes:
         position: where its source stands.
         best: see `Best.state_dict`.
-        history: a row for each epoch that has ended.
         has_ended: whether it is trained no longer, though others of its group are.
         failure: the epoch and the step in which it turned not-a-number, or None.
     """
 
-    position: Position
+    position: SourcePosition
     best: dict[str, Any]
     history: list[Row]
     has_ended: bool = False
@@ -58,7 +57,6 @@ class CheckpointContent:
         metrics: their names.
         environment: see `feedax.train.environment`.
         form: how the steps ran, see `Steps.form`; None where nobody wrote it down.
-        networks: what it holds of each network.
         names: of the networks of a group; None for a single run.
         size: how many networks the programs of a group are for.
         copies: the copies of parameters and model states beside the state, by name.
@@ -78,15 +76,7 @@ class CheckpointContent:
 
     def to_json(self) -> dict[str, Any]:
         """As it is written, with the keys of format 1."""
-        shared = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "epoch_step": self.epoch_step,
-            "seconds": self.seconds,
-            "metrics": self.metrics,
-            "environment": self.environment,
-            "form": self.form,
-        }
+        shared = {name: getattr(self, name) for name in _SHARED}
         if self.names is None:
             (network,) = self.networks
             own = {"position": network.position, "best": network.best, "history": network.history}
@@ -118,13 +108,12 @@ class CheckpointContent:
         _refuse_broken(found, _GROUP if is_group else _RUN, path)
         shared = {name: found[name] for name in _SHARED}
         if not is_group:
-            if (count := len(found["history"])) != found["epoch"]:
+            network = NetworkContent(found["position"], found["best"], found["history"])
+            if (count := len(network.history)) != found["epoch"]:
                 raise _broken(
                     f"'history' of {path} must have a row for each epoch, and it has {count}"
                 )
-            best = found["best"]
-            network = NetworkContent(found["position"], best, found["history"])
-            copies = ["best"] if best["step"] >= 0 else []
+            copies = ["best"] if network.best["step"] >= 0 else []
             return cls(**shared, networks=[network], names=None, size=1, copies=copies)
         lists = [found[name] for name in ("networks", "positions", "best", "histories")]
         ended = dict(found["ended"])
@@ -135,13 +124,8 @@ class CheckpointContent:
             NetworkContent(*column, i in ended, ended.get(i) and tuple(ended[i]))
             for i, column in enumerate(columns)
         ]
-        return cls(
-            **shared,
-            networks=networks,
-            names=found["networks"],
-            size=found["size"],
-            copies=found["copies"],
-        )
+        names, size, copies = (found[name] for name in ("networks", "size", "copies"))
+        return cls(**shared, networks=networks, names=names, size=size, copies=copies)
 
 
 @dataclass(frozen=True)
@@ -151,16 +135,16 @@ class EndedNetworkContent:
     Attributes:
         asked: what it was trained with: the numbers of its specification, and the sweep's name.
         history: its rows.
-        error: the message, the epoch and the step of its NotANumberError, or None.
+        error: why it ended before its time, or None.
     """
 
-    asked: dict[str, Any]
+    asked: Mapping[str, Any]
     history: list[Row]
-    error: tuple[str, int, int] | None
+    error: NotANumberError | None
 
     def to_json(self) -> dict[str, Any]:
         """As it is written, with the keys of format 1."""
-        error = self.error and list(self.error)
+        error = self.error and [str(self.error), self.error.epoch, self.error.step]
         return {**self.asked, "history": self.history, "error": error}
 
     @classmethod
@@ -180,27 +164,26 @@ class EndedNetworkContent:
                     "another folder"
                 )
         _refuse_broken(found, _ENDED, path)
-        error = found["error"] and tuple(found["error"])
-        return cls(dict(asked), found["history"], error)
+        error = None
+        if found["error"] is not None:
+            error = NotANumberError(found["error"][0])
+            error.epoch, error.step = found["error"][1:]
+        return cls(asked, found["history"], error)
 
 
 def _is_position(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return (
-        isinstance(value["loader"], dict) if "loader" in value else is_count(value.get("batches"))
-    )
+    if isinstance(value, dict) and "loader" in value:
+        return isinstance(value["loader"], dict)
+    return isinstance(value, dict) and is_count(value.get("batches"))
 
 
 def _is_best(value: Any) -> bool:
-    names = ("column", "value", "epoch", "step")
-    if not isinstance(value, dict) or value.keys() != set(names):
-        return False
-    column, number, *counts = (value[name] for name in names)
     return (
-        (column is None or is_text(column))
-        and (number is None or is_number(number))
-        and all(one == -1 or is_count(one) for one in counts)
+        isinstance(value, dict)
+        and value.keys() == {"column", "value", "epoch", "step"}
+        and (value["column"] is None or is_text(value["column"]))
+        and (value["value"] is None or is_number(value["value"]))
+        and all(value[name] == -1 or is_count(value[name]) for name in ("epoch", "step"))
     )
 
 
@@ -222,9 +205,12 @@ def _is_error(value: Any) -> bool:
 
 
 def _is_end(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 2 or not is_count(value[0]):
-        return False
-    return value[1] is None or (is_list_of(is_count)(value[1]) and len(value[1]) == 2)
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and is_count(value[0])
+        and (value[1] is None or (is_list_of(is_count)(value[1]) and len(value[1]) == 2))
+    )
 
 
 _ROWS: Rule = ("a list of rows", is_list_of(is_row))
@@ -258,11 +244,7 @@ _ENDED: dict[str, Rule] = {
 
 
 def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path) -> None:
-    """Refuse a checkpoint that holds something else than checkpoints hold.
-
-    Raises:
-        CheckpointError: it does.
-    """
+    """Refuse a checkpoint that holds something else than checkpoints hold."""
     broken = broken_rule(found, rules, path)
     if broken is None and (lacking := rules.keys() - found.keys()):
         broken = f"{path} must have {min(lacking)!r}, and it does not"

@@ -1,6 +1,7 @@
 """Checkpoints: when a run is saved, where, and what it is resumed from."""
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -126,31 +127,20 @@ class Checkpoints:
         """
         if name in ("", ".", "..") or Path(name).name != name:
             raise _wrong("within", "the name of a folder, without the path to it", name)
-        found = Checkpoints(
-            self.folder / name,
-            every_steps=self.every_steps,
-            every_seconds=self.every_seconds,
-            every_epochs=self.every_epochs,
-            keep=self.keep,
-            run=self.run,
-        )
+        found = copy.copy(self)
+        found.folder = self.folder / name
         found._inside = self._inside or self.folder
+        found._writer, found._damaged = None, []
         return found
 
     @contextlib.contextmanager
-    def in_use(self, writes: bool = True) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         """Take the folder for one run, until its last checkpoint is written.
-
-        Args:
-            writes: whether this process writes them; of several, one does.
 
         Raises:
             CheckpointError: another process has taken it.
             RunFolderError: it cannot be written to, or a checkpoint could not.
         """
-        if not writes:
-            yield
-            return
         with contextlib.ExitStack() as held:
             try:
                 with open_folder(self.folder, self._inside, make=True) as descriptor:
@@ -186,28 +176,27 @@ class Checkpoints:
         """
         self._damaged.clear()
         say = LOGGER.warning if says else LOGGER.debug
-        others = []
-        for path in reversed(self._paths()):
+        are_others = False
+        for path in reversed(self._paths().values()):
             try:
                 content = self._read(path.name, most)
                 arrays, about = decode(content, path)
-                if about.get("run") != self.run:
-                    others.append(path)
-                    raise CheckpointError(
-                        f"fit: {path} must be a checkpoint of this run, and it is of another "
-                        "one; use an earlier one"
-                    )
             except OSError as error:
                 say(f"fit: {path} cannot be read ({error.strerror}); the one before it is tried")
             except LargerError:
                 raise
             except CheckpointError as error:
-                if path not in others:
-                    self._damaged.append(path)
+                self._damaged.append(path)
                 say(f"{error}, as fit does now")
             else:
-                return Checkpoint(path, content, arrays, about)
-        if others:
+                if about.get("run") == self.run:
+                    return Checkpoint(path, content, arrays, about)
+                are_others = True
+                say(
+                    f"fit: {path} must be a checkpoint of this run, and it is of another one; use "
+                    "an earlier one, as fit does now"
+                )
+        if are_others:
             raise CheckpointError(
                 f"fit: a folder of checkpoints belongs to one run, and {self.folder} has those of "
                 "another one; choose another folder"
@@ -258,7 +247,13 @@ class Checkpoints:
         return None if self.every_steps is None else self.every_steps - step % self.every_steps
 
     def is_due_at(self, step: int) -> bool:
-        """Whether to save after so many steps."""
+        """Whether to save after so many steps.
+
+        Raises:
+            RunFolderError: the last checkpoint could not be written, as is known by now.
+        """
+        if self._writer is not None:
+            self._writer.check()
         return self.every_steps is not None and step % self.every_steps == 0
 
     def is_due_by_time(self) -> bool:
@@ -290,32 +285,20 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         return path
 
-    def look(self) -> None:
-        """See whether the last checkpoint could be written, if that is known.
-
-        Raises:
-            RunFolderError: it could not.
-        """
-        if self._writer is not None:
-            self._writer.check()
-
     def _write(self, path: Path, arrays: Snapshot, about: dict[str, Any], keep_step: int) -> None:
         self.write(path.name, arrays, about)
-        steps = {int(_NAME.fullmatch(p.name)[1]): p for p in self._paths()}  # type: ignore[index]
-        later = [step for step in steps if step > about["step"]]
-        # What was not whole when this run went on from an earlier one is done again.
-        for step in later:
-            if steps[step] in self._damaged:
-                remove_file(steps[step], self._inside)
-        before = sorted(steps.keys() - later)
-        for step in before[: -self.keep]:
-            if step != keep_step:
-                remove_file(steps[step], self._inside)
+        paths = self._paths()
+        past = [step for step in paths if step <= about["step"]]
+        old = [paths[step] for step in past[: -self.keep] if step != keep_step]
+        # What was not whole when this run was resumed from an earlier one is done again.
+        later = [path for step, path in paths.items() if step > about["step"]]
+        for path in (*old, *(one for one in later if one in self._damaged)):
+            remove_file(path, self._inside)
 
-    def _paths(self) -> list[Path]:
-        """The checkpoints by steps, the earliest first."""
-        found = [self.folder / name for name in self.names() if _NAME.fullmatch(name)]
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+    def _paths(self) -> dict[int, Path]:
+        """The checkpoints by step, the earliest first."""
+        matches = filter(None, map(_NAME.fullmatch, self.names()))
+        return dict(sorted((int(match[1]), self.folder / match[0]) for match in matches))
 
 
 def most_bytes(params: Any) -> int:

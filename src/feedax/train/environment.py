@@ -18,11 +18,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torchvision", "optax")
 
 
 def software_and_machine() -> dict[str, Any]:
-    """What a run's folder records of the software and the machine.
-
-    Returns:
-        ``versions`` by name, the ``device`` JAX computes on, and the ``cpus`` this process may use.
-    """
+    """What a run's folder records of the software and the machine."""
     devices = jax.devices()
     return {
         "versions": {
@@ -40,31 +36,21 @@ def software_and_machine() -> dict[str, Any]:
 
 
 def environment(devices: Devices, precision: Any) -> dict[str, Any]:
-    """The versions, the devices and the settings that decide what XLA computes to the last bit.
-
-    Args:
-        devices: what a run trains on.
-        precision: the dtype it computes in, or None.
-    """
+    """The versions, the devices and the settings that decide what XLA computes to the last bit."""
     device = jax.devices()[0]
-    config: Any = jax.config
+    # torch, NumPy and feedax draw the order of the examples, and change them.
+    packages = ("jaxlib", "optax", "torch", "numpy", "feedax")
+    settings = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
     return {
         "jax": jax.__version__,
-        "jaxlib": package_version("jaxlib"),
-        "optax": package_version("optax"),
-        # The order of examples and their augmentation.
-        "torch": package_version("torch"),
-        "numpy": package_version("numpy"),
-        "feedax": package_version("feedax"),
+        **{name: package_version(name) for name in packages},
         "machine": platform.machine(),
         "device": device.device_kind,
         "platform version": device.client.platform_version,
         # XLA splits its sums among them.
         "usable CPUs": usable_cpus(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "jax_enable_x64": config.jax_enable_x64,
-        "jax_default_matmul_precision": config.jax_default_matmul_precision,
-        "jax_threefry_partitionable": config.jax_threefry_partitionable,
+        **{name: getattr(jax.config, name) for name in settings},
         "devices": devices.count,
         "processes": devices.processes,
         "precision": None if precision is None else jnp.dtype(precision).name,
@@ -73,21 +59,13 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
 
 def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Warn that a resumed run may not have the bits of an uninterrupted one."""
-    if changed := differences(before, now):
-        LOGGER.warning(
-            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
-            f"changed, and {'; '.join(changed)}"
-        )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, in words.
-
-    >>> differences({"jax": "0.9.0", "usable CPUs": 2}, {"jax": "0.10.2", "usable CPUs": 2})
-    ["jax was '0.9.0' and is '0.10.2'"]
-    """
-    return [
+    changed = [
         f"{name} was {shown(before.get(name))} and is {shown(now.get(name))}"
         for name in dict.fromkeys((*before, *now))
         if before.get(name) != now.get(name)
     ]
+    if changed:
+        LOGGER.warning(
+            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
+            f"changed, and {'; '.join(changed)}"
+        )

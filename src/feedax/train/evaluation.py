@@ -77,19 +77,19 @@ def evaluate(
     """
     source = Source.of(batches, "evaluate: batches")
     trained, static = partition(params)
-    model = Model(predict, batched, state is not None, static, compute_dtype(precision))
+    model = Model(predict, batched, state is not None, static, compute_dtype(precision, "evaluate"))
     scalars = dict(hyperparams or {})
-    check = ModelCheck(model, trained, state, loss, metrics, scalars, modes=(False,))
-    return Evaluation(model, check, Residents(Devices(1, everywhere=False), "evaluate")).of(
-        trained, state, scalars, source, "batches"
+    check = ModelCheck(
+        model, trained, state, loss, metrics, scalars, modes=(False,), who="evaluate"
     )
+    evaluation = Evaluation(check, Residents(Devices(1, everywhere=False), "evaluate"))
+    return evaluation.of_each(trained, state, scalars, source, "batches")[0]
 
 
 class Evaluation:
     """Scores sets of examples, again and again, with one compilation per shape of a block.
 
     Args:
-        model: the model.
         check: the check of examples, which also knows the scores.
         residents: the examples that are on the device.
         process: which of the processes of `residents.devices` this one is.
@@ -97,23 +97,15 @@ class Evaluation:
     """
 
     def __init__(
-        self,
-        model: Model,
-        check: ModelCheck,
-        residents: Residents,
-        process: int = 0,
-        mapped: bool = False,
+        self, check: ModelCheck, residents: Residents, process: int = 0, mapped: bool = False
     ) -> None:
-        self._model = model
         self._check = check
         self._residents = residents
         self._share = process, residents.devices.processes
         # Every process scores its own examples on its own devices.
         self._devices = Devices(residents.devices.count, everywhere=False)
         # No bound method: a cycle would keep examples on the device until it is collected.
-        score = partial(_score_block, model=model, check=check, devices=self._devices)
-        if mapped:
-            score = partial(_score_networks, model=model, check=check)
+        score = partial(_score_block, check=check, devices=self._devices, mapped=mapped)
         out = self._devices.shared if mapped else self._devices.replicated
         self._score = Compiled(score, out=out)
         self._pick = Compiled(pick)
@@ -127,25 +119,10 @@ class Evaluation:
         if self._residents.live_here(source):
             self._residents.examples(source, self._check)
 
-    def of(
-        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
-    ) -> dict[str, float]:
-        """The mean of each score over all examples."""
-        return self.of_each(params, state, hyperparams, source, name)[0]
-
     def of_each(
         self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
     ) -> list[dict[str, float]]:
         """The mean of each score over all examples, of each network."""
-        values = self._values(params, state, hyperparams, source, name)
-        rows = {score: np.atleast_2d(of) for score, of in values.items()}
-        count = len(rows["loss"])
-        return [{score: _mean(of[i]) for score, of in rows.items()} for i in range(count)]
-
-    def _values(
-        self, params: Any, state: Any, hyperparams: Hyperparams, source: Source, name: str
-    ) -> dict[str, np.ndarray]:
-        """Each score of every example: `(examples,)`, or `(networks, examples)`."""
         values: dict[str, list[np.ndarray]] = {}
         scalars = {key: scalar(value) for key, value in hyperparams.items()}
         parts = self._residents.devices.local((*on_device((params, state)), scalars))
@@ -153,9 +130,8 @@ class Evaluation:
 
         def keep() -> None:
             scores, count = under_way.popleft()
-            for score, each_value in scores.items():
-                host = np.asarray(jax.device_get(each_value))
-                values.setdefault(score, []).append(host[..., :count])
+            for score, of_block in jax.device_get(scores).items():
+                values.setdefault(score, []).append(of_block[..., :count])
 
         # Random numbers drawn for these batches must not change what is trained on next.
         restored = random_states_restored(generators_in(source.given))
@@ -166,27 +142,28 @@ class Evaluation:
                     keep()
         while under_way:
             keep()
-        found = {score: _together(values.get(score, []), self._share[1]) for score in self._names()}
-        if not found["loss"].size:
+        rows = {
+            score: np.atleast_2d(_together(values.get(score, []), self._share[1]))
+            for score in self._check.scores or ["loss"]
+        }
+        if not rows["loss"].size:
             raise BatchError(
-                f"evaluate: {name} must yield a batch each time it is iterated, and it yielded "
-                "none; give a NumpyLoader or a list, not an iterator that ends, and see that the "
-                "dataset is not empty"
+                who="evaluate",
+                rule=f"{name} must yield a batch each time it is iterated",
+                found="it yielded none",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
-        return found
-
-    def _names(self) -> list[str]:
-        return list(self._check.scores) if self._check.has_scores else ["loss"]
+        networks = range(len(rows["loss"]))
+        return [{score: _mean(of[i]) for score, of in rows.items()} for i in networks]
 
     def _blocks(self, source: Source) -> Any:
-        in_order = source.sequential()
-        if not self._model.of_one_example:
-            return device_blocks(in_order, None, self._check, self._devices, self._share)
+        one_example = self._check.model.of_one_example
         # A sampler that picks examples decides which of them count.
-        if self._residents.live_here(source) and source.takes_each_once:
+        if one_example and self._residents.live_here(source) and source.takes_each_once:
             return self._resident_blocks(source)
         # Blocks of one size for any batch size: the same products, so the same bits.
-        return device_blocks(in_order, block_size, self._check, self._devices, self._share)
+        size = block_size if one_example else None
+        return device_blocks(source.sequential(), size, self._check, self._devices, self._share)
 
     def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.devices.local(self._residents.examples(source, self._check))
@@ -195,9 +172,8 @@ class Evaluation:
         part, parts = self._share
         for start in range(part * size, count, parts * size):
             rows = np.arange(start, min(start + size, count), dtype=np.int32)
-            rows = pad_indices(rows, size)
-            indices = self._devices.replicate((rows, np.int32(size)))
-            yield self._pick(examples, *indices), min(size, count - start)
+            indices = self._devices.replicate((pad_indices(rows, size), np.int32(size)))
+            yield self._pick(examples, *indices), len(rows)
 
 
 def _score_block(
@@ -206,32 +182,24 @@ def _score_block(
     state: Any,
     hyperparams: Hyperparams,
     *,
-    model: Model,
     check: ModelCheck,
     devices: Devices,
+    mapped: bool,
 ) -> dict[str, jax.Array]:
-    batch = devices.spread(batch)
-    key = jax.random.key(0)
-    predictions, _ = model.predictions(params, state, batch.inputs, key, False, hyperparams)
-    return {
-        name: per_example(score, predictions, batch.targets, hyperparams)
-        for name, score in check.scores.items()
-    }
+    if not mapped:  # otherwise the devices share the networks, and not the examples
+        batch = devices.spread(batch)
 
+    def scores(params: Any, state: Any, hyperparams: Hyperparams) -> dict[str, jax.Array]:
+        key = jax.random.key(0)
+        predictions, _ = check.model.predictions(
+            params, state, batch.inputs, key, False, hyperparams
+        )
+        return {
+            name: per_example(score, predictions, batch.targets, hyperparams)
+            for name, score in check.scores.items()
+        }
 
-def _score_networks(
-    batch: Batch,
-    params: Any,
-    state: Any,
-    hyperparams: Hyperparams,
-    *,
-    model: Model,
-    check: ModelCheck,
-) -> dict[str, jax.Array]:
-    # The devices share the networks, and not the examples.
-    one = Devices(1, everywhere=False)
-    score = partial(_score_block, batch, model=model, check=check, devices=one)
-    return jax.vmap(score)(params, state, hyperparams)
+    return (jax.vmap(scores) if mapped else scores)(params, state, hyperparams)
 
 
 def block_size(leaves: list[Any]) -> int:

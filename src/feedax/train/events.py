@@ -23,6 +23,7 @@ was given `Checkpoints`, and returns what it has.
 [0.5, 1.0]
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,15 @@ class NetworkEnded:
 
 
 Event = Started | Stepped | EpochEnded | Saved | Stopped | NetworksStarted | NetworkEnded
+
+
+def tell(callbacks: Iterable[Callable[[Any], None]], *events: Event) -> bool:
+    """Tell all callbacks of all events; whether one of them asks to stop."""
+    stops = False
+    for event in events:
+        for callback in callbacks:
+            try:
+                callback(event)
+            except StopTraining:
+                stops = True
+    return stops

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from feedax.errors import NO_SUCH_SET, ModelError, shown
+from feedax.errors import ModelError, shown
 from feedax.feed import CHUNK_STEPS
 from feedax.train import processes
 from feedax.train.step import TrainState
@@ -24,7 +25,6 @@ class EpochClock:
     """The clock of one epoch: it stands still while something is compiled.
 
     Args:
-        steps: runs the steps.
         seconds: of this epoch, trained before the run was resumed from a checkpoint.
         interval: seconds between two reports.
     """
@@ -58,9 +58,6 @@ class ReportInterval:
 
     One process looks at its clock. Several cannot: process 0 tells the other processes how many
     steps to do until the next report.
-
-    Args:
-        steps: runs the steps.
     """
 
     def __init__(self, steps: Steps) -> None:
@@ -93,31 +90,25 @@ def epoch_rows(
     epoch: int, clock: EpochClock, state: TrainState, columns: Mapping[str, float]
 ) -> list[Row]:
     """The row of the epoch so far, of each network that a state holds."""
-    seconds = clock.seconds
-    columns = {"compile_seconds": clock.compile_seconds, **columns}
-    sums = jax.device_get((state.metrics, state.skipped))
-    if state.step.ndim == 0:
-        return [_row(epoch, seconds, columns, *sums)]
-    every = (jax.tree.map(lambda leaf, i=i: leaf[i], sums) for i in range(len(state.step)))
-    return [_row(epoch, seconds, columns, *one) for one in every]
-
-
-def _row(
-    epoch: int, seconds: float, columns: Mapping[str, float], metrics: Any, skipped: Any
-) -> Row:
-    means = {
-        name: float(metric.sum) / int(metric.count) if metric.count else math.nan
-        for name, metric in metrics.items()
-    }
-    return {
-        "epoch": epoch,
-        "seconds": seconds,
-        **columns,
-        **({} if skipped is None else {"skipped_steps": int(skipped)}),
-        "examples_per_second": int(metrics["loss"].count) / seconds,
-        "loss": means.pop("loss"),
-        **means,
-    }
+    seconds, rows = clock.seconds, []
+    metrics, skipped = jax.tree.map(np.atleast_1d, jax.device_get((state.metrics, state.skipped)))
+    for i, count in enumerate(metrics["loss"].count):
+        means = {
+            name: float(metric.sum[i]) / int(metric.count[i]) if metric.count[i] else math.nan
+            for name, metric in metrics.items()
+        }
+        row = {
+            "epoch": epoch,
+            "seconds": seconds,
+            "compile_seconds": clock.compile_seconds,
+            **columns,
+            **({} if skipped is None else {"skipped_steps": int(skipped[i])}),
+            "examples_per_second": int(count) / seconds,
+            "loss": means.pop("loss"),
+            **means,
+        }
+        rows.append(row)
+    return rows
 
 
 class Best:
@@ -140,29 +131,32 @@ class Best:
         self.value: float | None = None
         self.epoch = self.step = -1
 
-    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
+    def check(self, sets: Collection[str], metrics: Collection[str] = (), who: str = "fit") -> None:
         """Refuse a column that no row will have, before any time is spent on training.
 
         Raises:
-            ModelError: there is no such set, or the patience is not for anything.
+            ModelError: there is no such set, or the patience is not for anything; `who` speaks.
         """
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                "fit: patience must be 1 or more epochs in which best=, the name of a column, gets "
-                f"no better, and it is {self.patience!r} with best={self.column!r}; give both"
+                who=who,
+                rule="patience=N must be 1 or more epochs in which best=COLUMN gets no better",
+                found=f"patience is {self.patience!r} and best is {self.column!r}",
+                remedy="give both, best='validation_loss' and patience=3 say",
             )
         if self.column is None or self.column in ("loss", "accuracy", *metrics):
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
-                who="fit",
-                rule=f"best must name a column of the rows, of one of the sets {sorted(sets)}",
+                who=who,
+                rule="best=COLUMN must name a column of the rows, of one of the sets "
+                f"{sorted(sets)}",
                 found=f"it is {shown(self.column)}",
-                remedy=NO_SUCH_SET,
+                remedy="give evaluate={'validation': ...} and best='validation_loss', say",
             )
 
-    def is_beaten_by(self, row: Row) -> bool:
-        """Whether a row has a better value; the first one always has.
+    def update(self, row: Row, step: int) -> bool:
+        """Take over the value of a row if it is better, as the first one is; whether it is.
 
         Raises:
             ModelError: it has no such column.
@@ -171,18 +165,17 @@ class Best:
             return False
         if self.column not in row:
             raise ModelError(
-                f"fit: best must name a column of the rows, and it is {self.column!r}; they have "
-                f"{', '.join(row)}"
+                who="fit",
+                rule="best=COLUMN must name a column of the rows",
+                found=f"it is {self.column!r}",
+                remedy=f"they have {', '.join(row)}",
             )
-        value = row[self.column]
-        if self.value is None or math.isnan(self.value):
+        value, best = row[self.column], self.value
+        is_low_best = self.column.endswith(LOW_IS_BEST)
+        if best is None or math.isnan(best) or (value < best if is_low_best else value > best):
+            self.value, self.epoch, self.step = value, int(row["epoch"]), step
             return True
-        return value < self.value if self.column.endswith(LOW_IS_BEST) else value > self.value
-
-    def update(self, row: Row, step: int) -> None:
-        """Take over the value of a row that beats the best."""
-        assert self.column is not None
-        self.value, self.epoch, self.step = row[self.column], int(row["epoch"]), step
+        return False
 
     def is_exhausted(self, epochs: int) -> bool:
         """Whether the patience has ended after so many epochs."""
@@ -190,19 +183,11 @@ class Best:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of it."""
-        return {
-            "column": self.column,
-            "value": self.value,
-            "epoch": self.epoch,
-            "step": self.step,
-        }
+        names = ("column", "value", "epoch", "step")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what a checkpoint says.
-
-        Raises:
-            ModelError: it was made for another column.
-        """
+        """Take over what a checkpoint says of the same column."""
         if state["column"] != self.column:
             raise ModelError(
                 "fit: a resumed run must have the best= that it began with, and it was "
@@ -220,7 +205,6 @@ def best_row(rows: Sequence[Row], column: str | None) -> Row | None:
     """
     best, found = Best(column), rows[-1] if rows else None
     for row in rows:
-        if best.is_beaten_by(row):
-            best.update(row, 0)
+        if best.update(row, 0):
             found = row
     return found

@@ -90,9 +90,14 @@ def predict(params: Params, image: ArrayLike) -> Array:
     image = jnp.asarray(image)
     inputs = params[0][0].shape[1]
     if image.shape != (inputs,):
+        remedy = "flatten it, or make the first layer fit it"
+        if image.ndim == 2 and image.shape[1] == inputs:
+            remedy = (
+                "predict a batch with batched_predict, or with jax.vmap(predict, in_axes=(None, 0))"
+            )
         raise TypeError(
             f"predict: image must be one example of shape ({inputs},), and its shape is "
-            f"{image.shape}; {_remedy(image.shape, inputs)}"
+            f"{image.shape}; {remedy}"
         )
     with jax.numpy_dtype_promotion("standard"):
         activations = image.astype(jnp.promote_types(image.dtype, params[0][0].dtype))
@@ -101,12 +106,6 @@ def predict(params: Params, image: ArrayLike) -> Array:
     final_w, final_b = params[-1]
     logits = jnp.dot(final_w, activations) + final_b
     return logits - logsumexp(logits)
-
-
-def _remedy(shape: tuple[int, ...], inputs: int) -> str:
-    if len(shape) == 2 and shape[1] == inputs:
-        return "predict a batch with batched_predict, or with jax.vmap(predict, in_axes=(None, 0))"
-    return "flatten it, or make the first layer fit it"
 
 
 batched_predict = jax.vmap(predict, in_axes=(None, 0))

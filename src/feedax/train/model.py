@@ -72,54 +72,35 @@ class Model:
         hyperparams: Hyperparams,
     ) -> tuple[PyTree, PyTree]:
         """Predict a batch: the predictions `(examples, ...)` and the model's new state."""
-        params, inputs = self._cast((params, inputs))
+        if self.dtype is not None:
+            params, inputs = _as_dtype((params, inputs), self.dtype)
         params = combine(params, self.static)
-        names = inspect.signature(self.predict).parameters
-        flags = accepted_kwargs(self.predict, hyperparams)
-        if "train" in names:
-            flags["train"] = train
 
         def call(state: PyTree, x: PyTree, key: Array) -> tuple[PyTree, PyTree]:
-            keys = {"key": key} if "key" in names else {}
+            kwargs = accepted_kwargs(self.predict, {**hyperparams, "key": key, "train": train})
             if self.stateful:
-                return self.predict(params, state, x, **flags, **keys)
-            return self.predict(params, x, **flags, **keys), state
+                return self.predict(params, state, x, **kwargs)
+            return self.predict(params, x, **kwargs), state
 
         if self.batched:
-            return self._restored(*call(state, inputs, key), state)
-        keys = jax.random.split(key, len(jax.tree.leaves(inputs)[0]))
-        # A state is the batch's, not an example's: models average it over the axis "batch".
-        of_batch = jax.vmap(call, in_axes=(None, 0, 0), out_axes=(0, None), axis_name="batch")
-        return self._restored(*of_batch(state, inputs, keys), state)
-
-    def _cast(self, tree: PyTree) -> PyTree:
-        return tree if self.dtype is None else _as_dtype(tree, self.dtype)
-
-    def _restored(self, predictions: PyTree, new: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
-        """Predictions for the loss, and the state in the dtypes that it came in."""
+            predictions, new = call(state, inputs, key)
+        else:
+            keys = jax.random.split(key, len(jax.tree.leaves(inputs)[0]))
+            # A state is the batch's, not an example's: models average it over the axis "batch".
+            of_batch = jax.vmap(call, in_axes=(None, 0, 0), out_axes=(0, None), axis_name="batch")
+            predictions, new = of_batch(state, inputs, keys)
         if self.dtype is None:
             return predictions, new
         # Losses are sums of small differences, and statistics of small steps: both in float32.
-        state = jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
-        return _as_dtype(predictions, jnp.float32), state
+        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+        return _as_dtype(predictions, jnp.float32), new
 
 
 def per_example(
     score: Callable[..., Any], predictions: PyTree, targets: PyTree, hyperparams: Hyperparams
 ) -> Array:
-    """Score every example of a batch: `(examples,)`.
-
-    Raises:
-        ModelError: the score is complex.
-    """
-    scores = jax.vmap(partial(score, **accepted_kwargs(score, hyperparams)))(predictions, targets)
-    if jnp.iscomplexobj(scores):
-        raise ModelError(
-            "fit: a loss or a metric must return a real number, and "
-            f"{getattr(score, '__name__', 'one')} returns {scores.dtype}; take jnp.abs of it, or "
-            "its real part"
-        )
-    return scores
+    """Score every example of a batch: `(examples,)`."""
+    return jax.vmap(partial(score, **accepted_kwargs(score, hyperparams)))(predictions, targets)
 
 
 def partition(params: PyTree) -> tuple[PyTree, PyTree]:
@@ -190,15 +171,16 @@ def _as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def compute_dtype(precision: str | None) -> Any:
+def compute_dtype(precision: str | None, who: str = "fit") -> Any:
     """What a model computes in; None for the dtypes of its parameters.
 
     Raises:
-        ModelError: there is no such precision.
+        ModelError: there is no such precision; `who` speaks.
     """
     if precision not in (None, "float32", "bfloat16"):
         raise ModelError(
-            f"fit: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it out"
+            f"{who}: precision must be 'float32' or 'bfloat16', and it is {precision!r}; leave it "
+            "out"
         )
     return jnp.bfloat16 if precision == "bfloat16" else None
 
@@ -216,16 +198,12 @@ def accepted_kwargs(function: Callable[..., Any], hyperparams: Hyperparams) -> d
     return {name: value for name, value in hyperparams.items() if name in names}
 
 
-def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any) -> None:
-    """Refuse hyperparameters that are no numbers, or that none of the functions takes.
-
-    Raises:
-        ModelError: there is one.
-    """
+def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any, who: str) -> None:
+    """Refuse hyperparameters that are no numbers, or that none of the functions takes."""
     for name, value in hyperparams.items():
         if name in _RESERVED:
             raise ModelError(
-                "fit: a hyperparameter must not be named "
+                f"{who}: a hyperparameter must not be named "
                 f"{', '.join(_RESERVED[:-1])} or {_RESERVED[-1]}, and one is {name!r}; rename it, "
                 "or give learning_rate= itself"
             )
@@ -236,27 +214,22 @@ def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any) -> None:
             number = math.nan
         if not math.isfinite(number):
             raise ModelError(
-                f"fit: a hyperparameter must be a finite number, and {name!r} is {value!r}; give "
+                f"{who}: a hyperparameter must be a finite number, and {name!r} is {value!r}; give "
                 "a number"
             )
         if not any(callable(one) and accepted_kwargs(one, {name: value}) for one in functions):
             raise ModelError(
-                "fit: a hyperparameter must be a parameter of predict, loss, augment, a metric or "
-                f"a function that makes the optimizer, and {name!r} is one of none; add it there, "
-                "or leave it out"
+                f"{who}: a hyperparameter must be a parameter of predict, loss, augment, a metric "
+                f"or a function that makes the optimizer, and {name!r} is one of none; add it "
+                "there, or leave it out"
             )
 
 
-def refuse_mixup(mixup: Any) -> None:
-    """Refuse an alpha that is none.
-
-    Raises:
-        ModelError: it is not a finite number from 0 on.
-    """
+def refuse_mixup(mixup: Any, who: str) -> None:
+    """Refuse an alpha that is no finite number from 0 on."""
     is_number = isinstance(mixup, numbers.Real) and not isinstance(mixup, bool)
-    if is_number and 0 <= mixup < math.inf:
-        return
-    raise ModelError(
-        f"fit: mixup must be a finite number from 0 on, and it is {mixup!r}; give 0.2, say, or "
-        "leave it out"
-    )
+    if not (is_number and 0 <= mixup < math.inf):
+        raise ModelError(
+            f"{who}: mixup must be a finite number from 0 on, and it is {mixup!r}; give 0.2, say, "
+            "or leave it out"
+        )

@@ -7,7 +7,6 @@ import operator
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from feedax.errors import ModelError, NotANumberError
@@ -36,7 +35,7 @@ class Member:
     learning_rate: float | None
     hyperparams: Setting
 
-    @cached_property
+    @property
     def name(self) -> str:
         return network_name(self.seed, self.setting)
 
@@ -90,11 +89,8 @@ def _are_many(value: Any) -> bool:
 
 def _seeds(seeds: Any) -> list[int]:
     try:
-        found = (
-            [operator.index(seed) for seed in seeds]
-            if _are_many(seeds)
-            else list(range(operator.index(seeds)))
-        )
+        given = seeds if _are_many(seeds) else range(operator.index(seeds))
+        found = [operator.index(seed) for seed in given]
     except TypeError:
         found = []
     # A larger one would be another's, of its lower 32 bits.
@@ -215,26 +211,29 @@ class Sweep:
         for network in self.networks:
             if network.setting not in settings:
                 settings.append(network.setting)
-        return [self._summary(setting, column) for setting in settings]
+        return [
+            _summary([one for one in self.networks if one.setting == setting], column)
+            for setting in settings
+        ]
 
-    def _summary(self, setting: Setting, column: str) -> Summary:
-        networks = [one for one in self.networks if one.setting == setting]
-        results = [one.result for one in networks if one.error is None]
-        rows = [row for row in results if row is not None]
-        for row in rows:
-            if column not in row:
-                raise ModelError(
-                    f"sweep: a summary must be of a column of the rows, and it is of {column!r}; "
-                    f"they have {', '.join(row)}"
-                )
-        values = [row[column] for row in rows]
-        nan = math.nan
-        return Summary(
-            setting,
-            len(values),
-            statistics.fmean(values) if values else nan,
-            statistics.stdev(values) if len(values) > 1 else nan,
-            min(values, default=nan),
-            max(values, default=nan),
-            sum(one.error is not None for one in networks),
-        )
+
+def _summary(networks: Sequence[Network], column: str) -> Summary:
+    """That of the networks of one setting."""
+    rows = [row for one in networks if one.error is None and (row := one.result) is not None]
+    for row in rows:
+        if column not in row:
+            raise ModelError(
+                f"sweep: a summary must be of a column of the rows, and it is of {column!r}; "
+                f"they have {', '.join(row)}"
+            )
+    values = [row[column] for row in rows]
+    nan = math.nan
+    return Summary(
+        networks[0].setting,
+        len(values),
+        statistics.fmean(values) if values else nan,
+        statistics.stdev(values) if len(values) > 1 else nan,
+        min(values, default=nan),
+        max(values, default=nan),
+        sum(one.error is not None for one in networks),
+    )

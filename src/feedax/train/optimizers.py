@@ -170,18 +170,24 @@ def build_schedule(
         _whole("schedule: steps", steps)
         if 0 < warmup_steps >= steps:
             raise OptimizerError(
-                "schedule: warmup_steps must be shorter than the run, and it is "
-                f"{warmup_steps} of {steps} steps; lower it, or train longer"
+                who="schedule",
+                rule="warmup_steps=N must be shorter than the run",
+                found=f"it is {warmup_steps} of {steps} steps",
+                remedy="lower it, or train longer",
             )
     elif depends_on_length(schedule):
         raise OptimizerError(
-            f"schedule: {schedule!r} must know how long the run is, and steps is None; give the "
-            "steps of the whole run"
+            who="schedule",
+            rule=f"{schedule!r} must know how long the run is",
+            found="steps is None",
+            remedy="give steps=N, those of the whole run",
         )
     if schedule == "one_cycle" and warmup_steps:
         raise OptimizerError(
-            "schedule: 'one_cycle' has a warm-up of its own, and warmup_steps is "
-            f"{warmup_steps}; leave it out, or choose 'cosine'"
+            who="schedule",
+            rule="'one_cycle' has a warm-up of its own",
+            found=f"warmup_steps is {warmup_steps}",
+            remedy="leave it out, or choose schedule='cosine'",
         )
     if (schedule == "step") != (decay_steps is not None):
         raise OptimizerError(
@@ -268,11 +274,13 @@ def _number(what: str, value: float, zero: str | None = None) -> float:
     )
 
 
-def make_optimizer(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.GradientTransformation:
+def make_optimizer(
+    optimizer: Optimizer, hyperparams: Hyperparams, who: str = "fit"
+) -> optax.GradientTransformation:
     """The transformation itself; a function makes another one for other hyperparameters.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none; `who` speaks.
     """
     made: Any = optimizer
     if callable(optimizer):
@@ -280,13 +288,13 @@ def make_optimizer(optimizer: Optimizer, hyperparams: Hyperparams) -> optax.Grad
             made = optimizer(**accepted_kwargs(optimizer, hyperparams))
         except TypeError as error:
             raise ModelError(
-                "fit: a function optimizer must make an optax transformation of hyperparameters "
+                f"{who}: a function optimizer must make an optax transformation of hyperparameters "
                 f"alone, and it fails: {error}; give hyperparams= too, or the transformation itself"
             ) from error
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise ModelError(
-            "fit: optimizer must be an optax transformation, or a function that makes one, and it "
-            f"{'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
+            f"{who}: optimizer must be an optax transformation, or a function that makes one, and "
+            f"it {'makes' if callable(optimizer) else 'is'} a {type(made).__name__}; give "
             "optax.sgd(0.1), say"
         )
     return made

@@ -1,9 +1,14 @@
-"""Several processes that train one model: how they join through `jax.distributed`, and agree.
+"""Several processes that train one model: how they join, agree, and end when one of them fails.
+
+JAX ends every process when one dies or stops (`docs/training.md` has the measurements), but it does
+not tell them why one failed: the `Watchdog` does.
 
 JAX's private names are used in this module only, where JAX has no public ones: for its key-value
 store, and for the number of processes before a device is started.
 """
 
+import atexit
+import contextlib
 import errno
 import importlib.util
 import ipaddress
@@ -14,6 +19,8 @@ import os
 import socket
 import sys
 import threading
+import time
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -22,7 +29,7 @@ from jax._src import distributed
 from jax._src.clusters import K8sCluster
 from jax.experimental import multihost_utils
 
-from feedax.errors import ProcessError
+from feedax.errors import FeedaxError, ProcessError
 
 LOGGER = logging.getLogger("feedax")
 JOIN_SECONDS = 300
@@ -33,6 +40,10 @@ SHUTDOWN_SECONDS = 20
 """How long a process that ends waits for the other processes to end; then JAX ends all of them."""
 HEAD_BYTES, PIECE_BYTES = 1 << 10, 1 << 22
 """What `broadcast_bytes` sends at once: a short head with the size, then the rest in pieces."""
+LOOK_SECONDS = 0.25
+"""Between two looks into the key-value store."""
+GRACE_SECONDS = 2.0
+"""When one process has failed, others may be about to fail by themselves, for the same reason."""
 BY_HAND = "give all three of coordinator, processes and process"
 
 
@@ -109,15 +120,19 @@ def _check(given: dict[str, Any]) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ProcessError(
-            f"processes: coordinator must be host:port of process 0, not {coordinator!r}; "
-            "choose a free port there, for example node1:29500"
+            who="processes",
+            rule="coordinator=HOST:PORT must be where process 0 listens",
+            found=f"it is {coordinator!r}",
+            remedy="choose a free port there, for example node1:29500",
         )
     if processes < 1:
         raise ProcessError(f"processes: processes must be 1 or more, not {processes}")
     if not 0 <= process < processes:
         raise ProcessError(
-            f"processes: process must be from 0 to {processes - 1} with {processes} processes, not "
-            f"{process}"
+            who="processes",
+            rule=f"process=N must be from 0 to {processes - 1} with {processes} processes",
+            found=f"it is {process}",
+            remedy="number them from 0",
         )
 
 
@@ -167,7 +182,12 @@ def _not_joined(error: Exception) -> ProcessError:
             "processes: JAX has computed something already; "
             "call feedax.train.processes.join earlier"
         )
-    return ProcessError(f"processes: this process could not join ({text[:300]}); {BY_HAND}")
+    return ProcessError(
+        who="processes",
+        rule="every process must join the others",
+        found=f"this one could not ({text[:300]})",
+        remedy=BY_HAND,
+    )
 
 
 def found() -> bool:
@@ -180,8 +200,10 @@ def found() -> bool:
     if _number("OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in env:
             raise ProcessError(
-                f"processes: mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes, but JAX "
-                f"finds process 0 under Open MPI 4 only; {BY_HAND}"
+                who="processes",
+                rule="JAX finds process 0 under Open MPI 4 only",
+                found=f"another mpirun has started {env['OMPI_COMM_WORLD_SIZE']} processes",
+                remedy=BY_HAND,
             )
         return True
     if all(f"SLURM_{name}" in env for name in ("JOB_ID", "STEP_NODELIST", "PROCID", "LOCALID")):
@@ -283,17 +305,112 @@ def reached_preemption() -> bool:
 _SYNC_POINTS = itertools.count(1)
 
 
-def publish(key: str, text: str) -> None:
+def _publish(key: str, text: str) -> None:
     """Write a short text into JAX's key-value store, once; every process can read it."""
-    _client().key_value_set(f"feedax/{key}", text)
+    store: Any = distributed.global_state.client
+    store.key_value_set(f"feedax/{key}", text)
 
 
-def published(folder: str) -> list[str]:
+def _published(folder: str) -> list[str]:
     """The texts under the keys that begin with `folder/`, without waiting."""
-    return [text for _, text in _client().key_value_dir_get(f"feedax/{folder}/")]
+    store: Any = distributed.global_state.client
+    return [text for _, text in store.key_value_dir_get(f"feedax/{folder}/")]
 
 
-def _client() -> Any:
-    client = distributed.global_state.client
-    assert client is not None
-    return client
+class Watchdog:
+    """A context manager around what several processes do together.
+
+    A process that fails writes the reason into JAX's key-value store, where a thread in each of the
+    other processes looks for it. Leaving this waits for the other processes; leaving it by an
+    exception ends them, with the reason. With one process it does nothing. Enter it right after
+    `join`.
+    """
+
+    _entered = 0
+    _ending = threading.Lock()
+
+    def __init__(self) -> None:
+        self._left = threading.Event()
+        self._key = ""
+
+    def __enter__(self) -> None:
+        if count() == 1:
+            return
+        Watchdog._entered += 1
+        self._key = f"watchdog/{Watchdog._entered}"
+        if not self._meet("entered", JOIN_SECONDS):
+            raise ProcessError(
+                "processes: at least one process has not started to train within "
+                f"{JOIN_SECONDS} s; see its output"
+            )
+        threading.Thread(target=self._watch, name="feedax watchdog", daemon=True).start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if count() == 1:
+            return
+        try:
+            if error is None:
+                self._meet("left")
+        except BaseException as interrupted:
+            self._fail(interrupted)
+            raise
+        if error is not None:
+            self._fail(error)
+        self._left.set()
+
+    def _meet(self, where: str, seconds: float = float("inf")) -> bool:
+        """Wait for the other processes; whether they came. A barrier that Ctrl-C interrupts."""
+        until = time.monotonic() + seconds
+        _publish(f"{self._key}/{where}/{index()}", "")
+        while len(_published(f"{self._key}/{where}")) < count():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the other processes why this one fails."""
+        failure = f"process {index()} failed: {_in_one_line(error)}"
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # A collective fails when another process does: then JAX, or the thread, ends this one.
+            seconds = HEARTBEAT_SECONDS + 5
+            LOGGER.warning(
+                f"processes: {failure}; waiting up to {seconds} s to learn whether another process "
+                "is the reason"
+            )
+            time.sleep(seconds)
+        self._left.set()
+        _publish(f"{self._key}/failed/{index()}", failure)
+        # Before JAX's own end, which first waits for computations that need the other
+        atexit.register(jax.distributed.shutdown)
+
+    def _watch(self) -> None:
+        while not self._left.wait(LOOK_SECONDS):
+            try:
+                failures = _published(f"{self._key}/failed")
+            except jax.errors.JaxRuntimeError:
+                return  # process 0, which has the store, is gone: JAX is about to end this one
+            # The lock: `fit` has a watchdog inside that of the command.
+            if failures and not self._left.wait(GRACE_SECONDS) and Watchdog._ending.acquire(False):
+                os.write(2, f"feedax: {failures[0]}\n".encode())
+                with contextlib.suppress(AttributeError, OSError, ValueError):
+                    sys.stdout.flush()
+                try:
+                    # Waits for all processes, the failed one too: JAX aborts whom another leaves.
+                    jax.distributed.shutdown()
+                finally:
+                    os._exit(1)  # the main thread may wait in a collective for ever
+
+
+def _in_one_line(error: BaseException) -> str:
+    match error:
+        case FeedaxError():
+            return " ".join(str(error).split())
+        case KeyboardInterrupt():
+            return "it was stopped by Ctrl-C"
+        case SystemExit():
+            return f"it ended with exit code {error.code or 0}"
+        case _:
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

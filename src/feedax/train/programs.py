@@ -33,7 +33,7 @@ class Programs:
     keys, learning rates, hyperparameters and the order of the examples may be others.
 
     Args:
-        specification: of the first of them.
+        asked: by the first of them.
         mapped: whether they train a group of networks at once: a state has a first axis for them.
 
     Attributes:
@@ -41,18 +41,17 @@ class Programs:
         advice: given once to all that share the programs.
     """
 
-    def __init__(self, specification: FitSpecification, mapped: bool = False) -> None:
-        asked = specification
+    def __init__(self, asked: FitSpecification, mapped: bool = False) -> None:
         model, devices, optimizer = asked.model, asked.run_on, asked.optimizer
         if model.dtype is not None:
             slower = ", and on this CPU more slowly" if jax.default_backend() == "cpu" else ""
             LOGGER.info(
-                f"fit: the model computes in bfloat16, with 8 bits of precision{slower}; "
+                f"{asked.who}: the model computes in bfloat16, with 8 bits of precision{slower}; "
                 "parameters, losses, the optimizer and batch statistics stay in float32"
             )
         if found := untrained(model.static):
             LOGGER.warning(
-                "fit: arrays of floating point or complex numbers are trained, and "
+                f"{asked.who}: arrays of floating point or complex numbers are trained, and "
                 f"{listed(found)} {'are' if len(found) > 1 else 'is'} not; make such an array of "
                 "what is to be trained, jnp.array(0.0) of 0.0 say"
             )
@@ -64,14 +63,15 @@ class Programs:
             asked.metrics,
             asked.hyperparams,
             modes=(True, False) if asked.evaluate else (True,),
+            who=asked.who,
         )
-        self.residents = Residents(devices)
+        self.residents = Residents(devices, asked.who)
         self.advice = Advice()
         self.metrics: dict[str, Score] = {}
         self.steps = Steps(model, asked.loss, optimizer, self.metrics, devices, asked.mixup, mapped)
         self.states = States(optimizer, devices, mapped)
         process = jax.process_index()
-        self.evaluation = Evaluation(model, self.check, self.residents, process, mapped)
+        self.evaluation = Evaluation(self.check, self.residents, process, mapped)
 
 
 class InitialValues(NamedTuple):
@@ -85,12 +85,7 @@ class InitialValues(NamedTuple):
 
 
 def initial_values(specifications: Sequence[FitSpecification], size: int) -> InitialValues:
-    """Those of one network, or of a group of `size` networks, stacked.
-
-    Args:
-        specifications: of the networks; of a larger group, the last one is repeated.
-        size: 1 for one network, whose values have no axis of their own.
-    """
+    """Those of one network, or of `size` networks, stacked; the last of fewer is repeated."""
     every = [*specifications, *[specifications[-1]] * (size - len(specifications))]
 
     def stacked(values: list[Any], stack: Callable[..., Any]) -> Any:
@@ -115,9 +110,12 @@ class States:
     """Makes the states of a run, and looks at them; each in one program.
 
     Args:
-        optimizer: as in `train_step`.
-        devices: what the run runs on.
         mapped: whether a state is that of many networks, as in `Steps`.
+
+    Attributes:
+        begin_epoch: of a state, the one with its sums at zero, and a copy of what an epoch that
+            fails would lose: the parameters and the model's state.
+        copy: of these, as the next step takes over what the state holds.
     """
 
     def __init__(self, optimizer: Optimizer, devices: Devices, mapped: bool = False) -> None:
@@ -126,8 +124,8 @@ class States:
         self._devices = devices
         self._mapped = mapped
         self._first = Compiled(self._first_state, out=everywhere if mapped else None)
-        self._begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
-        self._copy = Compiled(_copied, out=everywhere)
+        self.begin_epoch = Compiled(_epoch_begun, donate=(0,), out=everywhere)
+        self.copy = Compiled(_copied, out=everywhere)
         self._are_finite = Compiled(jax.vmap(are_finite) if mapped else are_finite, out=everywhere)
 
     def first(self, values: InitialValues, metrics: Iterable[str]) -> TrainState:
@@ -143,13 +141,7 @@ class States:
         metrics: Iterable[str],
         copies: Iterable[str],
     ) -> tuple[TrainState, dict[str, Any]]:
-        """A checkpoint's state, and the copies of parameters and model states beside it.
-
-        Args:
-            values: of the run.
-            checkpoint: of it.
-            metrics: their names.
-            copies: their names, ``"best"`` say.
+        """A checkpoint's state, and the copies of parameters and model states beside it, by name.
 
         Raises:
             CheckpointError: it is another run's.
@@ -173,15 +165,6 @@ class States:
         """The shapes of a run's state; nothing is computed."""
         shapes: TrainState = jax.eval_shape(self._first_state, values, dict.fromkeys(metrics, 0))
         return shapes
-
-    def begin_epoch(self, state: TrainState) -> tuple[TrainState, Any]:
-        """The state with its sums at zero, and a copy of what an epoch that fails would lose."""
-        begun: tuple[TrainState, Any] = self._begin_epoch(state)
-        return begun
-
-    def copy(self, state: TrainState) -> Any:
-        """The parameters and the model's state; the next step takes over what the state holds."""
-        return self._copy((state.params, state.model_state))
 
     def are_finite(self, params: Any) -> np.ndarray:
         """Whether there is a number everywhere; bool, of each of many networks."""
@@ -213,16 +196,16 @@ class States:
 
 def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint with another key or other numbers, which never change in a run."""
-    now, then = jax.device_get(
-        tuple(
-            {
-                "key": jax.random.key_data(_as_key(one.key)),
-                "learning_rate": one.learning_rate,
-                **one.hyperparams,
-            }
-            for one in (values, saved)
+
+    def numbers(one: InitialValues | TrainState) -> dict[str, Any]:
+        # An old key is itself an array of numbers.
+        key = jax.random.key_data(one.key) if is_key(one.key) else one.key
+        found: dict[str, Any] = jax.device_get(
+            {"key": key, "learning_rate": one.learning_rate, **one.hyperparams}
         )
-    )
+        return found
+
+    now, then = numbers(values), numbers(saved)
     for name, value in now.items():
         if not np.array_equal(value, then[name]):
             raise CheckpointError(
@@ -230,11 +213,6 @@ def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Ch
                 f"{checkpoint.path} it was {then[name]} but is {value}; give the same, or "
                 "another folder"
             )
-
-
-def _as_key(key: Array) -> Array:
-    """A typed key, also of an old one that is an array of numbers."""
-    return key if is_key(key) else jax.random.wrap_key_data(key)
 
 
 def _copied(tree: Any) -> Any:

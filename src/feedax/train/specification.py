@@ -19,6 +19,7 @@ from feedax.train.history import Best
 from feedax.train.losses import cross_entropy
 from feedax.train.model import (
     Model,
+    combine,
     compute_dtype,
     partition,
     refuse_hyperparams,
@@ -38,6 +39,7 @@ class FitSpecification:
     Attributes:
         trained: the leaves of `params` that are trained.
         model: how `predict` is called, with the other leaves of `params`.
+        who: the public function that was called; it speaks, in an error.
         run_on: what `devices` stands for.
         is_one_pass: steps alone were asked for, of batches that come once: the run is one epoch.
 
@@ -67,6 +69,7 @@ class FitSpecification:
     checkpoints: Checkpoints | None = None
     devices: int | None = None
     precision: str | None = None
+    who: str = "fit"
 
     trained: Any = field(init=False)
     model: Model = field(init=False)
@@ -77,34 +80,34 @@ class FitSpecification:
         for name, count in {"epochs": self.epochs, "steps": self.steps}.items():
             if count is not None and (type(count) is not int or count < 0):
                 raise BatchError(
-                    f"fit: {name} must be a whole number from 0 on, and it is {count!r}; leave it "
-                    "out"
+                    f"{self.who}: {name} must be a whole number from 0 on, and it is {count!r}; "
+                    "leave it out"
                 )
-        train = Source.of(self.train, "fit: train")
+        train = Source.of(self.train, f"{self.who}: train")
         is_one_pass = self.epochs is None and self.steps is not None and train.comes_once
         if (self.epochs is None and self.steps is None) or is_one_pass:
             self._set(epochs=1)
         if self.optimizer is None:
             rate = 1e-3 if self.learning_rate is None else self.learning_rate
             self._set(optimizer=build_optimizer("adam"), learning_rate=rate)
-        train = Source.of(train, "fit: train", again=self.epochs != 1)
-        sets = _sets(self.evaluate, again=self.epochs != 1)
-        Best(self.best, self.patience).check(sets, self.metrics or ())
-        refuse_nnx(self.params)
+        train = Source.of(train, f"{self.who}: train", again=self.epochs != 1)
+        sets = _sets(self.evaluate, self.who, again=self.epochs != 1)
+        Best(self.best, self.patience).check(sets, self.metrics or (), self.who)
+        refuse_nnx(self.params, self.who)
         trained, static = partition(self.params)
         if not jax.tree.leaves(trained):
             found = untrained(static)
+            there_is = f"{listed(found)} cannot" if found else "there is none"
             raise ModelError(
-                "fit: params must hold an array of floating point or complex numbers, which can be "
-                f"trained, and {listed(found) + ' cannot' if found else 'there is none'}; give "
-                "arrays, jnp.array(0.0) for 0.0 say"
+                f"{self.who}: params must hold an array of floating point or complex numbers, "
+                f"which can be trained, and {there_is}; give arrays, jnp.array(0.0) for 0.0 say"
             )
         scalars = dict(self.hyperparams or {})
         takers = (self.predict, self.loss, self.augment, self.optimizer)
-        refuse_hyperparams(scalars, *takers, *(self.metrics or {}).values())
-        make_optimizer(self.optimizer, scalars)
-        refuse_mixup(self.mixup)
-        dtype = compute_dtype(self.precision)
+        refuse_hyperparams(scalars, *takers, *(self.metrics or {}).values(), who=self.who)
+        make_optimizer(self.optimizer, scalars, self.who)
+        refuse_mixup(self.mixup, self.who)
+        dtype = compute_dtype(self.precision, self.who)
         is_stateful = self.state is not None
         self._set(
             train=train,
@@ -116,7 +119,7 @@ class FitSpecification:
             evaluate=sets,
             key=random_key(0) if self.key is None else self.key,
             callbacks=tuple(self.callbacks),
-            run_on=Devices(self.devices),
+            run_on=Devices(self.devices, who=self.who),
             is_one_pass=is_one_pass,
         )
 
@@ -124,13 +127,18 @@ class FitSpecification:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def whole(self, params: Any, model_state: Any) -> Any:
+        """What `fit` returns as a network's parameters."""
+        params = combine(params, self.model.static)
+        return (params, model_state) if self.model.stateful else params
+
     def warn_of_an_early_end(self, done: int) -> None:
         """Say it where batches that come once are fewer than the steps that were asked for."""
         if self.is_one_pass and self.steps is not None and done < self.steps:
             LOGGER.warning(
-                f"fit: train must yield a batch for each of the {self.steps} steps, and it ended "
-                f"after {done}, which ended training; give more batches, or a NumpyLoader or a "
-                "list, which can be iterated again"
+                f"{self.who}: train must yield a batch for each of the {self.steps} steps, and it "
+                f"ended after {done}, which ended training; give more batches, or a NumpyLoader or "
+                "a list, which can be iterated again"
             )
 
 
@@ -140,7 +148,7 @@ def random_key(seed: int) -> Array:
         return jax.random.key(seed)
 
 
-def _sets(evaluate: Any, again: bool) -> Mapping[str, Source]:
+def _sets(evaluate: Any, who: str, again: bool) -> Mapping[str, Source]:
     """The evaluation sets by name.
 
     Raises:
@@ -150,10 +158,10 @@ def _sets(evaluate: Any, again: bool) -> Mapping[str, Source]:
         return {}
     if not isinstance(evaluate, Mapping):
         raise BatchError(
-            "fit: evaluate must be a dict of sets by name, and it is a "
+            f"{who}: evaluate must be a dict of sets by name, and it is a "
             f"{type(evaluate).__name__}; give evaluate={{'test': ...}}"
         )
     return {
-        name: Source.of(batches, f"fit: evaluate[{name!r}]", again=again)
+        name: Source.of(batches, f"{who}: evaluate[{name!r}]", again=again)
         for name, batches in evaluate.items()
     }

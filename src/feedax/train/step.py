@@ -102,15 +102,13 @@ def init_state(
         learning_rate=jnp.asarray(learning_rate, float),
         hyperparams=scalars,
         step=jnp.array(0, jnp.int32),
-        metrics={name: zero_metric() for name in ("loss", *metrics)},
+        metrics={
+            name: Metric(jnp.zeros((), float), jnp.zeros((), jnp.int32))
+            for name in ("loss", *metrics)
+        },
         bad_step=jnp.array(-1, jnp.int32),
         skipped=jnp.array(0, jnp.int32) if reports_skips(opt_state) else None,
     )
-
-
-def zero_metric() -> Metric:
-    """A metric before the first example."""
-    return Metric(jnp.zeros((), float), jnp.zeros((), jnp.int32))
 
 
 def train_step(
@@ -223,15 +221,18 @@ def train_step(
             (state.model_state, jax.tree.map(jnp.zeros_like, sums), jnp.zeros_like(count)),
             (model_state, sums, count),
         )
-    return TrainState(
+    metrics_so_far = {}
+    for name, total in sums.items():  # one addition a step: chunks and resumes do not move it
+        old = state.metrics[name]
+        metrics_so_far[name] = Metric(
+            old.sum + total.astype(old.sum.dtype), old.count + count.astype(jnp.int32)
+        )
+    return state._replace(
         params=params,
         model_state=model_state,
         opt_state=opt_state,
-        key=state.key,
-        learning_rate=state.learning_rate,
-        hyperparams=hyperparams,
         step=state.step + 1,
-        metrics={name: _grown(state.metrics[name], sums[name], count) for name in sums},
+        metrics=metrics_so_far,
         bad_step=jnp.where(bad, state.step, state.bad_step),
         skipped=skipped,
     )
@@ -240,10 +241,3 @@ def train_step(
 def _summable(scores: Array) -> Array:
     """Scores as float32, in which those of half precision are summed too; float64 stays."""
     return scores.astype(jnp.float64 if scores.dtype == jnp.float64 else jnp.float32)
-
-
-def _grown(metric: Metric, total: Array, count: Array) -> Metric:
-    """One addition a step, so that chunks and resumes don't move the sum."""
-    return Metric(
-        metric.sum + total.astype(metric.sum.dtype), metric.count + count.astype(jnp.int32)
-    )

@@ -68,14 +68,12 @@ class Steps:
     the same to the bit whatever the plan. Where a loop is slow, both run step by step.
 
     Args:
-        model: the model.
-        loss: a function of one example's prediction and target.
-        optimizer: an optax transformation, or a function that makes one.
-        metrics: functions as `loss`, by name.
-        devices: what the steps run on.
-        mixup: as in `train_step`.
         mapped: whether a state is that of many networks, and a piece of work has a batch for each:
             the axis before that of a batch's examples. The devices then share the networks.
+
+    Attributes:
+        chunk_length: how many steps take `CHUNK_SECONDS`, so far.
+        form: how the last steps ran; numbers are equal to the bit within one form.
     """
 
     def __init__(
@@ -99,24 +97,20 @@ class Steps:
         self._compiled = [Compiled(one, donate=(1,), out=out) for one in functions]
         self._batch, self._chunk, self._row = self._compiled
         self._loops: bool | None = None
-        self._last_looped = False
         self._waiting: deque[Array] = deque()
         self.chunk_length = 8
+        self.form = "step by step"
 
     @property
     def compile_seconds(self) -> float:
         return sum(one.seconds for one in self._compiled)
 
-    @property
-    def form(self) -> str:
-        """How the last steps ran; numbers are equal to the bit within one form."""
-        return "compiled loop" if self._loops and self._last_looped else "step by step"
-
     def run(self, state: TrainState, piece: Batch | Chunk) -> TrainState:
         """Do a piece's steps. The state is donated: only the new one may be used."""
         if self._loops is None:
             self._loops = not self._is_slow_in_a_loop(state, piece)
-        self._last_looped = isinstance(piece, Chunk) or jax.default_backend() == "cpu"
+        is_looped = self._loops and (isinstance(piece, Chunk) or jax.default_backend() == "cpu")
+        self.form = "compiled loop" if is_looped else "step by step"
         if isinstance(piece, Batch):
             state, done = self._batch((piece, self._one), state)
             self._wait_for(done, sum(leaf.nbytes for leaf in jax.tree.leaves(piece)))

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.errors import BatchError, CheckpointError, ModelError, NotANumberError, ProcessError
-from feedax.feed import Batch, Source, on_device, source_by_seed
+from feedax.feed import Batch, on_device, source_by_seed
 from feedax.storage.checkpoint_file import LargerError
-from feedax.storage.snapshot import restore, snapshot
+from feedax.storage.snapshot import nbytes, restore, snapshot
+from feedax.train.check import shapes_of
 from feedax.train.checkpoint_content import CheckpointContent, EndedNetworkContent
 from feedax.train.checkpoints import Checkpoints, most_bytes
 from feedax.train.evaluation import block_size
@@ -27,8 +28,9 @@ from feedax.train.events import (
     Stepped,
     Stopped,
     StopTraining,
+    tell,
 )
-from feedax.train.model import combine, partition
+from feedax.train.model import partition
 from feedax.train.networks import Member, Network, Sweep, file_name, grid
 from feedax.train.programs import Programs, States, initial_values
 from feedax.train.specification import FitSpecification, random_key
@@ -113,7 +115,7 @@ def sweep(
             f"sweep: {min(refused)} must not be given, since every network has one of its own; "
             "give seeds and init"
         )
-    known = {one.name for one in fields(FitSpecification) if one.init}
+    known = {one.name for one in fields(FitSpecification) if one.init} - {"who"}
     if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     members = grid(seeds, learning_rate, hyperparams or {})
@@ -144,6 +146,8 @@ def sweep_members(
             "give each of them seeds of its own, without jax.distributed"
         )
 
+    train_of = source_by_seed(train, "sweep: train")
+
     def specification(member: Member, **own: Any) -> FitSpecification:
         return FitSpecification(
             predict=predict,
@@ -152,22 +156,17 @@ def sweep_members(
             learning_rate=member.learning_rate,  # type: ignore[arg-type]
             hyperparams=member.hyperparams,
             key=random_key(member.seed),
+            who="sweep",
             **options,
             **own,
         )
 
-    train_of = source_by_seed(train, "sweep: train")
     return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Networks that are trained at once, alone where the size is 1.
-
-    Attributes:
-        members: its networks.
-        size: how many its programs are for.
-    """
+    """Networks that are trained at once by programs for `size` of them; alone where it is 1."""
 
     members: Sequence[Member]
     size: int
@@ -185,64 +184,59 @@ class _Group:
         return f"together-{digest[:12]}"
 
 
+@dataclass
 class Sweeping:
-    """Trains the networks of a sweep that are not trained yet.
+    """Trains the networks of a sweep that are not trained yet, see `sweep`.
 
-    Args:
-        members: all its networks.
+    Attributes:
         specification: what `fit` would be asked for, of each, and of some more arguments.
-        checkpoints: where networks are saved, or None.
-        callbacks: as in `sweep`.
-        together: how many are trained side by side; None to find out.
+        programs: of the last group.
+        kind: of its networks, see `_kind`.
+        ended: the networks that are trained, by name.
     """
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        specification: Callable[..., FitSpecification],
-        checkpoints: Checkpoints | None,
-        callbacks: Sequence[Callable[[Any], None]],
-        together: int | None,
-    ) -> None:
-        self._members = members
-        self._specification = specification
-        self._checkpoints = checkpoints
-        self._callbacks = callbacks
-        self._together = together
-        self._programs: Programs | None = None
-        self._kind: Any = None
-        self._ended: dict[str, Network] = {}
-        self._is_stopped = False
+    members: Sequence[Member]
+    specification: Callable[..., FitSpecification]
+    checkpoints: Checkpoints | None
+    callbacks: Sequence[Callable[[Any], None]]
+    together: int | None
+    programs: Programs | None = None
+    kind: Any = None
+    ended: dict[str, Network] = field(default_factory=dict)
+    is_stopped: bool = False
 
     def run(self) -> Sweep:
         """Train them; those there are, where a callback stops the sweep."""
         with contextlib.ExitStack() as stack:
-            if self._checkpoints is not None:
-                stack.enter_context(self._checkpoints.in_use())
-            rest = [member for member in self._members if not self._was_trained(member)]
+            if self.checkpoints is not None:
+                stack.enter_context(self.checkpoints.in_use())
+                for member in self.members:
+                    self._read(member, self.checkpoints)
+            rest = [member for member in self.members if member.name not in self.ended]
             with contextlib.suppress(StopTraining):
-                if rest:
-                    for group in self._groups(rest):
-                        self._train(group)
-        networks = [self._ended[one.name] for one in self._members if one.name in self._ended]
-        return Sweep(networks, len(networks) == len(self._members))
+                groups = self._groups(rest) if rest else []
+                for group in groups:
+                    self._train(group)
+        networks = [self.ended[one.name] for one in self.members if one.name in self.ended]
+        return Sweep(networks, len(networks) == len(self.members))
 
     @cached_property
     def _most_bytes(self) -> int:
         """Bytes that a checkpoint of one network has at most."""
-        asked = self._specification(self._members[0])
+        asked = self.specification(self.members[0])
         return most_bytes((asked.trained, asked.state))
 
     def _groups(self, rest: Sequence[Member]) -> list[_Group]:
         """The networks that are left, in groups; first those that an earlier call has begun."""
-        some, most = [self._specification(member) for member in rest[:2]], len(self._members)
-        _refuse_what_comes_once(some, len(rest))
-        size = min(self._together or networks_that_fit(some, most), most)
+        some, most = [self.specification(member) for member in rest[:2]], len(self.members)
+        if len(some) > 1:
+            _refuse_what_comes_once(some[0], some[1], len(rest))
+        size = min(self.together or networks_that_fit(some, most), most)
         devices = some[0].run_on.count
         if size > 1:  # every device has as many
             size = -(-size // devices) * devices
         groups = self._begun(rest, size, devices)
-        if groups and self._together is None:
+        if groups and self.together is None:
             size = groups[0].size
         begun = {name for group in groups for name in group.names}
         new = [member for member in rest if member.name not in begun]
@@ -251,27 +245,22 @@ class Sweeping:
         ]
 
     def _begun(self, rest: Sequence[Member], size: int, devices: int) -> list[_Group]:
-        """Groups side by side that an earlier call has not brought to their end.
-
-        They are resumed as they are, to the same bits, though other networks are to be trained
-        too.
-        """
+        """Groups that an earlier call has not brought to their end: resumed to the same bits."""
         groups: list[_Group] = []
-        if self._checkpoints is None:
+        if self.checkpoints is None:
             return groups
-        most = len(self._members) * self._most_bytes
-        members = {member.name: member for member in self._members}
+        members = {member.name: member for member in self.members}
         left = {member.name for member in rest}
-        for folder in self._checkpoints.names():
+        for folder in self.checkpoints.names():
             if not folder.startswith("together-"):
                 continue
-            found = self._checkpoints.within(folder).newest(most)
+            found = self.checkpoints.within(folder).newest(len(members) * self._most_bytes)
             if found is None:
                 continue
             content = CheckpointContent.from_json(found.about, found.path, is_group=True)
             listed, begun = content.names or [], content.size
             names = set(listed)
-            fits = begun == size or (self._together is None and begun % devices == 0)
+            fits = begun == size or (self.together is None and begun % devices == 0)
             fits = fits and len(listed) <= begun <= -(-len(members) // devices) * devices
             if fits and len(listed) == len(names) and left & names and members.keys() >= names:
                 groups.append(_Group([members[name] for name in listed], begun))
@@ -280,39 +269,36 @@ class Sweeping:
 
     def _train(self, group: _Group) -> None:
         """Train a group to its end, and keep what was trained; then its checkpoints are removed."""
-        checkpoints = self._checkpoints and self._checkpoints.within(group.folder)
+        checkpoints = self.checkpoints and self.checkpoints.within(group.folder)
         own = {"checkpoints": checkpoints, "callbacks": (self._relay,)}
-        asked = [self._specification(member, **own) for member in group.members]
-        count, length = len(self._members), asked[0].train.length
-        self._tell(NetworksStarted(group.names, len(self._ended), count, asked[0].epochs, length))
-        programs = self._programs_of(asked, group.size)
-        programs.residents.forget_others(
-            [*(one.train for one in asked), *asked[0].evaluate.values()]
+        asked = [self.specification(member, **own) for member in group.members]
+        first, count = asked[0], len(self.members)
+        self._tell(
+            NetworksStarted(group.names, len(self.ended), count, first.epochs, first.train.length)
         )
+        programs = self._programs_of(asked, group.size)
+        programs.residents.forget_others([*(one.train for one in asked), *first.evaluate.values()])
         names = group.names if group.size > 1 else None
         try:
             trained = Training(asked, programs, names, group.size).run()
         except NotANumberError as error:  # of one network; those of a group are set apart
             trained = [Trained(error.params, error.history, error)]
-        if self._is_stopped:
+        if self.is_stopped:
             raise StopTraining
         new = []
         for member, one, of in zip(group.members, asked, trained, strict=True):
-            if member.name not in self._ended:
-                network = _network(member, one, of)
-                self._write(network, one)
-                self._ended[member.name] = network
+            if member.name not in self.ended:
+                network = Network(member.seed, member.setting, *of, one.best)
+                if self.checkpoints is not None:
+                    self._write(network, one, self.checkpoints)
+                self.ended[member.name] = network
                 new.append(NetworkEnded(network))
         if checkpoints is not None:
             checkpoints.remove()
         self._tell(*new)
 
     def _programs_of(self, asked: Sequence[FitSpecification], size: int) -> Programs:
-        """Those of the group before, if it differs in numbers alone.
-
-        Raises:
-            ModelError: the networks themselves differ in more.
-        """
+        """Those of the group before, if it differs in numbers alone."""
         kinds = [_kind(one, size) for one in asked]
         if not all(_same(kinds[0], kind) for kind in kinds):
             raise ModelError(
@@ -320,107 +306,88 @@ class Sweeping:
                 "parameters, and init makes other leaves or shapes from another key; give "
                 "together=1"
             )
-        if self._programs is None or not _same(self._kind, kinds[0]):
-            self._programs, self._kind = Programs(asked[0], mapped=size > 1), kinds[0]
-        return self._programs
+        if self.programs is None or not _same(self.kind, kinds[0]):
+            self.programs, self.kind = Programs(asked[0], mapped=size > 1), kinds[0]
+        return self.programs
 
-    def _write(self, network: Network, asked: FitSpecification) -> None:
-        if self._checkpoints is None:
-            return
+    def _write(self, network: Network, asked: FitSpecification, checkpoints: Checkpoints) -> None:
         params, state = network.params if asked.model.stateful else (network.params, None)
         arrays = snapshot({"params": partition(params)[0], "state": state})
-        error = network.error
-        content = EndedNetworkContent(
-            self._numbers_of(asked),
-            network.history,
-            None if error is None else (str(error), error.epoch, error.step),
-        )
-        name = f"{file_name(network.name)}.safetensors"
-        self._checkpoints.write(name, arrays, content.to_json())
+        numbers = _numbers_of(asked, checkpoints.run)
+        content = EndedNetworkContent(numbers, network.history, network.error)
+        checkpoints.write(_file_of(network.name), arrays, content.to_json())
 
-    def _was_trained(self, member: Member) -> bool:
-        """Whether a network is there from an earlier call; then it is among those that ended.
-
-        Raises:
-            CheckpointError: it is of another sweep.
-        """
-        if self._checkpoints is None:
-            return False
-        name = f"{file_name(member.name)}.safetensors"
+    def _read(self, member: Member, checkpoints: Checkpoints) -> None:
+        """Read a network that an earlier call has trained, if it is there."""
+        name = _file_of(member.name)
         try:
-            found = self._checkpoints.read(name, self._most_bytes)
+            found = checkpoints.read(name, self._most_bytes)
         except LargerError:
             raise
         except CheckpointError as error:
             LOGGER.warning(f"{error}; it is trained again")
-            return False
+            return
         if found is None:
-            return False
-        (arrays, about), path = found, self._checkpoints.folder / name
-        asked = self._specification(member)
-        content = EndedNetworkContent.from_json(about, path, self._numbers_of(asked))
+            return
+        (arrays, about), path = found, checkpoints.folder / name
+        asked = self.specification(member)
+        content = EndedNetworkContent.from_json(about, path, _numbers_of(asked, checkpoints.run))
         like = on_device({"params": asked.trained, "state": asked.state})
         tree = restore(arrays, like, source=path)
-        params = combine(tree["params"], asked.model.static)
-        whole = (params, tree["state"]) if asked.model.stateful else params
-        failure = None
+        whole, history = asked.whole(tree["params"], tree["state"]), content.history
         if content.error is not None:
-            failure = NotANumberError(content.error[0])
-            failure.epoch, failure.step = content.error[1:]
-            failure.params, failure.history = whole, content.history
-        self._ended[member.name] = _network(member, asked, Trained(whole, content.history, failure))
-        return True
-
-    def _numbers_of(self, asked: FitSpecification) -> dict[str, Any]:
-        """What a network that was trained must have been asked for."""
-        assert self._checkpoints is not None
-        return {
-            "run": self._checkpoints.run,
-            "epochs": asked.epochs,
-            "steps": asked.steps,
-            "learning_rate": float(asked.learning_rate),
-            "hyperparams": {name: float(value) for name, value in asked.hyperparams.items()},
-            "mixup": asked.mixup,
-            "best": asked.best,
-            "patience": asked.patience,
-        }
+            content.error.params, content.error.history = whole, history
+        self.ended[member.name] = Network(
+            member.seed, member.setting, whole, history, content.error, asked.best
+        )
 
     def _relay(self, event: Event) -> None:
-        if isinstance(event, Stopped):
-            self._is_stopped = True
-        if isinstance(event, Stepped):
-            self._tell(event)
-        if isinstance(event, EpochEnded) and not event.is_last:
-            row = event.row
-            rate = row["examples_per_second"]
-            self._tell(Stepped(event.epoch + 1, 0, row["loss"], rate, event.params))
+        match event:
+            case Stopped():
+                self.is_stopped = True
+            case Stepped():
+                self._tell(event)
+            case EpochEnded(epoch=epoch, row=row, params=params, is_last=False):
+                rate = row["examples_per_second"]
+                self._tell(Stepped(epoch + 1, 0, row["loss"], rate, params))
 
-    def _tell(self, *events: NetworksStarted | Stepped | NetworkEnded) -> None:
-        stops = False
-        for event in events:
-            for callback in self._callbacks:
-                try:
-                    callback(event)
-                except StopTraining:
-                    stops = True
-        if stops:
+    def _tell(self, *events: Event) -> None:
+        if tell(self.callbacks, *events):
             raise StopTraining
 
 
-def _network(member: Member, asked: FitSpecification, trained: Trained) -> Network:
-    return Network(member.seed, member.setting, *trained, asked.best)
+def _file_of(name: str) -> str:
+    return f"{file_name(name)}.safetensors"
 
 
-def _refuse_what_comes_once(asked: Sequence[FitSpecification], count: int) -> None:
-    """Refuse an iterator that several networks would share: each would get the other's rest."""
-    first, last = [{"train": one.train, **one.evaluate} for one in (asked[0], asked[-1])]
-    for name, source in first.items():
-        if len(asked) > 1 and source == last[name] and source.comes_once:
-            what = name if name == "train" else f"evaluate[{name!r}]"
+def _numbers_of(asked: FitSpecification, run: str) -> dict[str, Any]:
+    """What a network that was trained must have been asked for."""
+    return {
+        "run": run,
+        "epochs": asked.epochs,
+        "steps": asked.steps,
+        "learning_rate": float(asked.learning_rate),
+        "hyperparams": {name: float(value) for name, value in asked.hyperparams.items()},
+        "mixup": asked.mixup,
+        "best": asked.best,
+        "patience": asked.patience,
+    }
+
+
+def _refuse_what_comes_once(one: FitSpecification, other: FitSpecification, count: int) -> None:
+    """Refuse an iterator that networks would share: each would get the rest of another's."""
+    shared = {"train": one.train} if one.train == other.train else {}
+    shared |= {
+        f"evaluate[{name!r}]": source
+        for name, source in one.evaluate.items()
+        if source == other.evaluate[name]
+    }
+    for what, source in shared.items():
+        if source.comes_once:
             raise BatchError(
                 f"sweep: {what} must be there for each of {count} networks, and it is a "
                 f"{source.type_name}, which comes once; give a NumpyLoader or a list"
-                + (", or a function of a seed that makes one" if name == "train" else "")
+                + (", or a function of a seed that makes one" if what == "train" else "")
             )
 
 
@@ -451,13 +418,15 @@ def networks_that_fit(asked: Sequence[FitSpecification], most: int) -> int:
         return 1
     first = asked[0]
     devices = jax.local_devices()[: first.run_on.count]
-    free, each = min(map(_free, devices)), network_bytes(first)
-    free -= _examples_bytes(first.evaluate.values())
+    stats = [device.memory_stats() or {} for device in devices]
+    free = min(one.get("bytes_limit", 0) - one.get("bytes_in_use", 0) for one in stats)
+    free -= sum(source.nbytes for source in first.evaluate.values())
+    each = network_bytes(first)
     plans = {id(plan) for one in asked if (plan := one.train.plan()) is not None}
     if len(plans) > 1:  # every device has those of all its networks, and of all others
-        each += len(devices) * _examples_bytes([first.train])
+        each += len(devices) * first.train.nbytes
     else:
-        free -= _examples_bytes([first.train])
+        free -= first.train.nbytes
     return max(1, min(most, len(devices) * int(MEMORY_SHARE * free / each)))
 
 
@@ -468,7 +437,7 @@ def network_bytes(asked: FitSpecification) -> int:
     XLA says so of the compiled programs; where a loader has no arrays, its batches are not counted.
     """
     state = States(asked.optimizer, asked.run_on).shapes(initial_values([asked], 1))
-    taken = _bytes(state) + COPIES * _bytes((state.params, state.model_state))
+    taken = nbytes(state) + COPIES * nbytes((state.params, state.model_state))
     if not asked.train.has_arrays:
         return taken
     arrays = tuple(asked.train.arrays())
@@ -486,17 +455,12 @@ def network_bytes(asked: FitSpecification) -> int:
 
         count = block_size(jax.tree.leaves(arrays)) if asked.model.of_one_example else size
         works_with = max(works_with, _temporary(scored, state, _batch(arrays, count).inputs))
-    return taken + works_with + _bytes(batch)
+    return taken + works_with + nbytes(batch)
 
 
 def _batch(arrays: tuple[Any, ...], size: int) -> Batch:
     """The shapes of a batch of so many examples."""
-    inputs, targets = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (size, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
-        ),
-        arrays,
-    )
+    inputs, targets = shapes_of(arrays, size)
     return Batch(inputs, targets, jax.ShapeDtypeStruct((size,), jnp.float32))  # type: ignore[arg-type]
 
 
@@ -504,20 +468,3 @@ def _temporary(function: Callable[..., Any], *shapes: Any) -> int:
     """Bytes that a compiled function takes for itself."""
     found: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
     return int(found.temp_size_in_bytes)
-
-
-def _examples_bytes(sources: Iterable[Source]) -> int:
-    return sum(one.nbytes for one in sources)
-
-
-def _free(device: jax.Device) -> int:
-    stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", 0)) - int(stats.get("bytes_in_use", 0))
-
-
-def _bytes(tree: Any) -> int:
-    return sum(
-        leaf.size * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
-        if hasattr(leaf, "size") and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    )

@@ -18,8 +18,8 @@ from feedax.feed import (
     CHUNK_STEPS,
     Chunk,
     Feed,
-    Position,
     Source,
+    SourcePosition,
     StackedFeed,
     StateDict,
     open_feed,
@@ -38,15 +38,14 @@ from feedax.train.events import (
     Stepped,
     Stopped,
     StopTraining,
+    tell,
 )
 from feedax.train.history import Best, EpochClock, ReportInterval, Row, epoch_rows
-from feedax.train.model import combine
 from feedax.train.programs import InitialValues, Programs, initial_values
 from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
 from feedax.train.steps import CHUNK_SECONDS
-from feedax.train.waiting import Waiting, tell_of_text
-from feedax.train.watchdog import Watchdog
+from feedax.train.waiting import Waiting
 
 LOGGER = logging.getLogger("feedax")
 PREEMPTED = "preempted"
@@ -65,9 +64,6 @@ class NetworkRun:
     """What a run knows of each of its networks.
 
     Attributes:
-        source: where its batches come from.
-        best: its best epoch.
-        history: a row for each epoch that has ended.
         position: where its source stands.
         skip: batches to skip when its source is next iterated.
         state_dict: of the source, if it has one.
@@ -78,7 +74,7 @@ class NetworkRun:
     source: Source
     best: Best
     history: list[Row] = field(default_factory=list)
-    position: Position = field(default_factory=lambda: {"batches": 0})
+    position: SourcePosition = field(default_factory=lambda: {"batches": 0})
     skip: int = 0
     state_dict: StateDict | None = None
     has_ended: bool = False
@@ -139,9 +135,10 @@ class Training:
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(Watchdog())
+            stack.enter_context(processes.Watchdog())
             if self._checkpoints is not None:
-                stack.enter_context(self._checkpoints.in_use(writes=processes.index() == 0))
+                if processes.index() == 0:  # of several, one writes
+                    stack.enter_context(self._checkpoints.in_use())
                 self._found = self._newest(self._checkpoints)
             self._share_batches()
             for batches in (*(one.source for one in self._networks), *self._sets.values()):
@@ -149,11 +146,23 @@ class Training:
             if self._found is not None:
                 self._resume(*self._found)
             try:
-                self._tell(self._started())
+                network = self._networks[0]
+                self._tell(
+                    Started(
+                        self._asked.epochs,
+                        network.source.length,
+                        self._programs.residents.describe(network.source),
+                        [dict(row) for row in network.history],
+                        self._found and self._found[0].path,
+                        self._step,
+                    )
+                )
                 while not self._is_done():
                     self._train_epoch()
             except StopTraining as stop:
-                if self._is_worth_saving():
+                # A group's networks that have turned not-a-number are set apart when it is resumed.
+                state, are_finite = self._state, self._programs.states.are_finite
+                if state is not None and (self._is_group or are_finite(state.params)):
                     self._save()
                 preempted = stop.args == (PREEMPTED,)
                 self._tell(Stopped(self._epoch, self._epoch_step, preempted))
@@ -163,29 +172,23 @@ class Training:
 
     def _newest(self, checkpoints: Checkpoints) -> tuple[Checkpoint, CheckpointContent] | None:
         """The newest checkpoint that is whole, as process 0 reads it."""
-
-        def read(found: Checkpoint) -> tuple[Checkpoint, CheckpointContent]:
-            return found, CheckpointContent.from_json(found.about, found.path, self._is_group)
-
         assert self._values is not None
         most = self._programs.states.most_bytes(self._values)
         found = checkpoints.newest(most) if processes.index() == 0 else None
-        if processes.count() == 1:
-            return found and read(found)
-        mine = found and read(found)
         path = processes.broadcast(None if found is None else str(found.path))
         if path is None:
             return None
         content = processes.broadcast_bytes(b"" if found is None else found.content)
-        return mine or read(Checkpoint(Path(path), content, *decode(content, path)))
+        if found is None:
+            found = Checkpoint(Path(path), content, *decode(content, path))
+        return found, CheckpointContent.from_json(found.about, found.path, self._is_group)
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its shard of a batch."""
         network = self._networks[0]
         if not self._is_group:
-            saved = {} if self._found is None else self._found[1].networks[0].position
-            loader = saved.get("loader")
-            seed = loader.get("seed") if isinstance(loader, dict) else None
+            saved: Any = {} if self._found is None else self._found[1].networks[0].position
+            seed = saved.get("loader", {}).get("seed")
             if processes.count() > 1:  # for loaders without one, process 0's
                 seed = processes.broadcast(secrets.randbits(31) if seed is None else seed)
             # One process resumes with the seed that several have drawn.
@@ -234,17 +237,6 @@ class Training:
             if not self._is_group:  # patience may have changed; an epoch that began is finished
                 network.has_ended = self._epoch_step == 0 and network.best.is_exhausted(self._epoch)
 
-    def _started(self) -> Started:
-        network = self._networks[0]
-        return Started(
-            self._asked.epochs,
-            network.source.length,
-            self._programs.residents.describe(network.source),
-            [dict(row) for row in network.history],
-            self._found and self._found[0].path,
-            self._step,
-        )
-
     def _is_done(self) -> bool:
         if self._epoch_step > 0:
             return False  # first that epoch ends, with its row
@@ -266,8 +258,10 @@ class Training:
             self._train_steps(feed, waiting, clock)
             rows = self._rows(clock, waiting.columns(feed))
             self._note_positions(feed, clock)
-        if self._epoch == 0:
-            tell_of_text(feed)
+        if self._epoch == 0 and feed.text:
+            LOGGER.info(
+                f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}"
+            )
         self._look_for_failures(looks_at_params=True)
         if ends_early := self._has_all_steps():
             # Saved as the middle of an epoch, from which more steps can follow as if it had not
@@ -277,10 +271,13 @@ class Training:
         self._end_epoch(rows, ends_early)
         programs.advice.after(rows[0], waiting)
 
-    def _open_feed(self) -> Feed | StackedFeed:
+    def _open_feed(self) -> Feed:
         """Opened every epoch: the dataset may be another one than before."""
         programs, feeds = self._programs, []
         for network in self._networks:
+            # The last batch of an epoch is padded to the size of the others, also if a run is
+            # resumed just before it.
+            longest = (network.source.batch_size or 0) if self._epoch_step > 0 else 0
             feeds.append(
                 open_feed(
                     network.source,
@@ -289,13 +286,14 @@ class Training:
                     programs.check,
                     network.state_dict,
                     network.skip,
+                    longest,
                 )
             )
             network.skip = 0
         return StackedFeed(feeds, self._size, self._asked.run_on) if self._is_group else feeds[0]
 
-    def _train_steps(self, feed: Feed | StackedFeed, waiting: Waiting, clock: EpochClock) -> None:
-        programs, has_begun = self._programs, False
+    def _train_steps(self, feed: Feed, waiting: Waiting, clock: EpochClock) -> None:
+        programs, checkpoints, has_begun = self._programs, self._checkpoints, False
         while (most := self._most_steps()) > 0:
             piece = waiting.take(feed, most)
             if piece is None:
@@ -310,10 +308,11 @@ class Training:
             count = int(piece.steps) if isinstance(piece, Chunk) else 1
             self._step += count
             self._epoch_step += count
-            is_save = self._is_save_due()
+            is_save = checkpoints is not None and checkpoints.is_due_at(self._step)
             if self._report_interval.is_due(count, clock) or is_save:
                 jax.block_until_ready(self._state)
-                is_save = self._report_interval.next(is_save or self._is_save_late())
+                is_late = checkpoints is not None and checkpoints.is_due_by_time()
+                is_save = self._report_interval.next(is_save or is_late)
                 if not self._is_group:  # a group's are looked for at the end of an epoch
                     self._look_for_failures(looks_at_params=is_save)
                 self._note_positions(feed, clock)
@@ -350,7 +349,8 @@ class Training:
         if self._epoch_step == 0:
             self._state, self._copies["start"] = self._programs.states.begin_epoch(self._state)
         elif "start" not in self._copies:  # the checkpoints of one network do not hold it
-            self._copies["start"] = self._programs.states.copy(self._state)
+            kept = self._state.params, self._state.model_state
+            self._copies["start"] = self._programs.states.copy(kept)
 
     def _first_state(self) -> TrainState:
         assert self._values is not None
@@ -361,16 +361,17 @@ class Training:
             state, self._copies = states.restored(
                 values, checkpoint, content.metrics, content.copies
             )
-        elif not self._programs.check.has_scores:
+        elif not self._programs.check.scores:
             raise BatchError(
-                "fit: train must yield a batch in every epoch, and it yielded none in epoch "
-                f"{self._epoch}; give a NumpyLoader or a list, not an iterator that ends, and see "
-                "that the dataset is not empty"
+                who=self._asked.who,
+                rule="train must yield a batch in every epoch",
+                found=f"it yielded none in epoch {self._epoch}",
+                remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
             )
         else:
             state = states.first(values, self._programs.metrics)
             if self._checkpoints is not None:
-                arrays_by_name(state, who="fit")  # what cannot be saved is found out now
+                arrays_by_name(state, who=self._asked.who)  # what cannot be saved is found out now
         self._found = self._values = None
         return state
 
@@ -384,7 +385,7 @@ class Training:
             )
         self._form = None
 
-    def _note_positions(self, feed: Feed | StackedFeed, clock: EpochClock) -> None:
+    def _note_positions(self, feed: Feed, clock: EpochClock) -> None:
         for network, position in zip(self._networks, feed.positions(), strict=True):
             network.position = position
         self._seconds = clock.seconds
@@ -433,7 +434,7 @@ class Training:
         assert self._state is not None
         if self._is_group:
             return self._state.params
-        return self._whole(self._state.params, self._state.model_state)
+        return self._asked.whole(self._state.params, self._state.model_state)
 
     def _end_epoch(self, rows: Sequence[Row], ends_early: bool) -> None:
         """Evaluate, keep the best, save, tell."""
@@ -449,19 +450,20 @@ class Training:
                 row |= {f"{name}_{score}": value for score, value in of_one.items()}
         for row in rows:
             row["compile_seconds"] += evaluation.compile_seconds - compiled
-        best = [i for i, row in enumerate(rows) if self._is_best(self._networks[i], row)]
-        if best:
-            self._keep("best", self._programs.states.copy(state), best)
-        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
-        ended = []
+        best, ended = [], []
         for i, (network, row) in enumerate(zip(self._networks, rows, strict=True)):
             if network.has_ended:
                 continue
+            if network.best.update(row, self._step):
+                best.append(i)
             network.history.append(row)
-            if network.best.is_exhausted(self._epoch):
+            if network.best.is_exhausted(self._epoch + 1):
                 network.has_ended = True
                 ended.append(i)
+        if best:
+            self._keep("best", self._programs.states.copy((state.params, state.model_state)), best)
         self._keep("ended", self._copies.get("best"), ended)
+        self._epoch, self._epoch_step, self._seconds = self._epoch + 1, 0, 0.0
         for network in self._networks:
             if network.state_dict is None:  # it begins again
                 network.position = {"batches": 0}
@@ -474,12 +476,6 @@ class Training:
             self._save()
         row, params = self._row_of_all(rows), self._params_to_show()
         self._tell(EpochEnded(self._epoch - 1, row, params, bool(best), is_last))
-
-    def _is_best(self, network: NetworkRun, row: Row) -> bool:
-        if network.has_ended or not network.best.is_beaten_by(row):
-            return False
-        network.best.update(row, self._step)
-        return True
 
     def _keep(self, name: str, source: Any, which: Sequence[int]) -> None:
         """Keep a copy of the parameters of some networks, beside what is kept of the other ones."""
@@ -495,23 +491,6 @@ class Training:
             return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         self._copies[name] = jax.tree.map(chosen, source, self._copies.get(name, source))
-
-    def _is_save_due(self) -> bool:
-        checkpoints = self._checkpoints
-        if checkpoints is None:
-            return False
-        checkpoints.look()
-        return checkpoints.is_due_at(self._step)
-
-    def _is_save_late(self) -> bool:
-        return self._checkpoints is not None and self._checkpoints.is_due_by_time()
-
-    def _is_worth_saving(self) -> bool:
-        """A group's networks that have turned not-a-number are set apart when it is resumed."""
-        state = self._state
-        return state is not None and (
-            self._is_group or bool(self._programs.states.are_finite(state.params))
-        )
 
     def _save(self) -> None:
         """Save the run, unless this step is saved already."""
@@ -533,7 +512,7 @@ class Training:
                 NetworkContent(
                     one.position,
                     one.best.state_dict(),
-                    [dict(row) for row in one.history],  # as they are now
+                    list(one.history),  # as it is now: a thread writes it
                     one.has_ended,
                     (one.error.epoch, one.error.step) if one.error else None,
                 )
@@ -566,31 +545,22 @@ class Training:
             source = self._copies.get("ended", source)
         if self._is_group:
             source = _of_one(source, self._asked.run_on.replicate(np.int32(i)))
-        whole = self._whole(*source)
+        whole = self._asked.whole(*source)
         if network.error is not None:
             network.error.params, network.error.history = whole, network.history
         return Trained(whole, network.history, network.error)
 
-    def _whole(self, params: Any, model_state: Any) -> Any:
-        whole = combine(params, self._asked.model.static)
-        return (whole, model_state) if self._asked.model.stateful else whole
-
     def _tell(self, event: Event) -> None:
-        stops: tuple[str, ...] | None = () if self._is_asked_to_stop else None
-        for callback in self._asked.callbacks:
-            try:
-                callback(event)
-            except StopTraining:
-                stops = ()
+        stops = tell(self._asked.callbacks, event) or self._is_asked_to_stop
+        why: tuple[str, ...] = ()
         if processes.count() > 1 and isinstance(event, Started | Stepped | EpochEnded):
-            if processes.any_process(stops is not None):
-                stops = ()
+            stops = processes.any_process(stops)
             if processes.reached_preemption():
-                stops = (PREEMPTED,)
+                stops, why = True, (PREEMPTED,)
         # Training does not stop while a state is being saved, but at the next event.
-        self._is_asked_to_stop = stops is not None
-        if stops is not None and not isinstance(event, Saved | Stopped):
-            raise StopTraining(*stops)
+        self._is_asked_to_stop = stops
+        if stops and not isinstance(event, Saved | Stopped):
+            raise StopTraining(*why)
 
 
 @jax.jit

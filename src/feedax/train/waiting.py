@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from feedax.feed import Batch, Chunk, Feed, Source, StackedFeed
+from feedax.errors import FeedaxError
+from feedax.feed import Batch, Chunk, Feed, Source
 from feedax.train.steps import Steps
 
 LOGGER = logging.getLogger("feedax")
@@ -21,16 +22,11 @@ class Waiting:
     While a batch is loaded, the device computes the steps before it. That is not waiting. Where
     the device runs out of steps meanwhile, waiting is only what loading takes longer than a step.
 
-    Args:
-        source: where the batches come from.
-        steps: runs the pieces.
-
     Attributes:
         seconds: in which training waited.
         first_seconds: of these, the wait for the first piece.
         lost_seconds: of these, what no other source would save, as the machine was busy with
             something else. Known once `columns` was called.
-        source: where the batches come from.
     """
 
     def __init__(self, source: Source, steps: Steps) -> None:
@@ -44,7 +40,7 @@ class Waiting:
         self._step_seconds = 0.0
         self._measure = False
 
-    def take(self, feed: Feed | StackedFeed, most: int) -> Batch | Chunk | None:
+    def take(self, feed: Feed, most: int) -> Batch | Chunk | None:
         """The feed's next piece, of at most so many steps."""
         # The device is idle after a step that was measured, but only because of that.
         was_busy = self._steps.are_under_way() or self._measure
@@ -71,7 +67,7 @@ class Waiting:
             self._step_seconds = time.perf_counter() - self._steps.compile_seconds - started
         return state
 
-    def columns(self, feed: Feed | StackedFeed) -> dict[str, float]:
+    def columns(self, feed: Feed) -> dict[str, float]:
         """The times of the epoch, once it is trained, by the columns of its row."""
         before, now = self._before, self.source.times()
         self.lost_seconds = self._lost(feed)
@@ -82,7 +78,7 @@ class Waiting:
             "start_seconds": now.starting - before.starting if now and before else 0.0,
         }
 
-    def _lost(self, feed: Feed | StackedFeed) -> float:
+    def _lost(self, feed: Feed) -> float:
         delays = self.cpu_delay()
         if delays is not None and self._delays is not None:
             delays -= self._delays
@@ -124,9 +120,13 @@ class Advice:
             return
         self._given = True
         LOGGER.warning(
-            f"fit: training should wait for data less than {SHARE:.0%} of its time, and in epoch "
-            f"{row['epoch']:.0f} it waited {waited / seconds:.0%}, {waited:.1f} of {seconds:.1f} "
-            f"seconds; {_remedy(source, row)}"
+            FeedaxError(  # not raised: the command line has other words for the remedy
+                who="fit",
+                rule=f"training should wait for data less than {SHARE:.0%} of its time",
+                found=f"in epoch {row['epoch']:.0f} it waited {waited / seconds:.0%}, "
+                f"{waited:.1f} of {seconds:.1f} seconds",
+                remedy=_remedy(source, row),
+            )
         )
 
 
@@ -138,16 +138,9 @@ def _remedy(source: Source, row: dict[str, float]) -> str:
         return "give the loader a sampler that draws faster"
     if workers and not source.persistent_workers and row["start_seconds"] > row["wait_seconds"] / 2:
         return "keep the workers from epoch to epoch with persistent_workers=True"
-    more = f"num_workers above {workers}" if workers else "num_workers=2 or more"
     if plan is None and workers is None:
-        return f"give a NumpyLoader with {more}"
+        return "give a NumpyLoader with num_workers=2 or more"
     return (
-        f"give the loader {more}, or cache=True if an example is the same every time, or use a "
-        "transform that feedax knows"
+        f"give num_workers={workers + 1 if workers else 2} or more, or cache=True if an example is "
+        "the same every time, or use a transform that feedax knows"
     )
-
-
-def tell_of_text(feed: Feed | StackedFeed) -> None:
-    """Log which fields hold text, which stays on the host."""
-    if feed.text:
-        LOGGER.info(f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}")

@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_while_it_sends_is_named():
     epoch = iter(loader)
     [worker] = epoch._workers
     channel = epoch._context.channels[0]
-    while channel.ready is None:  # its first word; then it sends a batch, and nobody listens
+    while channel.ready_since is None:  # its first word; then it sends a batch, and nobody listens
         channel.receive()
     assert channel._connection.poll(120)
     time.sleep(0.1)

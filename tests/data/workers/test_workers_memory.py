@@ -7,7 +7,6 @@ import sys
 import threading
 import weakref
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -45,20 +44,20 @@ def is_right(batch):
     return bool((x == numbers[:, None]).all()) and x.shape[1:] == (WIDTH,)
 
 
-def rings(loader):
+def slots_of(loader):
     return [channel.slots for channel in loader._iterator._context.channels]
 
 
-def ring_bytes(loader):
-    return max(os.fstat(ring.fd).st_blocks * 512 for ring in rings(loader))
+def slot_bytes(loader):
+    return max(os.fstat(slots.fd).st_blocks * 512 for slots in slots_of(loader))
 
 
-def test_batches_that_are_kept_stay_as_they_are_and_the_ring_has_a_limit():
+def test_batches_that_are_kept_stay_as_they_are_and_the_slots_have_a_limit():
     loader = NumpyLoader(Rows(240), 2, num_workers=2, persistent_workers=True)
     kept = list(loader)
     assert all(map(is_right, kept))
-    [slots, others] = [len(ring._leases) for ring in rings(loader)]
-    assert slots == others == 16  # of 60 batches; the rest came by the pipe
+    [first, second] = [len(slots._memory) for slots in slots_of(loader)]
+    assert first == second == 16  # of 60 batches; the rest came by the pipe
     again = list(loader)
     assert all(map(is_right, kept + again))
     x = kept[0][0]
@@ -69,10 +68,12 @@ def test_batches_that_are_kept_stay_as_they_are_and_the_ring_has_a_limit():
     del kept, again, x
     for batch in loader:
         assert is_right(batch)
-    assert ring_bytes(loader) < 16 * 2 * WIDTH * 8 * 1.5
+    assert slot_bytes(loader) < 16 * 2 * WIDTH * 8 * 1.5
 
 
 def test_arrays_of_jax_over_batches_stay_as_they_are():
+    import jax  # here, so that no worker imports it
+
     loader = NumpyLoader(Rows(120), 2, num_workers=1, persistent_workers=True)
     for _ in range(2):
         assert all(map(is_right, [jax.device_put(batch) for batch in loader]))
@@ -99,8 +100,8 @@ def test_slots_come_back_after_a_thousand_early_breaks():
             assert number % 100 or is_right(batch)
             break
     assert all(map(is_right, loader))
-    assert len(rings(loader)[0]._memory) <= 6
-    assert ring_bytes(loader) < 8 * WIDTH * 8 * 1.5
+    assert len(slots_of(loader)[0]._memory) <= 6
+    assert slot_bytes(loader) < 8 * WIDTH * 8 * 1.5
 
 
 def test_slots_come_back_after_errors():
@@ -113,7 +114,7 @@ def test_slots_come_back_after_errors():
             except ValueError:
                 failed += 1
         assert (count, failed) == (80, 20)
-    assert len(rings(loader)[0]._memory) <= 6
+    assert len(slots_of(loader)[0]._memory) <= 6
 
 
 class Sized(Dataset):
@@ -141,7 +142,7 @@ def test_batches_of_changing_sizes(rng):
                 assert one["a"].shape == (1, sizes[index])
                 assert (one["b"][0] == index).all()
         del kept, batch, one
-    assert ring_bytes(loader) < 16 * 2_000_000 * 1.2
+    assert slot_bytes(loader) < 16 * 2_000_000 * 1.2
 
 
 def zoo(rows):
@@ -174,10 +175,10 @@ def test_arrays_of_every_kind_come_as_they_are():
                 assert (one.dtype, one.shape) == (other.dtype, other.shape)
                 assert np.array_equal(one, other)
             assert got[40] is got[18]
-            # In the ring, with what numpy has no buffers for.
+            # In a slot, with what numpy has no buffers for.
             assert [got[i].ctypes.data % 64 for i in (18, 24, 25)] == [0, 0, 0]
             assert all(got[i].flags.writeable for i in (18, 24, 25))
-    assert len(rings(loader)[0]._memory) > 0
+    assert len(slots_of(loader)[0]._memory) > 0
 
 
 class Chunks(IterableDataset):
@@ -217,11 +218,11 @@ def test_epochs_of_new_workers_leave_nothing_behind():
     middle = iter(loader)
     next(middle)
     [worker] = middle._workers
-    ring = weakref.ref(middle._context.channels[0].slots)
+    slots = weakref.ref(middle._context.channels[0].slots)
     del middle, loader
     gc.collect()
     assert not worker.is_alive()
-    assert ring() is None
+    assert slots() is None
     assert worker not in multiprocessing.active_children()
     assert not os.path.exists(f"/proc/{worker.pid}")
 

@@ -62,7 +62,7 @@ def test_a_script_without_a_guard(tmp_path):
 
         busy, stop = jax.jit(lambda x: x @ x), threading.Event()
         def keep_busy():
-            while not stop.is_set():
+            while not stop.wait(0.01):
                 busy(jnp.ones((20, 20))).block_until_ready()
         thread = threading.Thread(target=keep_busy)
         thread.start()

@@ -6,7 +6,7 @@
          |                +-- HOLD, lists -> _hold, unpickles them -> os.fork --+
          |                                                                      v
     Channel <=== a socket and slots of shared memory ===> WorkerEnd in run_worker, a worker:
-    Results, Done (torch's queue and event)               torch's loop over feedax.data.loading
+    TrainerEnd (torch's queue and event)                  torch's loop over feedax.data.loading
 
 `server` is all that starts a process, on either side; `channel` is both ends of what ties a worker
 to the trainer; `slots` is the shared memory for large arrays, and `pickling` all other objects.

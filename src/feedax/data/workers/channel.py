@@ -1,15 +1,15 @@
 """Both ends of what ties a worker to the trainer: one socket, and slots of shared memory.
 
 They have the shape of the queues and of the event that torch expects: in the trainer a `Channel`
-for each worker with `Results` and `Done` over all of them, in a worker a `WorkerEnd`.
+for each worker and one `TrainerEnd` over all of them, in a worker a `WorkerEnd`.
 """
 
 import contextlib
+import io
 import os
 import pickle
 import queue
 import socket
-import struct
 import sys
 import threading
 import time
@@ -26,72 +26,47 @@ from feedax.errors import WorkerError
 DONE = b"done"
 """Tells a worker to skip the tasks that it still has: nobody waits for them."""
 
-_LENGTH = struct.Struct("I")
+_TASK = "what the sampler yields"
 
 
 class Ready(NamedTuple):
-    """A worker's first word.
-
-    Attributes:
-        since: when it could begin, by `time.monotonic`, in seconds.
-    """
+    """A worker can begin, since this `time.monotonic()`."""
 
     since: float
 
 
 class TaskHeader(NamedTuple):
-    """What the trainer says before the pickle of a task, or of another word of torch's.
-
-    Attributes:
-        number: of a task, the batch's.
-        freed: slots that may be filled again.
-    """
+    """Precedes a task, or another message of torch's, which has no batch number."""
 
     number: int | None
-    freed: list[Slot]
+    freed: list[Slot]  # that may be filled again
 
 
 class Unreadable(NamedTuple):
-    """A worker could not unpickle what it was sent.
-
-    Attributes:
-        number: of a task, the batch's; None for what all workers get.
-        failure: the error, in one line.
-    """
+    """A worker cannot unpickle a task, or what all workers get, which has no batch number."""
 
     number: int | None
     failure: str
 
 
 class BatchHeader(NamedTuple):
-    """What a worker says before the pickle of a batch.
-
-    Attributes:
-        number: the batch's.
-        slot: where the large arrays lie, if not in the pickle.
-        places: of each of them in the slot, (start, stop) in bytes.
-        has_jax: whether the dataset has brought JAX along.
-    """
+    """Precedes a batch. Its large arrays may lie in a slot, each from start to stop, in bytes."""
 
     number: Any
     slot: Slot | None
     places: list[tuple[int, int]]
-    has_jax: bool = False
+    has_jax: bool
 
 
 def framed(header: NamedTuple, rest: bytes) -> bytes:
     """A message: a header for us, then a pickle for torch."""
-    pickled = pickle.dumps(header)
-    return b"".join((_LENGTH.pack(len(pickled)), pickled, rest))
+    return pickle.dumps(header) + rest
 
 
 def unframed(message: bytes) -> tuple[Any, memoryview]:
-    view = memoryview(message)
-    start = _LENGTH.size + _LENGTH.unpack_from(view)[0]
-    return pickle.loads(view[_LENGTH.size : start]), view[start:]
-
-
-_TASK = "what the sampler yields"
+    file = io.BytesIO(message)
+    header = pickle.load(file)
+    return header, memoryview(message)[file.tell() :]
 
 
 def _wrapped(error: WorkerError) -> ExceptionWrapper:
@@ -106,13 +81,23 @@ class Gone(Exception):
     """A worker closed its end although there was work for it."""
 
 
-class Channel:
+class _Queue:
+    """What torch asks of a queue at its end; ours have no feeder thread."""
+
+    def cancel_join_thread(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Channel(_Queue):
     """One worker: what torch takes for its queue of indices, and the results that come back.
 
     Attributes:
         worker_id: 0 to the number of workers - 1.
         tasks: what the worker was given and has not answered, oldest first, by batch number.
-        ready: its first word, once it has spoken.
+        ready_since: when it could begin, by `time.monotonic`, once it has said so.
         is_open: whether more can come from it.
         has_jax: whether its dataset has brought JAX along.
     """
@@ -120,7 +105,7 @@ class Channel:
     def __init__(self, worker_id: int) -> None:
         self.worker_id = worker_id
         self.tasks: dict[int, Any] = {}
-        self.ready: Ready | None = None
+        self.ready_since: float | None = None
         self.is_open = True
         self.has_jax = False
         self.slots = TrainerSlots()
@@ -128,46 +113,37 @@ class Channel:
         ours, theirs = socket.socketpair()
         self._connection = connection.Connection(ours.detach())
         self._theirs = connection.Connection(theirs.detach())
-        self._owner = os.getpid()
         _channels.add(self)
 
     def worker_fds(self) -> list[int]:
         return [self._theirs.fileno(), self.slots.fd]
 
     def started(self) -> None:
-        """Leave the worker's end to the worker alone."""
+        """Close the trainer's copy of the worker's end."""
         self._theirs.close()
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def put(self, message: Any) -> None:
-        """Send a task `(batch number, indices)`, or another word of torch's, to the worker."""
-        if isinstance(message, tuple):
-            self.tasks[message[0]] = message[1]
+        """Send a task `(batch number, indices)`, or another message of torch's, to the worker."""
+        number, task = message if isinstance(message, tuple) else (None, None)
         self._may_end = self._may_end or message is None
-        number = message[0] if isinstance(message, tuple) else None
         try:
             data = dumps(message)
         except Exception as error:
-            if number is not None:
-                del self.tasks[number]
-            raise refuse(message, _TASK, error) from error
+            raise refuse({_TASK: message}, error) from error
+        if number is not None:
+            self.tasks[number] = task
         self.send(framed(TaskHeader(number, self.slots.freed()), data))
 
     def send(self, data: bytes) -> None:
-        if os.getpid() != self._owner:
-            return  # a forked copy of the trainer is ending; the workers are not its own
-        with contextlib.suppress(OSError):  # a worker that is gone; its answers are missed soon
+        # `receive` finds out that a worker is gone; a forked copy of the trainer has none.
+        with contextlib.suppress(OSError):
             self._connection.send_bytes(data)
 
     def receive(self) -> Any:
-        """The next `(batch number, batch)`, or None if the worker had something else to say.
-
-        Raises:
-            Gone: the worker has ended too early.
-            Refused: it could not begin.
-        """
+        """The next `(batch number, batch)`, or None for another message of the worker's."""
         try:
             header, rest = unframed(self._connection.recv_bytes())
         except (EOFError, OSError):
@@ -176,7 +152,7 @@ class Channel:
                 return None
             raise Gone(self.worker_id) from None
         if isinstance(header, Ready):
-            self.ready = header
+            self.ready_since = header.since
             return None
         task = self.tasks.pop(header.number, None)
         if isinstance(header, Unreadable):
@@ -189,12 +165,9 @@ class Channel:
         try:
             return header.number, loads(rest, buffers)
         except Exception as error:
-            # Raised where the batch is wanted, like an error in the worker: nothing waits for it.
+            # Raised where this batch is asked for, like an error in the worker.
             batch = f"a batch of worker {self.worker_id}"
             return header.number, _wrapped(unfit("the trainer", batch, in_one_line(error)))
-
-    def cancel_join_thread(self) -> None:
-        """torch says so to a queue's feeder thread; there is none."""
 
     def close(self) -> None:
         self.is_open = False
@@ -205,7 +178,7 @@ _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """In a forked copy of the trainer: let go of its workers, or its end would go unnoticed."""
+    """In a forked copy of the trainer: close its sockets, or workers would not notice its end."""
     for channel in list(_channels):
         channel.close()
 
@@ -213,19 +186,15 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-class Results:
-    """torch's queue of results: what comes from any worker."""
+class TrainerEnd(_Queue):
+    """torch's queue of results, from any worker, and its event, for all of them."""
 
     def __init__(self, channels: list[Channel]) -> None:
         self._channels = channels
+        self._is_set = False
 
     def get(self, timeout: float | None = None) -> Any:
-        """The next `(batch number, batch)`.
-
-        Raises:
-            queue.Empty: there was none for `timeout` seconds.
-            Gone: a worker has ended too early.
-        """
+        """The next `(batch number, batch)`, or `queue.Empty` after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0, deadline - time.monotonic())
@@ -237,21 +206,8 @@ class Results:
             if message is not None:
                 return message
 
-    def cancel_join_thread(self) -> None:
-        """See `Channel.cancel_join_thread`."""
-
-    def close(self) -> None:
-        """The channels are closed one by one."""
-
-
-class Done:
-    """torch's event: the iterator is no longer wanted."""
-
-    def __init__(self, channels: list[Channel]) -> None:
-        self._channels = channels
-        self._is_set = False
-
     def set(self) -> None:
+        """The iterator is no longer wanted."""
         self._is_set = True
         for channel in self._channels:
             channel.send(DONE)
@@ -260,11 +216,11 @@ class Done:
         return self._is_set
 
 
-class WorkerEnd:
+class WorkerEnd(_Queue):
     """The worker's end of its channel: torch's queues and its event in one.
 
-    A thread takes in what the trainer sends, also while an example is being loaded: the trainer
-    never waits for room in the socket, and its end is noticed at once.
+    A thread receives what the trainer sends, even while an example is loaded: the trainer never
+    waits for room in the socket, and the worker notices at once when it ends.
     """
 
     def __init__(self, fd: int, slots: WorkerSlots) -> None:
@@ -302,7 +258,7 @@ class WorkerEnd:
         except Exception as error:
             self._slots.clear()
             try:
-                raise refuse(getattr(batch, "batch", batch), "the batch", error) from error
+                raise refuse({"the batch": getattr(batch, "batch", batch)}, error) from error
             except Exception:
                 failure = ExceptionWrapper(where="where a worker pickles a batch")
             answer, pickled = self._packed(number, failure)
@@ -327,9 +283,3 @@ class WorkerEnd:
 
     def is_set(self) -> bool:
         return self._is_done
-
-    def cancel_join_thread(self) -> None:
-        """torch says so to a queue's feeder thread; there is none."""
-
-    def close(self) -> None:
-        """The process ends next."""

@@ -4,9 +4,9 @@ Everything can be sent that cloudpickle or multiprocessing can pickle: lambdas, 
 classes of a notebook or script by value, locks and shared tensors by their handles. Arrays lie
 beside the pickle, out of band: those of a dataset once for all workers, in anonymous memory.
 
-Long lists of text and numbers (`PlainParts`) are all of a dataset that takes long to pickle, and
-unpickling them runs no user code. So they are unpickled once, in a server that workers are forked
-from, and here it is seen whether they are still as they were.
+Of a dataset, long lists of text and numbers (`PlainParts`) take the most time to pickle, and
+unpickling them runs no code of the user's. So a server unpickles them once, and workers are forked
+from it; each start checks whether they have changed.
 """
 
 import inspect
@@ -31,10 +31,10 @@ import torch
 from feedax.errors import WorkerError
 
 LONG = 1000
-"""A container of so many items is looked at as a whole."""
+"""Containers of at least this many items are examined as a whole."""
 
 MANY = 100_000
-"""Below so many objects, to pickle them is as fast as to look at them."""
+"""With fewer objects, pickling them is as fast as checking whether they have changed."""
 
 MOST = 100_000_000
 DEEPEST = 16
@@ -59,7 +59,7 @@ class PlainParts:
     """The long plain containers among `candidates`.
 
     Attributes:
-        parts: those of the candidates that are plain all through; none where all are soon pickled.
+        parts: the candidates that are plain all through; none if pickling them is fast anyway.
     """
 
     def __init__(self, candidates: list[Any]) -> None:
@@ -76,11 +76,11 @@ class PlainParts:
         if count < MANY:
             self.parts, self._layers = [], []
 
-    def is_as_it_was(self, candidates: list[Any]) -> bool:
+    def is_unchanged(self, candidates: list[Any]) -> bool:
         """Whether these are the same containers with the same items, down to the last.
 
-        The very same objects, which are held here: of those that cannot change nothing else has to
-        be looked at, and the items of those that can change come in another layer.
+        They are held here and compared by identity: an item that cannot change is still equal, and
+        one that can is a container of another layer.
         """
         if list(map(id, candidates)) != list(map(id, self.candidates)):
             return False
@@ -90,11 +90,11 @@ class PlainParts:
             for layer in self._layers
         )
 
-    def is_apart_from(self, memo: Callable[[], dict[int, Any]]) -> bool:
-        """Whether none of the containers within the parts is known to a pickler by its id."""
-        parts = set(map(id, self.parts))
-        within = [x.containers for x in self._layers if not parts.issuperset(map(id, x.containers))]
-        return not within or memo().keys().isdisjoint(map(id, chain.from_iterable(within)))
+    def shares_nothing(self, memo: Any) -> bool:
+        """Whether a pickler's memo has none of the containers within the parts."""
+        containers = chain.from_iterable(layer.containers for layer in self._layers)
+        within = set(map(id, containers)) - set(map(id, self.parts))
+        return not within or memo.copy().keys().isdisjoint(within)
 
 
 def candidates_in(value: Any) -> list[Any]:
@@ -180,8 +180,8 @@ It has no public way to ask for them, and without them a class would not be the 
 way to a worker and back."""
 
 
-class NotApart(Exception):
-    """A value shares with the long parts of itself what may change."""
+class PartsShared(Exception):
+    """The rest of a value refers to a container within its plain parts."""
 
 
 _received: set[str] = set()
@@ -237,29 +237,17 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(value)
 
 
-class _KnowingPickler(_Pickler):
-    """One whose reader has some objects already. It asks Python about every object: that takes
-    twice as long."""
-
-    def __init__(self, *arguments: Any, known: Sequence[Any]) -> None:
-        super().__init__(*arguments)
-        self._known = {id(value): place for place, value in enumerate(known)}
-
-    def persistent_id(self, value: Any) -> int | None:
-        return self._known.get(id(value))
-
-
 def _answers_for_any_name(kind: Any) -> bool:
-    """Whether objects of a class would be asked for what pickle alone looks for.
+    """Whether objects of a class answer for names that only pickle looks for.
 
-    A wrapper passes what it does not have on to what it wraps: to nothing, while it is unpickled.
+    A wrapper asks the object within for what it lacks itself; while it is unpickled, it has none.
     """
     own = hasattr(kind, "__getattr__") or type(kind.__getattribute__) is not WrapperDescriptorType
     return own and not hasattr(kind, "__setstate__") and is_pickled_by_default(kind)
 
 
 def _reduce_unasked(value: Any) -> Any:
-    """As `object` does it, but that the object itself is asked for nothing."""
+    """As `object` does it, but without looking up any name in the object itself."""
     reduced: Any = object.__reduce_ex__(value, 4)
     made, arguments, _, *items = reduced
     return made, arguments, _get_state(value), *items, _set_state
@@ -276,15 +264,6 @@ def _set_state(value: Any, state: Any) -> None:
         object.__getattribute__(value, "__dict__").update(attributes)
     for name, one in (slots or {}).items():
         object.__setattr__(value, name, one)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, buffers: Sequence[Any], known: Sequence[Any]) -> None:
-        super().__init__(file, buffers=buffers)
-        self._known = known
-
-    def persistent_load(self, place: int) -> Any:
-        return self._known[place]
 
 
 def dumps(
@@ -305,7 +284,7 @@ def dumps(
         plain: whose parts these are, if they are.
 
     Raises:
-        NotApart: the value has what is within one of those parts, too.
+        PartsShared: the rest of the value refers to a container within one of them.
     """
 
     def within(buffer: pickle.PickleBuffer) -> bool:
@@ -318,25 +297,28 @@ def dumps(
     if maps_files:
         reducers[np.memmap] = _reduce_memmap
     file = io.BytesIO()
-    pickler = _Pickler(file, reducers, within)
-    if known:
-        pickler = _KnowingPickler(file, reducers, within, known=known)
+    pickler: Any = _Pickler(file, reducers, within)
+    if known:  # one call of Python for every object makes it half as fast
+        places = {id(value): place for place, value in enumerate(known)}
+        pickler.persistent_id = lambda value: places.get(id(value))
     pickler.dump(value)
-    if plain is not None and not plain.is_apart_from(pickler.memo.copy):
-        raise NotApart
+    if plain is not None and not plain.shares_nothing(pickler.memo):
+        raise PartsShared
     return file.getvalue()
 
 
 def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) -> Any:
     """The value of a pickle made by `dumps`, with the buffers and the known objects put back."""
-    if known:
-        return _Unpickler(io.BytesIO(pickled), buffers, known).load()
-    return pickle.loads(pickled, buffers=buffers)
+    if not known:
+        return pickle.loads(pickled, buffers=buffers)
+    unpickler: Any = pickle.Unpickler(io.BytesIO(pickled), buffers=buffers)
+    unpickler.persistent_load = known.__getitem__
+    return unpickler.load()
 
 
 def address(buffer: Any) -> int:
     """Where a buffer's bytes begin."""
-    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+    return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
 def aligned(position: int) -> int:
@@ -348,50 +330,48 @@ class SharedPickle(NamedTuple):
 
     Attributes:
         fd: the memory's file descriptor.
-        pickled: where the pickle lies, (start, stop) in bytes.
-        buffers: where the arrays beside it lie.
+        size: of the pickle, in bytes.
+        buffers: where the arrays lie beside it: start, stop, and whether they are read-only.
         held: whether the plain parts are not among them.
     """
 
     fd: int
-    pickled: tuple[int, int]
+    size: int
     buffers: tuple[tuple[int, int, bool], ...]
     held: bool
 
     @classmethod
     def pack(cls, value: Any, plain: PlainParts) -> "SharedPickle":
-        """Write a value to memory, whole or not at all, without its plain parts if that can be."""
+        """Write a value to memory, without its plain parts if that can be."""
         large: list[pickle.PickleBuffer] = []
         held = bool(plain.parts)
         try:
             pickled = dumps(value, large, maps_files=True, known=plain.parts, plain=plain)
-        except NotApart:
+        except PartsShared:
             held = False
             large.clear()
             pickled = dumps(value, large, maps_files=True)
+        places: dict[tuple[int, int], tuple[int, int, bool]] = {}
+        buffers = []
         fd = os.memfd_create("feedax-dataset")
         try:
-            places: dict[tuple[int, int], tuple[int, int, bool]] = {}
-            buffers = []
-            end = _write(fd, pickled, 0)
-            for buffer in large:
-                raw = buffer.raw()
-                where = (address(raw), raw.nbytes)
-                if where not in places:  # two names for one array stay one piece of memory
-                    start = aligned(end)
-                    end = _write(fd, raw, start)
-                    places[where] = (start, end, raw.readonly)
-                buffers.append(places[where])
+            with open(fd, "wb", closefd=False) as file:
+                file.write(pickled)
+                for buffer in large:
+                    raw = buffer.raw()
+                    where = (address(raw), raw.nbytes)
+                    if where not in places:  # two names for one array stay one piece of memory
+                        start = file.seek(aligned(file.tell()))
+                        file.write(raw)
+                        places[where] = (start, start + raw.nbytes, raw.readonly)
+                    buffers.append(places[where])
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, (0, len(pickled)), tuple(buffers), held)
+        return cls(fd, len(pickled), tuple(buffers), held)
 
     def unpack(self, parts: list[Any]) -> Any:
-        """The value again, in a worker that has the plain parts.
-
-        Its arrays can be written to, unseen by anyone else.
-        """
+        """The value again, in a worker that has the plain parts; its arrays are its own."""
         size = os.fstat(self.fd).st_size
         memory = memoryview(mmap.mmap(self.fd, size, access=mmap.ACCESS_COPY))
         os.close(self.fd)
@@ -399,42 +379,31 @@ class SharedPickle(NamedTuple):
             memory[start:stop].toreadonly() if readonly else memory[start:stop]
             for start, stop, readonly in self.buffers
         ]
-        return loads(memory[slice(*self.pickled)], buffers, parts)
+        return loads(memory[: self.size], buffers, parts)
 
 
-def _write(fd: int, data: Any, start: int) -> int:
-    """Write all bytes at a position; return where they end."""
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(fd, left, start)  # Linux writes 2 GB at most
-        left = left[written:]
-        start += written
-    return start
-
-
-def refuse(value: Any, name: str, error: BaseException) -> WorkerError:
-    """The error that names the part of a value that cannot be pickled."""
-    where, part = _culprit(value, name, can_pickle)
+def refuse(named: dict[str, Any], error: BaseException) -> WorkerError:
+    """The error that names the part, of some values by name, which cannot be pickled."""
     return WorkerError(
-        f"NumpyLoader: what goes to a worker must be picklable, and {where}, a "
-        f"{type(part).__name__}, is not ({error}); make it in the dataset's __getitem__ or in "
-        "worker_init_fn, leave it out in __getstate__, or use num_workers=0"
+        who="NumpyLoader",
+        rule="what goes to a worker must be picklable",
+        found=f"{_culprit(named, _can_pickle)} is not ({error})",
+        remedy="make it in the dataset's __getitem__ or in worker_init_fn, leave it out in "
+        "__getstate__, or use num_workers=0",
     )
 
 
 def refuse_arrived(named: dict[str, Any], failure: str) -> WorkerError:
     """The error that names the part, of some values by name, which a worker cannot unpickle."""
-    for name, value in named.items():
-        if not can_unpickle(value):
-            where, part = _culprit(value, name, can_unpickle)
-            return unfit("a worker", f"{where}, a {type(part).__name__},", failure)
-    return unfit("a worker", " or ".join(named), failure)
+    return unfit("a worker", _culprit(named, _can_unpickle), failure)
 
 
 def unfit(reader: str, what: str, failure: str) -> WorkerError:
     return WorkerError(
-        f"NumpyLoader: {reader} must be able to unpickle what it is sent, and {what} fails there "
-        f"({failure}); mend the __reduce__ or __setstate__ of its class, or use num_workers=0"
+        who="NumpyLoader",
+        rule=f"{reader} must be able to unpickle what it is sent",
+        found=f"{what} fails there ({failure})",
+        remedy="mend the __reduce__ or __setstate__ of its class, or use num_workers=0",
     )
 
 
@@ -443,18 +412,19 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
-def _culprit(value: Any, name: str, succeeds: Callable[[Any], bool]) -> tuple[str, Any]:
-    """The innermost part that fails by itself, and its name; or one far enough within."""
+def _culprit(named: dict[str, Any], succeeds: Callable[[Any], bool]) -> str:
+    """The innermost part that fails by itself, or one far enough within; all names if none does."""
+    culprit, name, parts = " or ".join(named), "", list(named.items())
     seen = set[int]()
     while len(name) < 200:
-        seen.add(id(value))
-        failing = (
-            one for one in _parts(value, name) if id(one[1]) not in seen and not succeeds(one[1])
-        )
+        failing = (one for one in parts if id(one[1]) not in seen and not succeeds(one[1]))
         if (found := next(failing, None)) is None:
             break
-        name, value = found
-    return name, value
+        name, part = found
+        culprit = f"{name}, a {type(part).__name__},"
+        seen.add(id(part))
+        parts = _parts(part, name)
+    return culprit
 
 
 def _parts(value: Any, name: str) -> list[tuple[str, Any]]:
@@ -492,7 +462,7 @@ def _state(value: Any) -> dict[str, Any]:
     return {k: v for part in dicts if isinstance(part, dict) for k, v in part.items()}
 
 
-def can_pickle(value: Any) -> bool:
+def _can_pickle(value: Any) -> bool:
     try:
         dumps(value, [], maps_files=True)
     except Exception:
@@ -500,7 +470,7 @@ def can_pickle(value: Any) -> bool:
     return True
 
 
-def can_unpickle(value: Any) -> bool:
+def _can_unpickle(value: Any) -> bool:
     buffers: list[pickle.PickleBuffer] = []
     try:
         loads(dumps(value, buffers, maps_files=True), buffers)

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from multiprocessing import connection, forkserver, reduction, resource_tracker, spawn, util
@@ -28,11 +27,10 @@ from multiprocessing.popen_forkserver import Popen
 from typing import Any
 
 from feedax.data.workers import pickling, slots
-from feedax.data.workers.channel import Channel, Done, Ready, Results, Unreadable, WorkerEnd
+from feedax.data.workers.channel import Channel, Ready, TrainerEnd, Unreadable, WorkerEnd
 from feedax.data.workers.pickling import (
     PlainParts,
     SharedPickle,
-    can_pickle,
     candidates_in,
     classes_by_value,
     dumps,
@@ -71,22 +69,18 @@ class _Forking:
         weakref.finalize(self, self.theirs.close)
 
     def fork(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a process, as `multiprocessing.forkserver.ForkServer.connect_to_new_process` does.
-
-        Returns:
-            A pipe that says which process it is and how it has ended, and one for its work.
-        """
-        told, tells = os.pipe()
-        call, to_call = os.pipe()
+        """Fork a process; a pipe for its number and its exit code, and one for its work."""
+        status, to_status = os.pipe()
+        work, to_work = os.pipe()
         try:
             tracker: Any = resource_tracker.getfd()
-            self.send(FORK, [tells, call, tracker, *fds])
+            self.send(FORK, [to_status, work, tracker, *fds])
         except BaseException:
-            _close(told, to_call)
+            _close(status, to_work)
             raise
         finally:
-            _close(tells, call)
-        return told, to_call
+            _close(to_status, work)
+        return status, to_work
 
     def send(self, kind: bytes, fds: list[int]) -> None:
         with self.lock:
@@ -94,11 +88,7 @@ class _Forking:
 
 
 class _Server(_Forking):
-    """A process that has imported what workers need; it starts with the first of them.
-
-    Attributes:
-        pid: the process, once it has started.
-    """
+    """A process that has imported what workers need; it starts with the first of them."""
 
     pid: int | None = None
 
@@ -108,41 +98,34 @@ class _Server(_Forking):
         super().send(kind, fds)
 
     def _ensure_running(self) -> None:
-        """Start the server deaf to Ctrl-C; workers take over its signal mask when they begin.
+        """Start the server with Ctrl-C blocked, as its workers will have it when they begin.
 
         It finds modules where this process does, though it runs none of this process's code.
         """
-        resource_tracker.ensure_running()  # the server wants it, and its start opens the mask
+        resource_tracker.ensure_running()  # the server needs it, and its start unblocks Ctrl-C
         if self.pid is not None:
-            # Who ignores SIGCHLD, or waits for any child, hears of its end in our place.
+            # No such child: the program ignores SIGCHLD, or has waited for it itself.
             with suppress(ChildProcessError):
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     return
             self.control.close()
             self.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        python_path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         fd = self.theirs.fileno()
-        code = f"from feedax.data.workers.server import main; main({fd}, {PRELOADED})"
+        code = f"import sys; sys.path[:] = {sys.path}; "
+        code += f"from feedax.data.workers.server import main; main({fd})"
         python: Any = spawn.get_executable()
-        # As multiprocessing starts its own server: only this has -O, -W and -X as they are here.
+        # As multiprocessing starts its own server, with the -O, -W and -X of this process.
         arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         try:
             self.pid = util.spawnv_passfds(python, arguments, [fd])
         finally:
-            del os.environ["PYTHONPATH"]
-            if python_path is not None:
-                os.environ["PYTHONPATH"] = python_path
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.theirs.close()
 
 
 class _Holder(_Forking):
-    """A process, forked from the server, that has unpickled the plain parts of a dataset.
-
-    Its workers have them without unpickling, and the trainer need not pickle them again.
-    """
+    """A process, forked from the server, whose workers have the plain parts of a dataset."""
 
     def __init__(self, plain: PlainParts) -> None:
         super().__init__()
@@ -158,29 +141,14 @@ class _Holder(_Forking):
 
     def is_of(self, candidates: list[Any]) -> bool:
         """Whether it has what these are now, and still lives."""
-        if not self.plain.is_as_it_was(candidates):
+        if not self.plain.is_unchanged(candidates):
             return False
-        try:
-            return self.control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        return not connection.wait([self.control], timeout=0)  # it says nothing but its end
 
 
 _server = _Server()
-_holders: dict[int, _Holder] = {}
-"""By the id of the loader that each belongs to."""
-
-
-def _keep(loader: Any, holder: _Holder | None) -> None:
-    """Keep a loader's holder until the loader is gone, or has another one."""
-    if holder is None:
-        _holders.pop(id(loader), None)
-        return
-    if id(loader) not in _holders:
-        weakref.finalize(loader, _holders.pop, id(loader), None).atexit = False
-    _holders[id(loader)] = holder
+_holders: "weakref.WeakKeyDictionary[Any, _Holder]" = weakref.WeakKeyDictionary()
+"""The holder of a loader, until the loader is gone or has another one."""
 
 
 def _leave_to_parent() -> None:
@@ -205,12 +173,8 @@ class WorkerContext:
     """Stands where torch's iterator expects a multiprocessing context; made for one iterator.
 
     torch asks it for one queue of results and one event and then, for each worker, for a queue of
-    indices and a process.
-
-    Args:
-        loader: the user's loader.
-        heavy: what every worker gets, pickled only once for them all.
-        named: what of it is the user's, for messages.
+    indices and a process. Every worker gets what is `heavy`, which is pickled only once for them
+    all; `named` is what of it is the user's, for messages.
     """
 
     def __init__(self, loader: Any, heavy: list[Any], named: dict[str, Any]) -> None:
@@ -220,20 +184,20 @@ class WorkerContext:
         self._loader: Any = loader
         self._heavy = heavy
         self._named = named
-        self._results: Results | None = None
-        self._done = Done(self.channels)
+        self._end = TrainerEnd(self.channels)
+        self._has_results = False
         self._shared: SharedPickle | None = None
         self._inherited: list[int] = []
 
     def Queue(self) -> Any:
-        if self._results is None:
-            self._results = Results(self.channels)
-            return self._results
+        if not self._has_results:
+            self._has_results = True
+            return self._end
         self.channels.append(Channel(len(self.channels)))
         return self.channels[-1]
 
     def Event(self) -> Any:
-        return self._done
+        return self._end
 
     def Process(self, target: Any, args: tuple[Any, ...]) -> Any:
         return WorkerProcess(self, target, args)
@@ -247,13 +211,13 @@ class WorkerContext:
             try:
                 self._shared = self._packed()
             except Exception as error:
-                raise self._unpicklable(error) from error
+                raise refuse({**self._named, "the loader": self._heavy}, error) from error
             weakref.finalize(self, os.close, self._shared.fd)
             self._classes = classes_by_value()
             self._inherited = [*popen._fds, self._shared.fd]
         popen._fds = list(self._inherited)
         # The worker has its own ends of the queues.
-        known = [*self._heavy, self.channels[-1], self._results, self._done]
+        known = [*self._heavy, self.channels[-1], self._end]
         return self._shared._replace(fd=len(self._inherited) - 1), dumps(call, known=known)
 
     def _packed(self) -> SharedPickle:
@@ -263,16 +227,11 @@ class WorkerContext:
         holder = next((one for one in list(_holders.values()) if one.is_of(candidates)), None)
         plain = holder.plain if holder else PlainParts(candidates)
         shared = SharedPickle.pack(self._heavy, plain)
-        holder = (holder or _Holder(plain)) if shared.held else None
-        _keep(loader, holder)
-        self.source = holder or _server
+        if shared.held:
+            self.source = _holders[loader] = holder or _Holder(plain)
+        else:
+            _holders.pop(loader, None)
         return shared
-
-    def _unpicklable(self, error: Exception) -> WorkerError:
-        for name, value in self._named.items():
-            if not can_pickle(value):
-                return refuse(value, name, error)
-        return refuse(self._heavy, "the loader", error)
 
     def cannot_arrive(self, failure: str) -> WorkerError:
         """The error for what a worker could not unpickle."""
@@ -318,7 +277,7 @@ class _Popen(Popen):
             set_spawning_popen(None)
         try:
             self.sentinel, pipe = context.source.fork(self._fds)
-            # The worker's parent sentinel: it takes its closing for the end of the trainer.
+            # The worker takes the closing of this pipe for the end of the trainer.
             self.finalizer = util.Finalize(self, _close, (os.dup(pipe), self.sentinel))
             with open(pipe, "wb") as to_worker:
                 to_worker.write(file.getbuffer())
@@ -329,9 +288,9 @@ class _Popen(Popen):
         process.launch = None
 
 
-def main(fd: int, preload: Sequence[str]) -> None:
+def main(fd: int) -> None:
     """Run the server, with modules imported that all workers need."""
-    for name in preload:
+    for name in PRELOADED:
         with suppress(ImportError):
             importlib.import_module(name)
     if sys.stdin is not None:  # the trainer's own
@@ -342,29 +301,28 @@ def main(fd: int, preload: Sequence[str]) -> None:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork a process for each request, and tell how each has ended."""
-    told: dict[int, int] = {}
+    """Fork a process for each request, and write down its exit code once it has ended."""
+    statuses: dict[int, int] = {}
     wakes, waker = os.pipe()
     for end in (wakes, waker):
         os.set_blocking(end, False)
-    handlers = {
-        number: signal.signal(number, handler)
-        for number, handler in ((signal.SIGCHLD, _wake), (signal.SIGINT, signal.SIG_IGN))
+    handlers = {  # a signal with a handler, whatever that does, is written to `waker`
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
     }
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     while True:
         ready = connection.wait([control, wakes])
         if wakes in ready:
             os.read(wakes, 1 << 16)
-            _tell_ends(told)
+            _write_exit_codes(statuses)
         if control not in ready:
             continue
         kind, fds, flags, _ = socket.recv_fds(control, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         if not kind:
             return  # the trainer has ended, or needs no more workers
         if flags & socket.MSG_CTRUNC:  # too many files are open: the trainer sees them closed
-            for end in fds:
-                os.close(end)
+            _close(*fds)
             continue
         pid = os.fork()
         if pid == 0:
@@ -374,8 +332,7 @@ def _serve(control: socket.socket) -> None:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
                 control.close()
-                for end in (wakes, waker, *told.values()):
-                    os.close(end)
+                _close(wakes, waker, *statuses.values())
                 code = _hold(*fds) if kind == HOLD else _work(*fds)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -383,18 +340,13 @@ def _serve(control: socket.socket) -> None:
             finally:
                 os._exit(code)
         if kind == FORK:
-            told[pid] = fds.pop(0)
+            statuses[pid] = fds.pop(0)
             with suppress(BrokenPipeError):
-                forkserver.write_signed(told[pid], pid)
-        for end in fds:
-            os.close(end)
+                forkserver.write_signed(statuses[pid], pid)
+        _close(*fds)
 
 
-def _wake(*_: Any) -> None:
-    """Let the signal be heard: its number is written to the pipe that wakes the server."""
-
-
-def _tell_ends(told: dict[int, int]) -> None:
+def _write_exit_codes(statuses: dict[int, int]) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -402,23 +354,22 @@ def _tell_ends(told: dict[int, int]) -> None:
             return
         if pid == 0:
             return
-        if (end := told.pop(pid, None)) is not None:
+        if (end := statuses.pop(pid, None)) is not None:
             with suppress(BrokenPipeError):
-                code = os.waitstatus_to_exitcode(status)
-                forkserver.write_signed(end, code)
+                forkserver.write_signed(end, os.waitstatus_to_exitcode(status))
             os.close(end)
 
 
-def _work(told: int, call: int, tracker: int, *fds: int) -> int:
+def _work(to_status: int, work: int, tracker: int, *fds: int) -> int:
     """Run the process that comes through a pipe.
 
     multiprocessing's own server sets the same private names (`forkserver._serve_one`): what is
     unpickled in the process looks there for its file descriptors, and there is no public way.
     """
-    os.close(told)
+    os.close(to_status)
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     forkserver._forkserver._inherited_fds = list(fds)  # type: ignore[attr-defined]
-    return spawn._main(call, os.dup(call))
+    return spawn._main(work, os.dup(work))
 
 
 def _hold(control: int, memory: int) -> int:
@@ -448,7 +399,7 @@ def run_worker(
     end = WorkerEnd(socket_fd, slots.of_this_worker)
     try:
         heavy = shared._replace(fd=inherited[shared.fd]).unpack(pickling.held)
-        target, args = loads(own, known=[*heavy, end, end, end])
+        target, args = loads(own, known=[*heavy, end, end])
         receive_classes()
     except Exception as error:
         end.send(Unreadable(None, in_one_line(error)))

@@ -21,39 +21,34 @@ from feedax.data.workers.pickling import ALIGNMENT, OUT_OF_BAND, address, aligne
 
 SLOTS = 16
 SLOT_BYTES = 2**30
-"""The most slots of a worker, and the most bytes of them all; what is beyond goes by the pipe."""
+"""The most slots of a worker, and the most bytes of them all; the rest is sent through the pipe."""
 
 _HEADER = mmap.PAGESIZE
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 class Slot(NamedTuple):
-    """A part of that memory: where it starts and how long it is, in bytes."""
+    """A part of a worker's memory: where it starts and how long it is, in bytes."""
 
     start: int
     size: int
 
 
 class WorkerSlots:
-    """A worker's side: it fills slots.
-
-    Args:
-        fd: the memory's memory.
-    """
+    """A worker's side: it fills slots of the memory that a file descriptor is for."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._header = mmap.mmap(fd, _HEADER)
         self._end = _HEADER
         self._maps: dict[Slot, mmap.mmap] = {}
-        self._memory: dict[Slot, np.ndarray] = {}
         self._free: list[Slot] = []
         self._open: Slot | None = None
         self._used = 0
         self._expected = 0
 
     def at(self, position: int) -> None:
-        """Leave word of which example of a batch is being loaded, for whoever may ask."""
+        """Record which example of a batch is being loaded, for the trainer to read."""
         struct.pack_into("q", self._header, 0, position)
 
     def free(self, slots: list[Slot]) -> None:
@@ -72,48 +67,37 @@ class WorkerSlots:
 
         The slot is the trainer's from now on.
         """
-        lying = [self._position(buffer) for buffer in buffers]
-        copied = sum(aligned(b.nbytes) for b, p in zip(buffers, lying, strict=True) if p is None)
-        too_small = None
-        if self._open is not None and self._used + copied > self._open.size:
-            # What lies there moves with the rest: a first batch, or one larger than those before.
-            copied += self._used
-            too_small, self._open, self._used = self._open, None, 0
-            lying = [None] * len(buffers)
-        self._expected = max(self._used + copied, self._expected)
-        if not self._reserve(self._used + copied):
-            self._give_back(too_small)
+        positions = [self._position(buffer) for buffer in buffers]
+        copied = [b for b, p in zip(buffers, positions, strict=True) if p is None]
+        size = self._used + sum(aligned(buffer.nbytes) for buffer in copied)
+        self._expected = max(size, self._expected)
+        if not self._reserve(size):
             return None
         places = []
-        for buffer, position in zip(buffers, lying, strict=True):
+        for buffer, position in zip(buffers, positions, strict=True):
             if position is None:
                 position = self._used
                 self._take(buffer.nbytes)[:] = np.frombuffer(buffer, np.uint8)
             places.append((position, position + buffer.nbytes))
-        slot = self._open
+        slot, self._open, self._used = self._open, None, 0
         assert slot is not None
-        self._open, self._used = None, 0
-        self._give_back(too_small)
         return slot, places
 
     def clear(self) -> None:
-        """Give up what was put into the slot of this batch."""
-        self._give_back(self._open)
+        """Discard what was put into the slot of this batch."""
+        if self._open is not None:
+            self._free.append(self._open)
         self._open, self._used = None, 0
 
-    def _give_back(self, slot: Slot | None) -> None:
-        if slot is not None:
-            self._free.append(slot)
-
     def _reserve(self, size: int) -> bool:
-        """See that the open slot has room for so many bytes; open one if none is."""
+        """Whether the open slot has room for this many bytes; one is opened if none is open."""
         if self._open is None:
             self._open = self._slot(max(size, self._expected))
         return self._open is not None and size <= self._open.size
 
     def _take(self, size: int) -> np.ndarray:
         assert self._open is not None
-        memory = self._memory[self._open][self._used : self._used + size]
+        memory = np.frombuffer(self._maps[self._open], np.uint8, size, self._used)
         self._used = aligned(self._used + size)
         return memory
 
@@ -123,35 +107,29 @@ class WorkerSlots:
             best = min(fitting, key=lambda slot: slot.size)
             self._free.remove(best)
             return best
-        # Batches have grown: the slots that are free now will never be of use again.
+        # Batches have grown: the free slots are too small for any later batch. The system gets
+        # their memory back; their ranges of the file stay empty.
         for slot in self._free:
-            self._drop(slot)
+            self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
         self._free = []
         size = -(-(size + size // 8) // _PAGE) * _PAGE
-        taken = sum(slot.size for slot in self._memory)
-        if len(self._memory) >= SLOTS or taken + size > SLOT_BYTES:
+        taken = sum(slot.size for slot in self._maps)
+        if len(self._maps) >= SLOTS or taken + size > SLOT_BYTES:
             return None
         slot = Slot(self._end, size)
         try:
             os.posix_fallocate(self._fd, slot.start, size)
         except OSError:
-            return None  # no memory left for it: the pipe will do
+            return None  # the system has no memory left: the batch is sent through the pipe
         self._end += size
         self._maps[slot] = mmap.mmap(self._fd, size, offset=slot.start)
-        self._memory[slot] = np.frombuffer(self._maps[slot], np.uint8)
         return slot
-
-    def _drop(self, slot: Slot) -> None:
-        """Give a slot's memory back to the system; its place in the memory stays empty."""
-        del self._memory[slot]
-        self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
 
     def _position(self, buffer: memoryview) -> int | None:
         """Where in the open slot a buffer lies, or None if it lies elsewhere."""
         if self._open is None:
             return None
-        memory = self._memory[self._open]
-        start = address(buffer) - memory.ctypes.data
+        start = address(buffer) - address(self._maps[self._open])
         return start if 0 <= start <= self._open.size - buffer.nbytes else None
 
 
@@ -189,7 +167,6 @@ class TrainerSlots:
         os.ftruncate(self.fd, _HEADER)
         self._header = mmap.mmap(self.fd, _HEADER)
         self._memory: dict[Slot, Any] = {}
-        self._leases: dict[Slot, Any] = {}
         self._freed: deque[Slot] = deque()
         weakref.finalize(self, os.close, self.fd)
 
@@ -200,21 +177,17 @@ class TrainerSlots:
     def views(self, slot: Slot, places: list[tuple[int, int]]) -> list[memoryview]:
         """The bytes of a slot at these places; while one of them lives the slot stays as it is."""
         if slot not in self._memory:
-            # The worker asks for larger slots only when its smaller ones are of no use any more.
+            # The worker opens a larger slot only when it no longer uses its smaller ones.
             self._memory = {s: m for s, m in self._memory.items() if s.size >= slot.size}
             self._memory[slot] = _mapped(self.fd, slot)
         # Made in one go: a view would have NumPy look through it, at the mapping itself.
         lease = _Lease((slot.size,), np.uint8, self._memory[slot])
-        freed = self._freed
-        self._leases[slot] = weakref.ref(lease, lambda _: freed.append(slot))
+        weakref.finalize(lease, self._freed.append, slot).atexit = False
         return [lease[start:stop].data for start, stop in places]
 
     def freed(self) -> list[Slot]:
         """The slots that came free since the last call."""
-        slots = []
-        while self._freed:
-            slots.append(self._freed.popleft())
-        return slots
+        return [self._freed.popleft() for _ in range(len(self._freed))]
 
 
 assert _PAGE % ALIGNMENT == 0

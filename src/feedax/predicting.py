@@ -1,20 +1,26 @@
-"""An image file, prepared as the training examples were.
+"""What `feedax predict` makes of a person's image: an example as those of training were.
 
 A network for MNIST has only seen bright digits on black, 20 pixels long, with their centre of mass
 in the middle of 28 x 28. A photo or a drawing is none of that, so it is brought there the way MNIST
 itself was made (LeCun, Cortes, Burges), and what was done is said in words.
+
+In a photograph light falls unevenly, and paper has lines, grain and edges. As document scanners do,
+the paper is estimated around every pixel: a grey closing with a window that no stroke fills takes
+the ink away and leaves the light, its sharp shadows too. What differs from the paper is ink,
+measured along the colour in which the ink differs most.
 """
 
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from feedax.errors import ImageError
 from feedax.pictures import read_picture
-from feedax.predicting.ink import BLANK, NOISE, border, find_ink
 
 SMALL = 8
 """Pixels: ink that is smaller has been enlarged out of hardly anything."""
@@ -24,6 +30,18 @@ LARGE = 600
 
 UNSURE = 0.7
 """Where the likeliest class has less, a network errs in every second to fourth photograph."""
+
+NOISE = 0.1
+"""Of the strongest ink: what is fainter is the grain of the paper or of JPEG."""
+
+BLANK = 24
+"""Of 255: ink that stands out less from its background is none."""
+
+FLAT = 12
+"""Of 255: a background that varies less than this along the border is one colour."""
+
+WINDOW = 0.22
+"""Of the picture's longer side: no stroke is so wide, and a shadow's corners are hardly blunted."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +119,20 @@ def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.
     size = f"{image.width} x {image.height} pixels"
     image = _smaller(image)
     grey, notes = _grey(image), []
-    inverted = bool(np.median(border(grey)) > 127)
-    if grey.shape == (28, 28) and (plain := _plain(255 - grey if inverted else grey)) is not None:
-        if not framing.strict or is_framed(plain, framing):
+    inverted = bool(np.median(_border(grey)) > 127)
+    bright = 255 - grey if inverted else grey
+    # Bright on exact black, as a dataset has it?
+    if grey.shape == (28, 28) and np.median(_border(bright)) == 0 and bright.max() >= BLANK:
+        if not framing.strict or is_framed(bright, framing):
             notes += ["dark on light, so inverted"] * inverted
-            return np.rint(plain.T if framing.transposed else plain).astype(np.uint8), notes
+            return np.rint(bright.T if framing.transposed else bright).astype(np.uint8), notes
         size += " not framed as the dataset's"
-    ink = find_ink(_colours(image, grey))
+    ink = _find_ink(_colours(image, grey))
     if ink is None:
         raise ImageError(
             f"prepare_image: {path} must show something, and it is blank; write with a darker pen"
         )
-    if ink.dark:
+    if ink.is_dark:
         notes.append("dark on light, so inverted")
     pixels, extent = _placed(ink.strength, framing)
     if max(extent) < SMALL:
@@ -120,7 +140,7 @@ def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.
     notes.append(f"{size}, so cropped to the ink, scaled and centred in 28 x 28")
     if ink.things > 1:
         notes.append(f"perhaps {ink.things} things, of which the largest was taken")
-    if ink.on_the_edge:
+    if ink.is_on_the_edge:
         notes.append("perhaps cut off, since ink touches the border")
     return np.rint(pixels.T if framing.transposed else pixels).astype(np.uint8), notes
 
@@ -136,17 +156,10 @@ def _smaller(image: Image.Image) -> Image.Image:
     return (image.convert("RGB") if image.mode in ("1", "P") else image).reduce(factor)
 
 
-def _plain(grey: np.ndarray) -> np.ndarray | None:
-    """The pixels where they are bright on exact black, as a dataset has them."""
-    return grey if np.median(border(grey)) == 0 and grey.max() >= BLANK else None
-
-
 def is_framed(grey: np.ndarray, framing: Framing) -> bool:
-    """Whether the ink lies as the framing says, within two pixels of length and one of place.
+    """Whether `(28, 28)` bright on black lies as a framing by mass says.
 
-    Args:
-        grey: `(28, 28)`, bright on black.
-        framing: where the dataset has its ink; by mass.
+    The ink may differ by two pixels in length and by one in place.
     """
     ink = np.where(grey >= NOISE * grey.max(), grey, 0)
     length = max(np.ptp(np.flatnonzero(ink.any(axis))) + 1 for axis in (0, 1))
@@ -227,3 +240,106 @@ def _cropped(image: Image.Image, shape: tuple[int, ...]) -> tuple[np.ndarray, li
             f"{size[0]} x {size[1]} pixels, so its middle was scaled to {width} x {height}"
         )
     return np.asarray(image), notes
+
+
+class _Ink(NamedTuple):
+    """What was written, the largest of so many separate things."""
+
+    strength: np.ndarray  # float32 (height, width), 0 where there is no ink
+    is_dark: bool  # darker than its paper
+    is_on_the_edge: bool  # it reaches the border of the picture
+    things: int
+
+
+def _find_ink(picture: np.ndarray) -> _Ink | None:
+    """What was written on a picture, float32 `(height, width, channels)`; None if it is blank."""
+    side = max(picture.shape)
+    sigma = side / 300 if side > 100 else 0.0
+    calm = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+    outside = _border(calm)
+    paper = np.median(outside, axis=0)
+    if np.mean(np.abs(outside - paper).max(1) > FLAT) < 0.1:
+        difference = picture - paper
+    else:
+        signs, paper = _paper(calm, int(WINDOW * side) | 1)
+        # In the shade, ink stands out less from its paper by the same factor.
+        gain = np.clip((paper.mean((0, 1)) + 8) / (paper + 8), 0.3, 3)
+        difference = picture - paper
+        difference = np.where(signs * difference > 0, difference, 0) * gain
+    direction = _direction(difference)
+    strength = np.maximum(difference @ direction, 0)
+    # A border without lines or grain: what is faint within it is ink.
+    clean = (_border(strength) <= NOISE * strength.max()).all()
+    calm = strength if clean else ndimage.gaussian_filter(strength, 2 * sigma)
+    level = calm.max()
+    if level < BLANK:
+        return None
+    strong, least = calm > 0.5 * level, NOISE * level
+    if not clean:
+        # What the paper shows away from all strong ink, lines and grain, is not ink either.
+        away = ~ndimage.binary_dilation(strong, iterations=max(2, side // 40))
+        faint = np.percentile(calm[away], 99) if away.any() else 0.0
+        least = min(max(least, 1.2 * faint), 0.6 * level)
+    kept, things, on_the_edge = _one_thing(calm >= least, calm * strong)
+    strength = np.where(kept & (strength >= least), strength, 0).astype(np.float32)
+    return _Ink(strength, bool(direction.sum() < 0), on_the_edge, things)
+
+
+def _border(picture: np.ndarray) -> np.ndarray:
+    """The outermost pixels, in a row."""
+    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
+
+
+def _direction(difference: np.ndarray) -> np.ndarray:
+    """The unit vector in colour along which the strongest differences lie; opposite ones cancel."""
+    sums = (difference * np.square(difference).sum(-1, keepdims=True)).sum((0, 1))
+    return sums / max(np.linalg.norm(sums), 1e-9)
+
+
+def _paper(calm: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each channel whether ink is brighter (1) or darker (-1), and the paper without ink."""
+    step = max(1, max(calm.shape) // 36)
+    small = calm[::step, ::step]
+    # Ink covers less than half of any large window, so the median is paper.
+    wide = 2 * (max(small.shape) // 4) + 1
+    signs = np.sign(_direction(small - ndimage.median_filter(small, (wide, wide, 1))))
+    paper = np.stack(
+        [
+            (ndimage.grey_opening if sign > 0 else ndimage.grey_closing)(
+                calm[..., channel], (window, window), mode="nearest"
+            )
+            for channel, sign in enumerate(signs)
+        ],
+        axis=-1,
+    )
+    return signs, paper
+
+
+def _one_thing(mask: np.ndarray, strong: np.ndarray) -> tuple[np.ndarray, int, bool]:
+    """The parts of the largest thing as a mask, how many things there are, and at the border?"""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    extents = np.array([max(side.stop - side.start for side in box) for box in boxes])
+    weights = ndimage.sum_labels(strong, labels, np.arange(1, count + 1))
+    on_the_edge = np.isin(np.arange(1, count + 1), _border(labels))
+    inner = ~on_the_edge & (weights > 0) & (extents > 0.04 * max(mask.shape))
+    if inner.any():
+        weights[on_the_edge & (extents > 0.6 * max(mask.shape))] = 0  # the end of the sheet, a line
+    main = int((weights * (inner if inner.any() else 1)).argmax())
+    # A five's bar may stand alone: parts that are near to each other are one thing.
+    parts = [i for i in range(count) if weights[i] > 0.03 * weights[main]]
+    joined = [i for i in parts if inner[i] or not inner.any()]
+    kept = {main}
+    while near := {
+        i
+        for i in joined
+        if i not in kept and any(_gap(boxes[i], boxes[j]) <= 0.1 * extents[main] for j in kept)
+    }:
+        kept |= near
+    others = sum(weights[i] > 0.15 * weights[main] for i in parts if i not in kept)
+    return np.isin(labels, [i + 1 for i in kept]), 1 + others, bool(on_the_edge[list(kept)].any())
+
+
+def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> int:
+    """Pixels between two boxes, along the axis where there are more; negative if they overlap."""
+    return max(max(a.start - b.stop, b.start - a.stop) for a, b in zip(one, other, strict=True))
