@@ -5,14 +5,13 @@ picture and another to an array. What is not known here has no batch form, and i
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms as v1
-from torchvision.transforms import v2
 
 from feedax.data.array_dataset import FlattenAndCast
 
@@ -23,6 +22,8 @@ _DTYPES = {
     for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
                  "float32", "float64")
 }  # fmt: skip
+
+V1, V2 = "torchvision.transforms", "torchvision.transforms.v2"
 
 PICTURE, ARRAY, TENSOR, INT, FLOAT = "a PIL image", "an array", "a tensor", "an int", "a float"
 """What a transform is given for one example. A `tv_tensors.Image` is a tensor here."""
@@ -83,7 +84,8 @@ def batch_transform(transform: Any, stage: Stage, what: str = "transform") -> Ba
         one = pending.pop(0)
         if one is None:
             raise NoArrayForm(f"the {what} Compose holds a None")
-        if type(one) in (v1.Compose, v2.Compose):
+        kind = _known_type(one)
+        if kind in ((V1, "Compose"), (V2, "Compose")):
             _refuse_altered(one, what)
             if type(one.transforms) not in (list, tuple) or not one.transforms:
                 raise NoArrayForm(f"the {what} Compose holds no list of transforms")
@@ -91,12 +93,12 @@ def batch_transform(transform: Any, stage: Stage, what: str = "transform") -> Ba
             pending[:0] = one.transforms
             continue
         name = f"the {what} {_name(one)}"
-        if type(one) in _STEPS:
+        if kind in _STEPS:
             _refuse_altered(one, what)
             identity += [one, type(one), *_values(one, what)]
-            step, kind = _STEPS[type(one)](one, stage, name)
+            step, result = _STEPS[kind](one, stage, name)
         elif id(one) in _FUNCTIONS:
-            kinds, step, kind = _FUNCTIONS[id(one)]
+            kinds, step, result = _FUNCTIONS[id(one)]
             if stage.kind not in kinds:
                 raise _cannot(name, stage)
             identity.append(one)
@@ -104,9 +106,25 @@ def batch_transform(transform: Any, stage: Stage, what: str = "transform") -> Ba
             raise NoArrayForm(f"{name} is known for single examples only")
         names.append(_name(one))
         rows = stage.rows if step is None else step(stage.rows)
-        stage = Stage(kind, rows, stage.own or rows.dtype != stage.rows.dtype)
+        stage = Stage(result, rows, stage.own or rows.dtype != stage.rows.dtype)
         steps += [] if step is None else [step]
     return BatchTransform(tuple(steps), tuple(names), tuple(identity), stage)
+
+
+def _known_type(transform: Any) -> type | tuple[str, str]:
+    """The exact type of a transform; of torchvision's the module and the name.
+
+    torchvision is not imported for this: whoever has one of its transforms has imported it.
+    """
+    kind = type(transform)
+    for module in (V1, V2):
+        if getattr(sys.modules.get(module), kind.__name__, None) is kind:
+            return module, kind.__name__
+    return kind
+
+
+def _is_of_v2(transform: Any) -> bool:
+    return _known_type(transform) == (V2, type(transform).__name__)
 
 
 def _refuse_altered(transform: Any, what: str) -> None:
@@ -126,7 +144,7 @@ def _refuse_altered(transform: Any, what: str) -> None:
 
 def _values(transform: Any, what: str) -> tuple[Any, ...]:
     """What a known transform depends on besides its type; numbers that may change in place."""
-    if type(transform) in (v1.Normalize, v2.Normalize):
+    if _known_type(transform) in ((V1, "Normalize"), (V2, "Normalize")):
         try:
             values = (transform.mean, transform.std)
             numbers = [torch.as_tensor(v, dtype=torch.float64) for v in values]
@@ -181,7 +199,7 @@ def _has_a_tensor(dtype: np.dtype) -> bool:
 
 def _to_tensor(transform: Any, stage: Stage, name: str) -> _Step:
     rows = stage.rows
-    of_v2 = type(transform) is v2.ToTensor
+    of_v2 = _is_of_v2(transform)
     if of_v2 and (stage.kind not in (PICTURE, ARRAY) or rows.ndim == 1):
         return None, stage.kind  # v2 leaves alone what it does not transform
     if stage.kind not in (PICTURE, ARRAY) or rows.ndim not in (3, 4):
@@ -215,7 +233,7 @@ def _numpy_dtype(dtype: torch.dtype, name: str, kinds: str = "f") -> np.dtype:
 def _pil_to_tensor(transform: Any, stage: Stage, name: str) -> _Step:
     if stage.kind == PICTURE:
         return _channels_first, TENSOR
-    if type(transform) is v2.PILToTensor:
+    if _is_of_v2(transform):
         return None, stage.kind
     raise _cannot(name, stage)
 
@@ -238,7 +256,7 @@ def _to_image(transform: Any, stage: Stage, name: str) -> _Step:
     raise _cannot(name, stage)
 
 
-def _convert_image_dtype(transform: v1.ConvertImageDtype, stage: Stage, name: str) -> _Step:
+def _convert_image_dtype(transform: Any, stage: Stage, name: str) -> _Step:
     if stage.kind != TENSOR:
         raise _cannot(name, stage)
     return _scaled(transform.dtype, stage, name, divide=True), TENSOR
@@ -250,7 +268,7 @@ def _to_dtype(transform: Any, stage: Stage, name: str) -> _Step:
         raise NoArrayForm(f"{name} with a dtype for each type is known for single examples only")
     if stage.kind != TENSOR:
         return None, stage.kind  # v2 leaves alone what is not a tensor
-    if type(transform) is v2.ConvertImageDtype or transform.scale:
+    if type(transform).__name__ == "ConvertImageDtype" or transform.scale:
         return _scaled(dtype, stage, name, divide=False), TENSOR
     before = stage.rows.dtype
     if str(dtype) == f"torch.{before}":
@@ -281,7 +299,7 @@ def _scaled(dtype: torch.dtype, stage: Stage, name: str, divide: bool) -> Batch 
 
 def _normalize(transform: Any, stage: Stage, name: str) -> _Step:
     rows = stage.rows
-    of_v2 = type(transform) is v2.Normalize
+    of_v2 = _is_of_v2(transform)
     if of_v2 and stage.kind in (ARRAY, INT, FLOAT):
         return None, stage.kind  # v2 leaves alone what is not a tensor
     if stage.kind != TENSOR or rows.dtype not in (np.float32, np.float64) or rows.ndim < 4:
@@ -313,19 +331,19 @@ def _per_channel(values: Any, dtype: np.dtype) -> np.ndarray:
     return result.reshape(-1, 1, 1).copy() if result.ndim == 1 else result.copy()
 
 
-_STEPS: dict[type, Callable[[Any, Stage, str], _Step]] = {
+_STEPS: dict[type | tuple[str, str], Callable[[Any, Stage, str], _Step]] = {
     FlattenAndCast: _flatten_and_cast,
-    v1.ToTensor: _to_tensor,
-    v2.ToTensor: _to_tensor,
-    v1.PILToTensor: _pil_to_tensor,
-    v2.PILToTensor: _pil_to_tensor,
-    v2.ToImage: _to_image,
-    v2.ToPureTensor: lambda transform, stage, name: (None, stage.kind),
-    v1.ConvertImageDtype: _convert_image_dtype,
-    v2.ConvertImageDtype: _to_dtype,
-    v2.ToDtype: _to_dtype,
-    v1.Normalize: _normalize,
-    v2.Normalize: _normalize,
+    (V1, "ToTensor"): _to_tensor,
+    (V2, "ToTensor"): _to_tensor,
+    (V1, "PILToTensor"): _pil_to_tensor,
+    (V2, "PILToTensor"): _pil_to_tensor,
+    (V2, "ToImage"): _to_image,
+    (V2, "ToPureTensor"): lambda transform, stage, name: (None, stage.kind),
+    (V1, "ConvertImageDtype"): _convert_image_dtype,
+    (V2, "ConvertImageDtype"): _to_dtype,
+    (V2, "ToDtype"): _to_dtype,
+    (V1, "Normalize"): _normalize,
+    (V2, "Normalize"): _normalize,
 }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.datasets as tv
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from feedax.data.array_dataset import ArrayDataset
@@ -27,6 +26,9 @@ from feedax.data.array_form import (
 )
 from feedax.data.batch_transforms import INT, PICTURE, NoArrayForm
 from feedax.tree import name_of
+
+TV = "torchvision.datasets"
+"""Not imported: whoever has one of its datasets has imported it."""
 
 
 @register_array_form(TensorDataset)
@@ -122,28 +124,34 @@ def _pictures(
 _INTEGERS = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
 
 
-@register_array_form(tv.MNIST, tv.FashionMNIST, tv.KMNIST, tv.EMNIST, tv.USPS)
+@register_array_form(
+    (f"{TV}.mnist", "MNIST"),
+    (f"{TV}.mnist", "FashionMNIST"),
+    (f"{TV}.mnist", "KMNIST"),
+    (f"{TV}.mnist", "EMNIST"),
+    (f"{TV}.usps", "USPS"),
+)
 def _mnist_family(dataset: Any) -> ArrayForm:
     return _pictures(dataset, dataset.data, dataset.targets, INT, channels=False)
 
 
-@register_array_form(tv.QMNIST)
-def _qmnist(dataset: tv.QMNIST) -> ArrayForm:
+@register_array_form((f"{TV}.mnist", "QMNIST"))
+def _qmnist(dataset: Any) -> ArrayForm:
     labels, kind = (dataset.targets[:, 0], INT) if dataset.compat else (dataset.targets, None)
     return _pictures(dataset, dataset.data, labels, kind, channels=False)
 
 
-@register_array_form(tv.SEMEION)
-def _semeion(dataset: tv.SEMEION) -> ArrayForm:
+@register_array_form((f"{TV}.semeion", "SEMEION"))
+def _semeion(dataset: Any) -> ArrayForm:
     return _pictures(dataset, dataset.data, dataset.labels, INT, channels=False)
 
 
-@register_array_form(tv.CIFAR10, tv.CIFAR100)
+@register_array_form((f"{TV}.cifar", "CIFAR10"), (f"{TV}.cifar", "CIFAR100"))
 def _cifar(dataset: Any) -> ArrayForm:
     return _pictures(dataset, dataset.data, dataset.targets, None, channels=True)
 
 
-@register_array_form(tv.SVHN, tv.STL10)
+@register_array_form((f"{TV}.svhn", "SVHN"), (f"{TV}.stl10", "STL10"))
 def _channels_come_first(dataset: Any) -> ArrayForm:
     images = dataset.data
     if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -151,9 +159,12 @@ def _channels_come_first(dataset: Any) -> ArrayForm:
     return _pictures(dataset, images, dataset.labels, INT, channels=True)
 
 
-@register_array_form(tv.MovingMNIST, tv.PhotoTour)
+@register_array_form(
+    (f"{TV}.moving_mnist", "MovingMNIST"),
+    (f"{TV}.phototour", "PhotoTour"),
+)
 def _without_labels(dataset: Any) -> ArrayForm:
-    if isinstance(dataset, tv.PhotoTour) and not dataset.train:
+    if type(dataset).__name__ == "PhotoTour" and not dataset.train:
         raise NoArrayForm("PhotoTour with train=False yields pairs of its pictures")
     return arrays_form(dataset, [dataset.data], [dataset.transform], structure=itemgetter(0))
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Subset
-from torchvision.datasets import CIFAR10, MNIST, SVHN, ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset
 from feedax.datasets.local import image_folder, npz
 from feedax.datasets.standard import (
     FLATTEN,
+    MNIST,
     AnyPath,
     Transform,
     cifar10,
@@ -75,7 +75,8 @@ def load(
         transform: the transform of one image; a factory brings its own.
 
     Returns:
-        A PyTorch dataset with at least one example, or None where there is no test part.
+        A PyTorch dataset with at least one example, or None where there is no test part. MNIST
+        with the default transform is an `ArrayDataset`; the other named ones are torchvision's.
 
     Raises:
         UnknownDatasetError: the text names no dataset.
@@ -91,6 +92,8 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
     """
     name, colon, rest = text.partition(":")
     plain = name.replace("-", "_")
+    if text == "mnist" and transform is FLATTEN:
+        return MNIST(train, root)
     if not colon and plain in _BY_NAME:
         return _BY_NAME[plain](train=train, root=root, transform=transform)
     if name == "emnist":
@@ -210,15 +213,19 @@ def image_shape(dataset: Any) -> tuple[int, ...] | None:
     None
     """
     dataset = _whole(dataset)
-    if isinstance(dataset, (MNIST, CIFAR10)):
-        return tuple(dataset.data.shape[1:])
-    if isinstance(dataset, SVHN):  # it keeps the channels first, and hands out PIL images
-        channels, height, width = dataset.data.shape[1:]
-        return height, width, channels
     if isinstance(dataset, ArrayDataset):
         shape = dataset.inputs.shape[1:]
         return shape if len(shape) in (2, 3) else None
-    if isinstance(dataset, ImageFolder):
+    # Whoever has one of torchvision's datasets has imported it.
+    torchvision: Any = sys.modules.get("torchvision.datasets")
+    if torchvision is None:
+        return None
+    if isinstance(dataset, (torchvision.MNIST, torchvision.CIFAR10)):
+        return tuple(dataset.data.shape[1:])
+    if isinstance(dataset, torchvision.SVHN):  # it keeps the channels first, hands out PIL images
+        channels, height, width = dataset.data.shape[1:]
+        return height, width, channels
+    if isinstance(dataset, torchvision.ImageFolder):
         path = dataset.samples[0][0]
         try:
             return np.asarray(dataset.loader(path)).shape

@@ -4,17 +4,19 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import ImageFolder
 
 from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
-from feedax.datasets.standard import FLATTEN, AnyPath, Transform
+from feedax.datasets.standard import FLATTEN, AnyPath, Transform, torchvision_datasets
 from feedax.errors import DatasetError, printable, reason
 from feedax.files import open_regular
 from feedax.pictures import picture_size, read_picture
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 _TEST_NAMES = ("test", "val", "valid")
 
@@ -30,7 +32,7 @@ def image_folder(
     train: bool = True,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> ImageFolder | None:
+) -> "ImageFolder | None":
     """A folder with one subfolder of images for each class, as torchvision's ImageFolder.
 
     `folder/train` is the training part and the first of `folder/test`, `folder/val` and
@@ -72,8 +74,11 @@ def image_folder(
             return None
         dataset = _one_part(part, transform, target_transform)
         if type(transform) is FlattenAndCast:
-            others = [] if train else ImageFolder(training, allow_empty=True).samples[:1]
-            _refuse_several_sizes([path for path, _ in others + _some(dataset)])
+            looked_at = _some(dataset)
+            if not train:
+                whole = torchvision_datasets().ImageFolder(training, allow_empty=True)
+                looked_at = whole.samples[:1] + looked_at
+            _refuse_several_sizes([path for path, _ in looked_at])
         return dataset
     except OSError as error:
         raise DatasetError(
@@ -131,9 +136,11 @@ def _same_classes(training: Path, test: Path) -> None:
 
 def _one_part(
     part: Path, transform: Transform | None, target_transform: Transform | None
-) -> ImageFolder:
+) -> "ImageFolder":
     _classes(part)
-    dataset = ImageFolder(part, transform, target_transform, loader=_read_image, allow_empty=True)
+    dataset = torchvision_datasets().ImageFolder(
+        part, transform, target_transform, loader=_read_image, allow_empty=True
+    )
     used = set(dataset.targets)
     empty = [name for name, index in dataset.class_to_idx.items() if index not in used]
     if empty:
@@ -148,7 +155,7 @@ def _read_image(path: str) -> Image.Image:
     return read_picture(path, "image_folder", DatasetError).convert("RGB")
 
 
-def _some(dataset: ImageFolder) -> list[tuple[str, int]]:
+def _some(dataset: "ImageFolder") -> list[tuple[str, int]]:
     """Some of the images, spread over all of them, and one of every class."""
     first_of = {label: i for i, label in reversed([*enumerate(dataset.targets)])}
     spread = np.linspace(0, len(dataset) - 1, _LOOKED_AT).astype(int).tolist()

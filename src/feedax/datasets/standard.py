@@ -15,14 +15,18 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchvision import datasets
+import numpy as np
 
-from feedax.data.array_dataset import FlattenAndCast
+from feedax.data.array_dataset import ArrayDataset, FlattenAndCast
+from feedax.data.array_form import register_arrays
 from feedax.errors import DatasetError, did_you_mean, reason
 from feedax.files import lock, open_regular, replace_file
 from feedax.machine import cache_folder
+
+if TYPE_CHECKING:
+    from torchvision import datasets
 
 AnyPath = str | os.PathLike[str]
 
@@ -30,8 +34,6 @@ Transform = Callable[[Any], Any]
 
 FLATTEN = FlattenAndCast()
 """The default transform. It has no state, so all datasets share it."""
-
-_AnyDataset = TypeVar("_AnyDataset")
 
 # A folder that cannot take a file answers with one of these, and not the network; torchvision
 # raises an OSError for both.
@@ -76,7 +78,7 @@ def mnist(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.MNIST:
+) -> "datasets.MNIST":
     """The MNIST digits as torchvision's own dataset, made from the files inside the package.
 
     The first call unpacks them to `MNIST/raw` in the cache folder (55 MB). Every call compares
@@ -102,6 +104,58 @@ def mnist(
     >>> len(data), image.shape, image.dtype, image.max().item(), label
     (60000, (784,), dtype('float32'), 255.0, 5)
     """
+    folder = _unpacked(train, root)
+    return torchvision_datasets().MNIST(folder, train, transform, target_transform)
+
+
+class MNIST(ArrayDataset):
+    """The examples of `mnist`, bit for bit, as arrays: torchvision need not be imported for them.
+
+    Args:
+        train: the 60000 training examples, or else the 10000 test examples.
+        root: as in `mnist`.
+
+    Attributes:
+        inputs: uint8 `(n, 28, 28)`.
+        targets: int64 `(n,)`.
+        classes: the names of the classes, as torchvision has them.
+
+    Raises:
+        DatasetError: as in `mnist`.
+
+    >>> image, label = MNIST(train=False)[0]
+    >>> image.shape, image.dtype, int(label), MNIST.classes[label]
+    ((784,), dtype('float32'), 7, '7 - seven')
+    """
+
+    classes = (
+        "0 - zero",
+        "1 - one",
+        "2 - two",
+        "3 - three",
+        "4 - four",
+        "5 - five",
+        "6 - six",
+        "7 - seven",
+        "8 - eight",
+        "9 - nine",
+    )
+
+    def __init__(self, train: bool = True, root: AnyPath | None = None) -> None:
+        raw = _unpacked(train, root) / "MNIST" / "raw"
+        files = _TRAIN if train else _TEST
+        images, labels = (np.fromfile(raw / name, np.uint8) for name in files)
+        # Of the IDX format: three dimensions make a header of 16 bytes, one makes one of 8.
+        super().__init__(images[16:].reshape(-1, 28, 28), labels[8:].astype(np.int64), FLATTEN)
+
+
+register_arrays(
+    MNIST, lambda data: (data.inputs, data.targets), transform=lambda data: data.transform
+)
+
+
+def _unpacked(train: bool, root: AnyPath | None) -> Path:
+    """The folder that holds `MNIST/raw` with the files of the package."""
     folder = _root_or_cache(root)
     raw = folder / "MNIST" / "raw"
     try:
@@ -115,7 +169,12 @@ def mnist(
                 replace_file(raw / name, _unpack(name, content))
     except OSError as error:
         raise _folder_error("mnist", raw, error, "about 55 MB") from error
-    return datasets.MNIST(folder, train, transform, target_transform)
+    return folder
+
+
+def torchvision_datasets() -> Any:
+    """torchvision's datasets, imported where one is asked for: it takes as long as torch itself."""
+    return importlib.import_module("torchvision.datasets")
 
 
 def fashion_mnist(
@@ -123,7 +182,7 @@ def fashion_mnist(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.FashionMNIST:
+) -> "datasets.FashionMNIST":
     """Fashion-MNIST: 60000 + 10000 grey pictures of clothes, 28 x 28, in 10 classes.
 
     torchvision downloads it (30 MB) unless `root` has it already.
@@ -143,9 +202,7 @@ def fashion_mnist(
     >>> len(fashion_mnist(train=False))  # doctest: +SKIP
     10000
     """
-    return _open(
-        "fashion_mnist", datasets.FashionMNIST, root, transform, target_transform, train=train
-    )
+    return _open("fashion_mnist", "FashionMNIST", root, transform, target_transform, train=train)
 
 
 def kmnist(
@@ -153,7 +210,7 @@ def kmnist(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.KMNIST:
+) -> "datasets.KMNIST":
     """Kuzushiji-MNIST: 60000 + 10000 grey Japanese characters, 28 x 28, in 10 classes.
 
     Arguments, result and errors are those of `fashion_mnist` (20 MB).
@@ -161,7 +218,7 @@ def kmnist(
     >>> kmnist(train=False).classes[:3]  # doctest: +SKIP
     ['o', 'ki', 'su']
     """
-    return _open("kmnist", datasets.KMNIST, root, transform, target_transform, train=train)
+    return _open("kmnist", "KMNIST", root, transform, target_transform, train=train)
 
 
 def emnist(
@@ -171,7 +228,7 @@ def emnist(
     target_transform: Transform | None = None,
     *,
     split: str = "balanced",
-) -> datasets.EMNIST:
+) -> "datasets.EMNIST":
     """EMNIST: grey handwritten letters and digits, 28 x 28.
 
     Args:
@@ -186,14 +243,14 @@ def emnist(
     feedax.errors.DatasetError: emnist: the split must be one of byclass, bymerge, balanced, \
 letters, digits, mnist, and it is 'leters'; did you mean 'letters'?
     """
-    splits = datasets.EMNIST.splits
+    splits = torchvision_datasets().EMNIST.splits
     if split not in splits:
         raise DatasetError(
             f"emnist: the split must be one of {', '.join(splits)}, and it is {split!r}; "
             f"{did_you_mean(split, splits)}"
         )
     options = {"train": train, "split": split}
-    return _open("emnist", datasets.EMNIST, root, transform, target_transform, **options)
+    return _open("emnist", "EMNIST", root, transform, target_transform, **options)
 
 
 def qmnist(
@@ -201,7 +258,7 @@ def qmnist(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.QMNIST:
+) -> "datasets.QMNIST":
     """QMNIST: the 60000 training digits of MNIST, and all 60000 test digits, 28 x 28.
 
     Arguments, result and errors are those of `fashion_mnist` (20 MB).
@@ -209,7 +266,7 @@ def qmnist(
     >>> len(qmnist(train=False))  # doctest: +SKIP
     60000
     """
-    return _open("qmnist", datasets.QMNIST, root, transform, target_transform, train=train)
+    return _open("qmnist", "QMNIST", root, transform, target_transform, train=train)
 
 
 def cifar10(
@@ -217,7 +274,7 @@ def cifar10(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.CIFAR10:
+) -> "datasets.CIFAR10":
     """CIFAR-10: 50000 + 10000 colour photographs, 32 x 32 x 3, in 10 classes.
 
     Arguments, result and errors are those of `fashion_mnist` (170 MB), and the default transform
@@ -226,7 +283,7 @@ def cifar10(
     >>> cifar10(train=False)[0][0].shape  # doctest: +SKIP
     (3072,)
     """
-    return _open("cifar10", datasets.CIFAR10, root, transform, target_transform, train=train)
+    return _open("cifar10", "CIFAR10", root, transform, target_transform, train=train)
 
 
 def cifar100(
@@ -234,7 +291,7 @@ def cifar100(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.CIFAR100:
+) -> "datasets.CIFAR100":
     """CIFAR-100: 50000 + 10000 colour photographs, 32 x 32 x 3, in 100 classes.
 
     Arguments, result and errors are those of `cifar10`.
@@ -242,7 +299,7 @@ def cifar100(
     >>> len(cifar100(train=False).classes)  # doctest: +SKIP
     100
     """
-    return _open("cifar100", datasets.CIFAR100, root, transform, target_transform, train=train)
+    return _open("cifar100", "CIFAR100", root, transform, target_transform, train=train)
 
 
 def svhn(
@@ -250,7 +307,7 @@ def svhn(
     root: AnyPath | None = None,
     transform: Transform | None = FLATTEN,
     target_transform: Transform | None = None,
-) -> datasets.SVHN:
+) -> "datasets.SVHN":
     """SVHN: 73257 + 26032 colour house numbers, 32 x 32 x 3, in 10 classes. Needs SciPy.
 
     Arguments, result and errors are those of `cifar10` (180 MB, 60 MB).
@@ -266,19 +323,19 @@ def svhn(
             "svhn: SciPy must be installed to read the files, and it is not; pip install scipy"
         )
     split = "train" if train else "test"
-    return _open("svhn", datasets.SVHN, root, transform, target_transform, split=split)
+    return _open("svhn", "SVHN", root, transform, target_transform, split=split)
 
 
 def _open(
     who: str,
-    kind: Callable[..., _AnyDataset],
+    name: str,
     root: AnyPath | None,
     transform: Transform | None,
     target_transform: Transform | None,
     **part: Any,
-) -> _AnyDataset:
-    """Open the dataset in its folder, after downloading it if need be."""
-    folder = _root_or_cache(root)
+) -> Any:
+    """Open torchvision's dataset of a name in its folder, after downloading it if need be."""
+    folder, kind = _root_or_cache(root), getattr(torchvision_datasets(), name)
     make = partial(kind, folder, transform=transform, target_transform=target_transform, **part)
 
     # The usual case needs no lock and no right to write. If it fails, another process may be

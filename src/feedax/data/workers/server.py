@@ -46,7 +46,7 @@ FORK, HOLD = b"f", b"h"
 MOST_FDS = 253
 """The kernel passes no more in one message."""
 
-PRELOADED = ["torch", "torchvision", "feedax.data"]
+PRELOADED = ["torch", "feedax.data"]
 
 _NO_SERVER = (
     "NumpyLoader: the server that workers are forked from must import feedax.data and live, and it "
