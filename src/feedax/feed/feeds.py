@@ -104,8 +104,7 @@ class Feed:
         check: called with every batch, or once with all resident examples.
         state_dict: the source's, if positions are to hold its state.
         skip: how many batches to skip at the start.
-        longest: examples of the longest batch of the epoch before it was resumed here; a shorter
-            one is padded to as many.
+        has_begun: whether the epoch is resumed here, after some of its batches.
 
     Attributes:
         load_seconds: time spent on loading in this thread; 0 where worker processes load.
@@ -120,13 +119,15 @@ class Feed:
     check: Check
     state_dict: StateDict | None = None
     skip: int = 0
-    longest: int = 0
+    has_begun: bool = False
 
     def __post_init__(self) -> None:
         self.load_seconds = self.transfer_seconds = 0.0
         self.drawing_seconds: float | None = None
         self.text: list[str] = []
         self._batches = self.skip
+        # A short batch is padded to the size of those before it, also where a run is resumed.
+        self._size = (self.source.batch_size or 0) if self.has_begun else 0
 
     def take(self, steps: int) -> Batch | Chunk | None:
         """The next piece, of at most so many steps; None at the end of the epoch."""
@@ -151,11 +152,11 @@ def open_feed(
     check: Check,
     state_dict: StateDict | None = None,
     skip: int = 0,
-    longest: int = 0,
+    has_begun: bool = False,
 ) -> Feed:
     """The feed of one epoch; the arguments are those of `Feed`."""
     kind = ResidentFeed if residents.live_here(source) else StreamedFeed
-    return kind(source, exact, residents, check, state_dict, skip, longest)
+    return kind(source, exact, residents, check, state_dict, skip, has_begun)
 
 
 class ResidentFeed(Feed):
@@ -169,10 +170,9 @@ class ResidentFeed(Feed):
         super().__post_init__()
         self.drawing_seconds: float = 0.0
         self.examples = self.residents.examples(self.source, self.check)
-        self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
-        self._before: Position | None = None  # what was drawn and not handed out, also the end
+        self._before: Position | None = None  # the row, or the end, that was drawn ahead
 
     def take(self, steps: int) -> Chunk | None:
         table = self.take_indices(steps)
@@ -245,7 +245,7 @@ class StreamedFeed(Feed):
         self._pipeline.close()
 
     def _whole(self) -> Iterator[tuple[Batch, bool]]:
-        source, skip, size = self.source, self.skip, self.longest
+        source, skip, size = self.source, self.skip, self._size
         loads_here = not source.num_workers
         iterator, is_first = None, True
         while True:
