@@ -140,7 +140,7 @@ class NetworkFeed(Feed):
 
     def __post_init__(self) -> None:
         self._batches = self.skip
-        # A short batch is padded to the size of those before it, also where a run is resumed.
+        # A short batch is padded to the size of those before it, which a resumed run has not seen.
         self._size = (self.source.batch_size or 0) if self.has_begun else 0
 
     def position(self) -> SourcePosition:
@@ -194,7 +194,9 @@ class ResidentFeed(NetworkFeed):
         rows = [first]
         # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self.state_dict, self._batches)
+            # To ask for the position takes longer than to draw: only where a row may be held.
+            may_be_held = self.exact or self._batches >= (self.source.length or 0)
+            before = position(self.state_dict, self._batches) if may_be_held else None
             row = self._draw()
             if row is None or (self.exact and len(row) != size):
                 self._held, self._before = row, before
