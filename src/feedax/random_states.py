@@ -24,8 +24,9 @@ _NOT_LOOKED_AT = (type, ModuleType, CodeType, np.ndarray, str, bytes, int, float
 
 def random_states() -> RandomStates:
     torch = sys.modules.get("torch")
-    is_legacy = isinstance(np.random.get_bit_generator(), np.random.MT19937)  # else NumPy warns
-    numpy_state = np.random.get_state(legacy=is_legacy)
+    numpy: Any = np.random  # its types know one generator only
+    is_legacy = isinstance(numpy.get_bit_generator(), numpy.MT19937)  # else it warns
+    numpy_state = numpy.get_state(legacy=is_legacy)
     return random.getstate(), numpy_state, torch.get_rng_state() if torch else None
 
 
