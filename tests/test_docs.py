@@ -101,8 +101,10 @@ def test_the_presets_pages_recipe_trains(tmp_path):
 def test_the_design_page_has_a_line_for_each_module():
     source = ROOT / "src" / "feedax"
     named = re.findall(r"^\| `([\w./]+)` \|", DESIGN.read_text(), re.MULTILINE)
-    modules = [str(path.relative_to(source)) for path in source.rglob("*.py")]
-    assert sorted(named) == sorted(name for name in modules if not name.endswith("__.py"))
+    modules = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    doors = {name for name in modules if name.endswith("__.py")}  # those that do more have a line
+    assert len(named) == len(set(named))
+    assert modules - doors <= set(named) <= modules
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

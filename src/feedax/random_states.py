@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import pickle
 import random
 import sys
 from collections import deque
@@ -23,7 +24,10 @@ _NOT_LOOKED_AT = (type, ModuleType, CodeType, np.ndarray, str, bytes, int, float
 
 def random_states() -> RandomStates:
     torch = sys.modules.get("torch")
-    return random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+    numpy: Any = np.random  # its types know one generator only
+    is_legacy = isinstance(numpy.get_bit_generator(), numpy.MT19937)  # else it warns
+    numpy_state = numpy.get_state(legacy=is_legacy)
+    return random.getstate(), numpy_state, torch.get_rng_state() if torch else None
 
 
 def set_random_states(states: RandomStates) -> None:
@@ -31,6 +35,19 @@ def set_random_states(states: RandomStates) -> None:
     np.random.set_state(states[1])
     if states[2] is not None:
         sys.modules["torch"].set_rng_state(states[2])
+
+
+def equal_states(some: RandomStates, others: RandomStates) -> bool:
+    """Whether nothing was drawn between one look at the states and the other.
+
+    >>> before = random_states()
+    >>> _ = np.random.random()
+    >>> equal_states(before, before), equal_states(before, random_states())
+    (True, False)
+    """
+    # NumPy's state is a tuple, or for another bit generator than its first one a dict.
+    numpy_is_equal = pickle.dumps(some[1]) == pickle.dumps(others[1])
+    return some[0] == others[0] and numpy_is_equal and np.array_equal(some[2], others[2])
 
 
 @contextlib.contextmanager

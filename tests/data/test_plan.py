@@ -20,7 +20,14 @@ from torch.utils.data import (
 )
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from feedax.data import ArrayDataset, FlattenAndCast, NumpyLoader, Plan, numpy_collate
+from feedax.data import (
+    ArrayDataset,
+    FlattenAndCast,
+    NumpyLoader,
+    Plan,
+    numpy_collate,
+    register_arrays,
+)
 from feedax.data.workers import start_method
 from feedax.errors import ExampleError, PlanError
 
@@ -332,6 +339,26 @@ def test_a_dataset_that_draws_is_streamed_and_the_random_states_are_put_back(mon
     plan = NumpyLoader(arrays(transform=FlattenAndCast())).plan()
     assert str(plan) == f"streamed: ArrayDataset draws random numbers for its examples. {HERE}"
     assert states() == before
+
+
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.PCG64, np.random.Philox])
+@pytest.mark.parametrize("draws", [False, True])
+def test_numpys_global_generator_may_be_of_any_kind(bits, draws):
+    class Arrays(ArrayDataset):
+        def __getitem__(self, index):
+            if draws:
+                np.random.random()
+            return super().__getitem__(index)
+
+    register_arrays(Arrays, lambda data: (data.inputs, data.targets))
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(bits(0))
+    try:
+        plan = NumpyLoader(Arrays(np.zeros((9, 2)), np.zeros(9))).plan()
+    finally:
+        np.random.set_bit_generator(before)
+    assert plan.name == ("streamed" if draws else "resident")
+    assert ("draws random numbers" in plan.reason) is draws
 
 
 def test_asking_for_the_plan_moves_no_random_state():

@@ -188,15 +188,12 @@ def test_a_batch_that_the_model_cannot_take_is_refused_in_a_sentence():
     def linear(w, x):
         return w @ x
 
-    calls = [
-        lambda: feedax.fit(linear, jnp.ones((2, 3)), fitting + wide),
-        lambda: feedax.evaluate(linear, jnp.ones((2, 3)), fitting + wide),
-    ]
-    for call in calls:
+    for call in (feedax.fit, feedax.evaluate):
         with pytest.raises(ModelError) as caught:
-            call()
+            call(linear, jnp.ones((2, 3)), fitting + wide)
         assert str(caught.value).startswith(
-            "fit: predict must take one example of the data, and it fails on inputs of float32[5]: "
+            f"{call.__name__}: predict must take one example of the data, and it fails on inputs "
+            "of float32[5]: "
         )
 
 

@@ -184,6 +184,25 @@ def test_a_prefetcher_that_nobody_holds_is_collected_without_the_garbage_collect
         gc.enable()
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("fails_after", [None, 3])
+def test_one_that_has_ended_is_freed_without_the_garbage_collector(size, fails_after):
+    source = Source(counted(), fails_after)
+    batches = prefetch_to_device(source, size=size)
+    gc.disable()
+    try:
+        try:
+            for _ in batches:
+                pass
+        except KeyError:
+            assert fails_after
+        gone = weakref.ref(source)
+        del source, batches
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_with_and_close_end_the_thread():
     with prefetch_to_device(counted(50), 3) as batches:
         next(batches)

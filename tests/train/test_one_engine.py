@@ -162,7 +162,7 @@ def test_warnings_agree(tmp_path, monkeypatch, caplog):
         way(folder, callbacks=[stop_after(4)])
         with monkeypatch.context() as patch:
             patch.setattr(os, "sched_getaffinity", lambda pid: range(77))
-            patch.setattr(Steps, "form", "step by step")
+            patch.setattr(Steps, "_is_slow_in_a_loop", lambda *_: True)
             caplog.clear()
             with caplog.at_level(logging.INFO, logger="feedax"):
                 way(folder)

@@ -248,7 +248,8 @@ def arrays_form(
     made = []
     identity: list[Any] = [*extra, len(leaves)]
     what = "transform"
-    for leaf, transform, kind in zip_longest(leaves, transforms[: len(leaves)], kinds):
+    count = len(leaves)
+    for leaf, transform, kind in zip_longest(leaves, transforms[:count], kinds[:count]):
         array, own_kind, looked_at = _plain(name_of(dataset), leaf)
         form = batch_transform(transform, Stage(kind or own_kind, array[:0]), what)
         arrays.append(array)

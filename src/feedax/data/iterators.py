@@ -84,7 +84,7 @@ class BatchLog:
         return replace(self, stats=LoaderStats(), gave_part=False)
 
     def gathered(self, progress: Progress, task: Task, count: int) -> None:
-        """Count a batch that was gathered from arrays, of which so many examples are given."""
+        """Count a batch that was gathered from arrays; `count` of its examples are handed over."""
         progress.hand_over(task)
         self.stats.batches += 1
         self.stats.examples += count

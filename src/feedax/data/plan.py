@@ -14,10 +14,9 @@ from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
 from feedax.data.order import keeps_state
-from feedax.data.randomness import states_to_json
 from feedax.data.workers import start_method
 from feedax.errors import PlanError
-from feedax.random_states import random_states, random_states_restored
+from feedax.random_states import equal_states, random_states, random_states_restored
 from feedax.tree import is_text, name_of, named_leaves, same_bits
 
 PLANS = ("resident", "vectorised", "streamed")
@@ -204,7 +203,7 @@ def _prove(dataset: Dataset[Any], form: ArrayForm) -> None:
             expected = numpy_collate(examples_of(dataset, indices))
         except Exception as error:
             raise NoArrayForm(f"{name_of(dataset)} fails to load an example ({error})") from error
-        drew = states_to_json(before) != states_to_json(random_states())
+        drew = not equal_states(before, random_states())
     if drew:
         raise NoArrayForm(f"{name_of(dataset)} draws random numbers for its examples")
     try:
@@ -239,10 +238,11 @@ def batch_notes(batch: Any) -> tuple[str, ...]:
     notes = _narrowing(leaf.dtype for _, leaf in leaves if isinstance(leaf, np.ndarray))
     texts = [name for name, leaf in leaves if is_text(leaf)]
     if texts:
-        many = len(texts) > 1
-        whose = f"Its field{'s' * many} {' and '.join(texts)} {'are' if many else 'is'}"
-        kept = "lists, which do not go" if many else "a list, which does not go"
-        notes.append(
-            f"{'An example is' if texts == [''] else whose} text: kept as {kept} to a device"
-        )
+        if len(texts) > 1:
+            whose, kept = f"Its fields {' and '.join(texts)} are", "lists, which do not go"
+        else:
+            whose, kept = f"Its field {texts[0]} is", "a list, which does not go"
+        if texts == [""]:
+            whose = "An example is"
+        notes.append(f"{whose} text: kept as {kept} to a device")
     return tuple(notes)

@@ -26,7 +26,7 @@ _MASK = 2**64 - 1
 def seed_random(seed: int, epoch: int, position: int, index: Any) -> None:
     """Set Python's, NumPy's and torch's global random states for one example; about 9 µs.
 
-    It is the example at this position of the epoch; index is its own, or another key of it.
+    It is for the example at this position of the epoch; `index` is its index, or another key.
     """
     for_python, for_numpy, for_torch = _seeds(seed, epoch, position, index)
     random.seed(for_python)
@@ -84,7 +84,10 @@ class OwnStates:
 
 
 class Apart(Iterator[Any]):
-    """An iterator that draws from random states of its own, as does `begin`, which makes it."""
+    """An iterator that draws from random states of its own and leaves all others as they are.
+
+    So does `begin`, which makes it.
+    """
 
     def __init__(self, begin: Callable[[], Iterator[Any]], own: OwnStates) -> None:
         self._own = own

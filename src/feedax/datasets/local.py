@@ -253,7 +253,7 @@ def _read_npz(path: Path, train: bool) -> dict[str, Any] | None:
 
 
 def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
-    """One array of a file of so many bytes; memory is taken when the file has shown it is there."""
+    """One array; `most` is the size of the whole file, in bytes."""
     entry = archive.getinfo(name)
     packed, unpacked = entry.compress_size, entry.file_size
     is_stored = entry.compress_type == zipfile.ZIP_STORED
@@ -272,6 +272,8 @@ def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
         else:
             raise ValueError(f"{name} has a header of version {version}")
         size = math.prod(shape) * dtype.itemsize
+        if not dtype.itemsize:
+            raise ValueError(f"{name} holds values of no size, {dtype}")
         # NumPy refuses arrays of objects itself, and would take memory for what is not there.
         if not dtype.hasobject and (min(shape, default=0) < 0 or size != unpacked - file.tell()):
             raise ValueError(f"{name} has another size than its shape, {shape}")

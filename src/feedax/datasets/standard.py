@@ -441,11 +441,14 @@ def _content_of(path: Path) -> _Content | None:
 def _unpack(name: str, content: _Content) -> bytes:
     """The bytes of one shipped file."""
     packed = importlib.resources.files("feedax.datasets") / "shipped_mnist" / f"{name}.gz"
-    with contextlib.suppress(OSError, EOFError, zlib.error):
+    cause = None
+    try:
         payload = gzip.decompress(packed.read_bytes())
         if _md5(payload).hexdigest() == content.md5:
             return payload
+    except (OSError, EOFError, zlib.error) as error:
+        cause = error
     raise DatasetError(
         f"mnist: the installed package must hold {packed} intact, and the file is missing or "
         "damaged; install feedax again"
-    )
+    ) from cause

@@ -127,8 +127,7 @@ class NetworkFeed(Feed):
         check: called with every batch, or once with all resident examples.
         state_dict: the source's, if positions are to hold its state.
         skip: how many batches to skip at the start.
-        longest: examples of the longest batch of the epoch before it was resumed here; a shorter
-            one is padded to as many.
+        has_begun: whether the epoch is resumed here, after some of its batches.
     """
 
     source: Source
@@ -137,10 +136,12 @@ class NetworkFeed(Feed):
     check: Check
     state_dict: StateDict | None = None
     skip: int = 0
-    longest: int = 0
+    has_begun: bool = False
 
     def __post_init__(self) -> None:
         self._batches = self.skip
+        # A short batch is padded to the size of those before it, which a resumed run has not seen.
+        self._size = (self.source.batch_size or 0) if self.has_begun else 0
 
     def position(self) -> SourcePosition:
         return position(self.state_dict, self._batches)
@@ -156,11 +157,11 @@ def open_feed(
     check: Check,
     state_dict: StateDict | None = None,
     skip: int = 0,
-    longest: int = 0,
+    has_begun: bool = False,
 ) -> NetworkFeed:
     """The feed of one network; the arguments are those of `NetworkFeed`."""
     kind = ResidentFeed if residents.live_here(source) else StreamedFeed
-    return kind(source, exact, residents, check, state_dict, skip, longest)
+    return kind(source, exact, residents, check, state_dict, skip, has_begun)
 
 
 class ResidentFeed(NetworkFeed):
@@ -170,10 +171,9 @@ class ResidentFeed(NetworkFeed):
         super().__post_init__()
         self.drawing_seconds: float = 0.0
         self.examples = self.residents.examples(self.source, self.check)
-        self._size = self.longest
         self._rows = islice(self.source.index_batches(), self.skip, None)
         self._held: np.ndarray | None = None
-        # The position before what was drawn and not handed out, the end of the epoch too.
+        # The position before the row, or the end, that was drawn ahead.
         self._before: SourcePosition | None = None
 
     def take(self, steps: int) -> Chunk | None:
@@ -194,7 +194,9 @@ class ResidentFeed(NetworkFeed):
         rows = [first]
         # Drawn no sooner than it is needed: a sampler may depend on the training so far.
         while len(rows) < min(steps, most):
-            before = position(self.state_dict, self._batches)
+            # To ask for the position takes longer than to draw: only where a row may be held.
+            may_be_held = self.exact or self._batches >= (self.source.length or 0)
+            before = position(self.state_dict, self._batches) if may_be_held else None
             row = self._draw()
             if row is None or (self.exact and len(row) != size):
                 self._held, self._before = row, before
@@ -245,7 +247,7 @@ class StreamedFeed(NetworkFeed):
         self._pipeline.close()
 
     def _padded(self) -> Iterator[HostBatch]:
-        source, skip, size = self.source, self.skip, self.longest
+        source, skip, size = self.source, self.skip, self._size
         loads_here = not source.num_workers
         iterator, is_first = None, True
         while True:

@@ -166,6 +166,7 @@ class Pipeline(Iterator[Any]):
             batch, seconds = pulled.batch.result()
         except BaseException:
             self.close()
+            pulled = None  # its error's traceback would keep it, and it the error
             raise
         self.transfer_seconds += seconds
         return batch
@@ -205,6 +206,7 @@ class Pipeline(Iterator[Any]):
             failed.set_exception(error)
             state = self._asked() if isinstance(error, StopIteration) else None
             self._ahead.append(_Pulled(failed, state))
+            del failed  # the error's traceback would keep it, and it the error
         else:
             state = self._asked()
             self._ahead.append(_Pulled(self._submitted(batch), state))

@@ -275,9 +275,6 @@ class Training:
         """Opened every epoch: the dataset may be another one than before."""
         programs, feeds = self._programs, []
         for network in self._networks:
-            # The last batch of an epoch is padded to the size of the others, also if a run is
-            # resumed just before it.
-            longest = (network.source.batch_size or 0) if self._epoch_step > 0 else 0
             feeds.append(
                 open_feed(
                     network.source,
@@ -286,7 +283,7 @@ class Training:
                     programs.check,
                     network.state_dict,
                     network.skip,
-                    longest,
+                    self._epoch_step > 0,
                 )
             )
             network.skip = 0

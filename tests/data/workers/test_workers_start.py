@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -53,7 +54,7 @@ def is_gone(pid):
 
 
 def held(loader):
-    return server._holders.get(loader)
+    return server._holders.get(id(loader))
 
 
 def test_long_lists_are_unpickled_once_and_seen_as_they_are():
@@ -98,6 +99,34 @@ def test_a_process_that_holds_a_list_goes_with_the_loader():
     del loader
     assert len(server._holders) == count - 1
     is_gone(parent)
+
+
+class Comparable(NumpyLoader):
+    """A loader that cannot be a key of a dict."""
+
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = None
+
+
+def test_a_loader_that_is_not_hashable_has_workers_that_hold_a_list():
+    loader = Comparable(Holder(summed, samples=pairs(), again=None), None, num_workers=1)
+    assert int(next(iter(loader))[3]) != server._server.pid
+    assert held(loader) is not None
+
+
+def test_an_entry_of_the_path_that_python_skips_starts_workers_too(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, sys\nimport numpy as np\nimport feedax\n"
+        "sys.path.append(pathlib.Path('/here'))\n"
+        "data = feedax.ArrayDataset(np.arange(4.0), np.arange(4))\n"
+        "loader = feedax.NumpyLoader(data, batch_size=2, num_workers=1, plan='streamed')\n"
+        "print([x.tolist() for x, y in loader])\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[[0.0, 1.0], [2.0, 3.0]]\n", "")
 
 
 CHANGES = {

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from multiprocessing import connection, forkserver, reduction, resource_tracker, spawn, util
@@ -112,8 +113,9 @@ class _Server(_Forking):
             self.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         fd = self.theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path}; "
-        code += f"from feedax.data.workers.server import main; main({fd})"
+        path = [entry for entry in sys.path if isinstance(entry, str)]  # Python skips the rest
+        code = f"import sys; sys.path[:] = {path}; "
+        code += f"from feedax.data.workers.server import main; main({fd}, {PRELOADED})"
         python: Any = spawn.get_executable()
         # As multiprocessing starts its own server, with the -O, -W and -X of this process.
         arguments = [python, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
@@ -147,8 +149,18 @@ class _Holder(_Forking):
 
 
 _server = _Server()
-_holders: "weakref.WeakKeyDictionary[Any, _Holder]" = weakref.WeakKeyDictionary()
-"""The holder of a loader, until the loader is gone or has another one."""
+_holders: dict[int, _Holder] = {}
+"""By the id of the loader that each belongs to; a loader need not be hashable."""
+
+
+def _keep(loader: Any, holder: _Holder | None) -> None:
+    """Keep a loader's holder until the loader is gone, or has another one."""
+    if holder is None:
+        _holders.pop(id(loader), None)
+        return
+    if id(loader) not in _holders:
+        weakref.finalize(loader, _holders.pop, id(loader), None).atexit = False
+    _holders[id(loader)] = holder
 
 
 def _leave_to_parent() -> None:
@@ -227,10 +239,9 @@ class WorkerContext:
         holder = next((one for one in list(_holders.values()) if one.is_of(candidates)), None)
         plain = holder.plain if holder else PlainParts(candidates)
         shared = SharedPickle.pack(self._heavy, plain)
-        if shared.held:
-            self.source = _holders[loader] = holder or _Holder(plain)
-        else:
-            _holders.pop(loader, None)
+        holder = (holder or _Holder(plain)) if shared.held else None
+        _keep(loader, holder)
+        self.source = holder or self.source
         return shared
 
     def cannot_arrive(self, failure: str) -> WorkerError:
@@ -288,9 +299,9 @@ class _Popen(Popen):
         process.launch = None
 
 
-def main(fd: int) -> None:
+def main(fd: int, preloaded: Sequence[str]) -> None:
     """Run the server, with modules imported that all workers need."""
-    for name in PRELOADED:
+    for name in preloaded:
         with suppress(ImportError):
             importlib.import_module(name)
     if sys.stdin is not None:  # the trainer's own

@@ -21,7 +21,7 @@ from feedax.data.workers.pickling import ALIGNMENT, OUT_OF_BAND, address, aligne
 
 SLOTS = 16
 SLOT_BYTES = 2**30
-"""The most slots of a worker, and the most bytes of them all; the rest is sent through the pipe."""
+"""The most slots of a worker, and the most bytes of them all; the rest goes by the socket."""
 
 _HEADER = mmap.PAGESIZE
 _PAGE = mmap.ALLOCATIONGRANULARITY
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
 
 
 class WorkerSlots:
-    """A worker's side: it fills slots of the memory that a file descriptor is for."""
+    """A worker's side: it fills slots of the memory behind a file descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -120,7 +120,7 @@ class WorkerSlots:
         try:
             os.posix_fallocate(self._fd, slot.start, size)
         except OSError:
-            return None  # the system has no memory left: the batch is sent through the pipe
+            return None  # the system has no memory left: the batch is sent through the socket
         self._end += size
         self._maps[slot] = mmap.mmap(self._fd, size, offset=slot.start)
         return slot
