@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import slow
 from PIL import Image
@@ -294,8 +295,32 @@ print(*sorted({heavy!r} & set(sys.modules)))
     return set(run(code).splitlines()[-1].split())
 
 
-def test_plan_does_without_jax() -> None:
-    assert loaded_by(["plan"]) == {"torch", "torchvision"}
+def test_plan_does_without_jax_and_torchvision() -> None:
+    assert loaded_by(["plan"]) == {"torch"}
+
+
+def test_training_on_arrays_never_loads_torchvision(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((8, 3), np.float32), y=np.arange(8) % 2)
+    train = ["train", "--steps", "1", "--dataset", f"npz:{tmp_path / 'a.npz'}"]
+    # The curves are drawn at the end.
+    found = loaded_by([*train, "--out", str(tmp_path / "run")])
+    assert found == {"jax", "matplotlib", "optax", "torch"}
+
+
+def test_a_loader_and_its_workers_never_load_torchvision_for_what_is_not_from_it() -> None:
+    code = """
+import sys
+import feedax
+
+class Loaded:
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        return ",".join({"torchvision", "jax", "matplotlib"} & set(sys.modules))
+
+print(list(feedax.NumpyLoader(Loaded(), None, num_workers=1)), [Loaded()[0]])
+"""
+    assert run(code) == "[''] ['']\n"
 
 
 def test_predict_does_without_torch(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 import torchvision
 
 from feedax import datasets
+from feedax.data import ArrayDataset, NumpyLoader
 from feedax.datasets import standard
 from feedax.errors import DatasetError
 from feedax.files import replace_file
@@ -61,6 +62,22 @@ def test_mnist_is_torchvisions_own_and_holds_the_shipped_bytes(own_cache, train,
     np.testing.assert_array_equal(data.data.numpy(), by_hand(f"{part}-images-idx3-ubyte"))
     np.testing.assert_array_equal(data.targets.numpy(), by_hand(f"{part}-labels-idx1-ubyte"))
     assert files_under(own_cache) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_mnist_by_name_has_the_examples_of_torchvisions(unpacked, train):
+    ours, theirs = datasets.load("mnist", train=train), datasets.mnist(train)
+    assert isinstance(ours, ArrayDataset)
+    assert list(ours.classes) == theirs.classes
+    assert datasets.image_shape(ours) == datasets.image_shape(theirs) == (28, 28)
+    np.testing.assert_array_equal(ours.inputs, theirs.data.numpy())
+    np.testing.assert_array_equal(ours.targets, theirs.targets.numpy())
+    for index in (0, 1, len(theirs) - 1):
+        (x, y), (image, label) = ours[index], theirs[index]
+        assert x.dtype == image.dtype
+        np.testing.assert_array_equal(x, image)
+        assert int(y) == label
+    assert NumpyLoader(ours).plan() == NumpyLoader(theirs).plan()
 
 
 def test_the_files_have_the_md5_that_their_readme_gives(unpacked):
