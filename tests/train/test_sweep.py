@@ -540,6 +540,7 @@ def timeless_file(file):
     return bits([array.numbers for array in arrays.values()])
 
 
+@pytest.mark.filterwarnings("ignore:Error writing persistent compilation cache")  # it is full, too
 @pytest.mark.parametrize("together", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_full_disk_loses_nothing(together, tmp_path):
     """A bound on the size of a file stands for the disk: a checkpoint does not fit."""
