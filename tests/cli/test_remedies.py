@@ -85,12 +85,13 @@ def test_no_message_of_the_library_names_a_flag():
 def test_arguments_become_flags_in_the_rule_and_the_remedy_alone():
     error = FeedaxError(
         who="a",
-        rule="num_workers=2 of /data/plan=x/cache=True must be",
+        rule="num_workers=2 of /data/plan=x/cache=True and of /a-steps=500 must be",
         found="a file says cache=True",
         remedy="give root=DIR, cache=True, plan='streamed' or colour=3",
     )
     assert in_flags(error) == (
-        "a: --num-workers 2 of /data/plan=x/cache=True must be, and a file says cache=True; "
+        "a: --num-workers 2 of /data/plan=x/cache=True and of /a-steps=500 must be, and a file "
+        "says cache=True; "
         "give --root DIR, --cache, --plan streamed or colour=3"
     )
 

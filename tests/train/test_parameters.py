@@ -133,7 +133,18 @@ def test_a_complex_loss_or_metric_is_refused():
     def square(prediction, target):
         return (prediction - GOAL) ** 2
 
+    def step(**scores):
+        params, batch = jnp.asarray(HALF), feedax.Batch(*ONES[0], np.ones(len(ONES[0][0])))
+        state = feedax.init_state(params, optax.sgd(0.1), jax.random.key(0))
+        model = feedax.Model(constant)
+        feedax.train_step(state, batch, model=model, optimizer=optax.sgd(0.1), **scores)
+
+    def distance(prediction, target):
+        return jnp.abs(prediction - GOAL)
+
     calls = [
+        ("train_step", lambda: step(loss=square)),
+        ("train_step", lambda: step(loss=distance, metrics={"square": square})),
         ("fit", lambda: feedax.fit(constant, jnp.asarray(HALF), ONES, loss=square)),
         ("fit", lambda: fit(optax.sgd(0.1), 1, metrics={"square": square})),
         ("evaluate", lambda: feedax.evaluate(constant, jnp.asarray(HALF), ONES, loss=square)),

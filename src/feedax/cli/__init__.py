@@ -96,10 +96,10 @@ REMEDIES = {
 """What a script is told to do, and what a person at the command line is told instead."""
 
 ARGUMENT = re.compile(
-    r"(?<![\w/])(best|cache|coordinator|devices|num_workers|patience|plan|process|root|schedule|steps"
-    r"|together|warmup_steps)=('[^']*'|\w+)(?![\w/])"
+    r"(?<![\w/.-])(best|cache|coordinator|devices|num_workers|patience|plan|process|root|schedule|steps"
+    r"|together|warmup_steps)=('[^']*'|[A-Z:]+|True|\d+)(?![\w/.-])"
 )
-"""An argument of the library that has a flag, as messages write it."""
+"""An argument of the library that has a flag, as messages write it; not a part of a path."""
 
 
 class UsageError(Exception):

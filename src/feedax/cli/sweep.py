@@ -100,7 +100,9 @@ class Group:
         model = Model(asked["predict"], dtype=compute_dtype(asked["precision"]))
         params = asked["init"](jax.random.key(0))
         scalars = dict.fromkeys(self.members[0].hyperparams, 0.0)
-        check = ModelCheck(model, params, None, asked["loss"], None, scalars, modes=(False,))
+        check = ModelCheck(
+            model, params, None, asked["loss"], None, scalars, modes=(False,), who="sweep"
+        )
         return Evaluation(check, Residents(Devices(1)))
 
 
@@ -246,8 +248,8 @@ def _group(
     decides = (flags.selection.best or "").startswith("train_")
     evaluated = ("train", "validation") if decides else ("validation",)
     sets = {name: loader for name, loader in loaders.items() if name in evaluated}
-    Devices(flags.device.devices)
-    Best(flags.selection.best, flags.selection.patience).check(sets)
+    Devices(flags.device.devices, who="sweep")
+    Best(flags.selection.best, flags.selection.patience).check(sets, who="sweep")
     arguments = fit_arguments(flags, examples, loaders["train"])
     del arguments["learning_rate"], arguments["hyperparams"]  # each network has its own
     layers = resolve_layers(flags.model, examples, None)

@@ -4,5 +4,5 @@
 - `feedax.report.figures`: loss and accuracy by epoch, and what a network saw, drawn.
 - `feedax.report.sweep_folder`: the folder of a sweep.
 
-Import what you need from its module: matplotlib is only loaded where curves are drawn.
+Import what you need from its module: matplotlib is only loaded where figures are drawn.
 """

@@ -179,7 +179,7 @@ class ModelCheck:
     def _look_at_score(self, kind: str, score: Any, predictions: Any, targets: Any) -> None:
         try:
             shapes = jax.eval_shape(
-                lambda p, t, scalars: per_example(score, p, t, scalars),
+                lambda p, t, scalars: per_example(score, p, t, scalars, self.who),
                 predictions,
                 targets,
                 self.hyperparams,
@@ -197,12 +197,6 @@ class ModelCheck:
             raise self._error(
                 f"the {kind} function must return one number for one example, and it returns "
                 f"{_spoken(shapes)}{_remedy_of_score(shapes, predictions, targets)}"
-            )
-        if np.issubdtype(shapes.dtype, np.complexfloating):
-            raise self._error(
-                f"a loss or a metric must return a real number, and "
-                f"{getattr(score, '__name__', 'one')} returns {shapes.dtype}; take jnp.abs of it, "
-                "or its real part"
             )
         is_trained = kind == "loss" and True in self.modes
         if is_trained and not jax.numpy.issubdtype(shapes.dtype, np.inexact):

@@ -97,10 +97,25 @@ class Model:
 
 
 def per_example(
-    score: Callable[..., Any], predictions: PyTree, targets: PyTree, hyperparams: Hyperparams
+    score: Callable[..., Any],
+    predictions: PyTree,
+    targets: PyTree,
+    hyperparams: Hyperparams,
+    who: str = "train_step",
 ) -> Array:
-    """Score every example of a batch: `(examples,)`."""
-    return jax.vmap(partial(score, **accepted_kwargs(score, hyperparams)))(predictions, targets)
+    """Score every example of a batch: `(examples,)`.
+
+    Raises:
+        ModelError: the score is complex; `who` speaks.
+    """
+    scores = jax.vmap(partial(score, **accepted_kwargs(score, hyperparams)))(predictions, targets)
+    if jnp.iscomplexobj(scores):
+        raise ModelError(
+            f"{who}: a loss or a metric must return a real number, and "
+            f"{getattr(score, '__name__', 'one')} returns {scores.dtype}; take jnp.abs of it, or "
+            "its real part"
+        )
+    return scores
 
 
 def partition(params: PyTree) -> tuple[PyTree, PyTree]:

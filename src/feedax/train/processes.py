@@ -383,7 +383,7 @@ class Watchdog:
             time.sleep(seconds)
         self._left.set()
         _publish(f"{self._key}/failed/{index()}", failure)
-        # Before JAX's own end, which first waits for computations that need the other
+        # Before JAX's own end, which first waits for computations that need the other processes.
         atexit.register(jax.distributed.shutdown)
 
     def _watch(self) -> None:
