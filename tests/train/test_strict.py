@@ -148,7 +148,7 @@ def test_schedules_mix_no_dtypes(name, options):
 def test_several_devices_under_all_settings(tmp_path):
     """In a process of its own, with the settings as a person sets them: in its environment."""
     job = f"""if True:
-        import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+        import sys; sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}
         import jax, feedax, test_strict as own
         with jax.transfer_guard("allow"):
             params = own.init(jax.random.key(1))
