@@ -23,6 +23,21 @@ def package_version(package: str) -> str | None:
         return None
 
 
+def plugin_for_idle_gpu(dev: Path = Path("/dev")) -> str | None:
+    """The package that JAX lacks to use this machine's NVIDIA GPU, or None.
+
+    Args:
+        dev: where the driver's devices are.
+
+    Returns:
+        ``jax[cuda13]``, or ``jax[cuda12]`` beside a torch for CUDA 12.
+    """
+    plugins = (f"jax-cuda{version}-plugin" for version in (12, 13))
+    if not (dev / "nvidia0").exists() or any(map(package_version, plugins)):
+        return None
+    return "jax[cuda12]" if package_version("nvidia-cuda-runtime-cu12") else "jax[cuda13]"
+
+
 def cache_folder() -> Path:
     """The folder for what can be had again: datasets, compiled programs. It need not exist yet.
 

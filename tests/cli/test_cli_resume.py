@@ -407,7 +407,8 @@ def test_a_copied_run_goes_on_where_it_lies_from_any_folder(train, data, tmp_pat
     shutil.copytree(begun, "copy")
     done = train("--resume copy --epochs 3", start=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[0] == "feedax train: the run's folder is copy"
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("feedax train: the run's folder is copy; it trains on the CPU, ")
     assert_same_end(Path("copy"), whole)
     assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == before
 

@@ -175,8 +175,9 @@ def test_what_it_prints_of_networks_that_fail(on_digits):
     ]
     assert done.stdout.splitlines() == lines
     assert done.returncode == 0
-    assert done.stderr.splitlines() == [
-        "feedax sweep: the sweep's folder is run",
+    first, *others = done.stderr.splitlines()
+    assert first.startswith("feedax sweep: the sweep's folder is run; it trains on the CPU, ")
+    assert others == [
         "feedax sweep: done; the networks, summary.json and curves.png are in run",
     ]
 

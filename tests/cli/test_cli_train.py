@@ -18,6 +18,7 @@ import pytest
 from helpers import run_command
 from PIL import Image
 
+from feedax.machine import usable_cpus
 from feedax.predicting import prepare_image
 from feedax.report.run_folder import RunFolder
 
@@ -100,7 +101,8 @@ def test_standard_output_is_three_lines_an_epoch(trained):
     assert LINES.fullmatch(done.stdout)
     assert done.stdout.count("\n") == 6
     said = done.stderr.splitlines()
-    assert said[0] == "feedax train: the run's folder is run"
+    cores = f"{usable_cpus()} core{'s' * (usable_cpus() > 1)}"
+    assert said[0] == f"feedax train: the run's folder is run; it trains on the CPU, {cores}"
     assert said[1].startswith("feedax train: resident: all 60,000 examples of MNIST")
     assert said[2] == "feedax train: done; the parameters, the metrics and curves.png are in run"
     assert re.fullmatch(

@@ -74,7 +74,7 @@ def assert_ends_as_the_whole_run(runs, done):
 def assert_said(done, *sentences):
     """What is left out is said, a line each, before where the run goes on."""
     said = [line.removeprefix("feedax train: ") for line in done.stderr.splitlines()]
-    assert said[0] == "the run's folder is run"
+    assert said[0].startswith("the run's folder is run; it trains on the CPU, ")
     assert tuple(said[1 : 1 + len(sentences)]) == sentences
 
 

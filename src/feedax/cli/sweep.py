@@ -126,7 +126,8 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         config |= sweep_record(many, combinations) | {"dataset": data.dataset}
         out, name = flags.output.out, flags.output.name or examples.name
         folder = SweepFolder.create({**config, **start}, path=out, name=name)
-    note(f"the sweep's folder is {folder.path}")
+    devices = Devices(combinations[0].flags.device.devices, who="sweep")
+    note(f"the sweep's folder is {folder.path}; it trains on {devices}")
 
     # Held to the end, so that no other process resumes the same sweep.
     with Checkpoints(folder.path).in_use(), StopRequest() as stop:

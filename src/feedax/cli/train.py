@@ -89,7 +89,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     if initial is not None and not has_checkpoint:
         params = load_params(RunFolder.open(initial), layers)
     # What `fit` would refuse is refused before there is a folder.
-    Devices(flags.device.devices)
+    devices = Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(loaders)
     start_up.ends("data")
 
@@ -100,7 +100,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         folder = RunFolder.create({**config, **start}, path=out, name=name)
     recorder = None if folder is None else Recorder(folder, flags.selection.best, note, resumed)
     if folder is not None:
-        note(f"the run's folder is {folder.path}")
+        note(f"the run's folder is {folder.path}; it trains on {devices}")
 
     with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from feedax.errors import BatchError, first_line
 from feedax.feed.batch import Masked, PyTree
+from feedax.machine import usable_cpus
 from feedax.storage.snapshot import is_key
 
 Place = Any
@@ -210,6 +211,13 @@ class Devices:
                 each.setdefault(device.process_index, []).append(device)
             grid = np.array([each[process][:count] for process in sorted(each)])
             self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+    def __str__(self) -> str:
+        """For a person: `the CPU, 2 cores`, or `2 x NVIDIA H100`."""
+        device, count = jax.local_devices()[0], self.count * self.processes
+        if device.platform == "cpu" and count == 1:
+            return f"the CPU, {usable_cpus()} core{'s' * (usable_cpus() > 1)}"
+        return f"{count} x {device.device_kind}"
 
     @property
     def copies(self) -> int:

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from feedax.errors import shown
 from feedax.feed import Devices
-from feedax.machine import package_version, usable_cpus
+from feedax.machine import package_version, plugin_for_idle_gpu, usable_cpus
 
 LOGGER = logging.getLogger("feedax")
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torchvision", "optax")
@@ -55,6 +56,21 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
         "processes": devices.processes,
         "precision": None if precision is None else jnp.dtype(precision).name,
     }
+
+
+@cache
+def tell_of_idle_gpu() -> None:
+    """Say, once, that this machine's GPU is not used for want of JAX's plugin.
+
+    Nothing is said where somebody has chosen JAX's platforms.
+    """
+    config: Any = jax.config
+    plugin = None if config.jax_platforms else plugin_for_idle_gpu()
+    if plugin is not None and jax.default_backend() == "cpu":
+        LOGGER.warning(
+            "fit: JAX needs its plugin to train on this machine's GPU, and it is not installed; "
+            f"run: pip install '{plugin}'"
+        )
 
 
 def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

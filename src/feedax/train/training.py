@@ -29,7 +29,7 @@ from feedax.storage.safetensors_file import arrays_by_name
 from feedax.train import processes
 from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
-from feedax.train.environment import environment, tell_of_differences
+from feedax.train.environment import environment, tell_of_differences, tell_of_idle_gpu
 from feedax.train.events import (
     EpochEnded,
     Event,
@@ -134,6 +134,7 @@ class Training:
 
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
+        tell_of_idle_gpu()
         with contextlib.ExitStack() as stack:
             stack.enter_context(processes.Watchdog())
             if self._checkpoints is not None:
