@@ -470,3 +470,17 @@ def test_an_epoch_that_began_ends_with_its_row_also_where_patience_got_shorter(t
     _, history = run(2)
     assert [row["epoch"] for row in history] == [0, 1, 2, 3, 4]
     assert "test_same" in history[-1]
+
+
+@pytest.mark.parametrize("who", ["fit", "sweep"])
+def test_a_path_in_place_of_checkpoints_is_refused(who, tmp_path):
+    calls = {
+        "fit": lambda: feedax.fit(None, {}, [], checkpoints=str(tmp_path)),
+        "sweep": lambda: feedax.sweep(None, None, [], seeds=1, checkpoints=str(tmp_path)),
+    }
+    with pytest.raises(CheckpointError) as caught:
+        calls[who]()
+    assert str(caught.value) == (
+        f"{who}: checkpoints must be a feedax.Checkpoints, and it is a str; give "
+        "feedax.Checkpoints('runs/mine'), say"
+    )

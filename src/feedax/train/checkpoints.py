@@ -308,3 +308,16 @@ def most_bytes(params: Any) -> int:
 
 def _wrong(name: str, rule: str, value: Any) -> CheckpointError:
     return CheckpointError(f"Checkpoints: {name} must be {rule}, and it is {value!r}; leave it out")
+
+
+def refuse_no_checkpoints(given: Any, who: str) -> None:
+    """Refuse a path, say, where checkpoints were meant.
+
+    Raises:
+        CheckpointError: it is not a `Checkpoints`, and not None; `who` speaks.
+    """
+    if not isinstance(given, Checkpoints | None):
+        raise CheckpointError(
+            f"{who}: checkpoints must be a feedax.Checkpoints, and it is a {type(given).__name__}; "
+            "give feedax.Checkpoints('runs/mine'), say"
+        )

@@ -13,7 +13,7 @@ from feedax.feed import Devices, Source
 from feedax.storage.safetensors_file import listed
 from feedax.train.adapters import refuse_nnx
 from feedax.train.check import Scores
-from feedax.train.checkpoints import Checkpoints
+from feedax.train.checkpoints import Checkpoints, refuse_no_checkpoints
 from feedax.train.events import Event
 from feedax.train.history import Best
 from feedax.train.losses import cross_entropy
@@ -83,6 +83,7 @@ class FitSpecification:
                     f"{self.who}: {name} must be a whole number from 0 on, and it is {count!r}; "
                     "leave it out"
                 )
+        refuse_no_checkpoints(self.checkpoints, self.who)
         train = Source.of(self.train, f"{self.who}: train")
         is_one_pass = self.epochs is None and self.steps is not None and train.comes_once
         if (self.epochs is None and self.steps is None) or is_one_pass:

@@ -18,7 +18,7 @@ from feedax.storage.checkpoint_file import LargerError
 from feedax.storage.snapshot import nbytes, restore, snapshot
 from feedax.train.check import shapes_of
 from feedax.train.checkpoint_content import CheckpointContent, EndedNetworkContent
-from feedax.train.checkpoints import Checkpoints, most_bytes
+from feedax.train.checkpoints import Checkpoints, most_bytes, refuse_no_checkpoints
 from feedax.train.evaluation import block_size
 from feedax.train.events import (
     EpochEnded,
@@ -146,6 +146,7 @@ def sweep_members(
             "give each of them seeds of its own, without jax.distributed"
         )
 
+    refuse_no_checkpoints(checkpoints, "sweep")
     train_of = source_by_seed(train, "sweep: train")
 
     def specification(member: Member, **own: Any) -> FitSpecification:
