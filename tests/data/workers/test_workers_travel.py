@@ -335,7 +335,11 @@ class Fails(Dataset):
 
 class Modules(Holder):
     def __getitem__(self, index):
-        return " ".join(name for name in ("torchvision", "jax", "test_imports") if name in STARTED)
+        return " ".join(
+            name
+            for name in ("feedax.data", "torchvision", "jax", "test_imports")
+            if name in STARTED
+        )
 
 
 STARTED = set(sys.modules)
@@ -343,7 +347,7 @@ STARTED = set(sys.modules)
 
 def test_the_server_has_imported_what_workers_need():
     epoch = iter(NumpyLoader(Modules(), None, num_workers=1))
-    assert next(epoch) == "torchvision"
+    assert next(epoch) == "feedax.data"
     [channel] = epoch._context.channels
     assert not channel.has_jax
 
