@@ -167,4 +167,7 @@ def run_quietly(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit("The installation was interrupted; the same command finishes it.")
