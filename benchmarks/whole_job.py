@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import machine
-import turns
+import timing
 
 import feedax.datasets
 
@@ -71,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5, help="how many times each runs")
     pairs = parser.parse_args().pairs
-    print(f"{machine.describe()}\n", flush=True)
+    print(f"{timing.machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unpack(folder)
@@ -95,12 +94,12 @@ def main() -> None:
     print("|---|" + "---:|" * 9)
     for side, found in costs.items():
         parts = zip(*found, strict=True)
-        cells = [turns.spread(of, digits) for of, digits in zip(parts, (1, 1, 0), strict=True)]
+        cells = [timing.spread(of, digits) for of, digits in zip(parts, (1, 1, 0), strict=True)]
         print(f"| {side} | {' | '.join(cells)} |")
     ours, theirs = (list(zip(*costs[side], strict=True)) for side in commands)
     print()
     for what, mine, other, aim in zip(Cost._fields, ours, theirs, (0.5, 1, 1), strict=True):
-        print(f"{what}: {turns.verdict(mine, other, aim)}")
+        print(f"{what}: {timing.verdict(mine, other, aim)}")
     shown = ", ".join(f"{side} {value:.4f}" for side, value in accuracies.items())
     print(f"test accuracy: {shown}")
 
