@@ -21,8 +21,8 @@ from pathlib import Path
 
 CLONE = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
-SIZES = {"CUDA": "3.2 GB to fetch, 6.3 GB on disk, 4 minutes", "": "0.4 GB, 1 minute"}
-"""What comes with torch's CUDA build, which PyPI has for Linux, and without it."""
+SIZES = {True: "3.2 GB to fetch, 6.3 GB on disk, 4 minutes", False: "0.4 GB, 1 minute"}
+"""By whether torch comes with CUDA, as PyPI's builds for Linux do."""
 SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -45,7 +45,7 @@ def main(extras: Sequence[str]) -> None:
         )
     folder = CLONE / ".venv"
     python = str(environment(folder))
-    size = SIZES["CUDA" if brings_cuda(folder) else ""]
+    size = SIZES[brings_cuda(folder)]
     print(f"Installing feedax with JAX and PyTorch into .venv (once; about {size}) ...", flush=True)
     install(python, extras)
     if (extra := extra_for_gpu(folder)) is not None:

@@ -6,11 +6,10 @@ import sys
 import venv
 from pathlib import Path
 
+import install
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import install  # noqa: E402
+SCRIPTS = Path(install.__file__).parent
 
 
 def program(folder: Path, name: str, text: str) -> None:

@@ -16,12 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 import feedax
-from feedax.errors import (
-    FeedaxError,
-    UnknownDatasetError,
-    one_line,
-    shown,
-)
+from feedax.errors import FeedaxError, UnknownDatasetError, one_line, shown
 
 COMMANDS = {
     "train": "train a network; by default the JAX tutorial's, on MNIST",
