@@ -146,7 +146,8 @@ def blocks(batches, size, **options):
     with_checks = device_blocks(
         Source(batches), lambda leaves: size, lambda *_: None, Devices(1), **options
     )
-    return [(block.inputs.shape, block.inputs.dtype, count) for block, count in with_checks]
+    on_device = [(jax.device_put(block.inputs), count) for block, count in with_checks]
+    return [(inputs.shape, inputs.dtype, count) for inputs, count in on_device]
 
 
 def of_width(*widths, count=4, dtype=np.float32):

@@ -147,11 +147,20 @@ def test_ctrl_c_while_loading_ends_the_thread():
         yield np.ones(3)
         raise KeyboardInterrupt
 
-    batches = prefetch_to_device(interrupted())
+    batches = prefetch_to_device(interrupted(), 2)
     next(batches)
     with pytest.raises(KeyboardInterrupt):
         next(batches)
     assert transfer_threads() == []
+
+
+def test_a_cpu_needs_no_thread():
+    """Its memory is the host's, and JAX computes while the next batch is loaded."""
+    devices = [None, jax.devices()[0], SingleDeviceSharding(jax.devices()[0])]
+    for sharding in devices:
+        batches = prefetch_to_device(counted(3), sharding=sharding)
+        assert next(batches).tolist() == [0, 1, 2, 3]
+        assert transfer_threads() == []
 
 
 def test_a_break_ends_the_thread_and_lets_the_source_go():
@@ -417,9 +426,9 @@ def test_arrays_of_different_lengths():
     ("arguments", "said"),
     [
         ({"size": 0}, "size must be a whole number of batches, 1 or more, and it is 0; leave it "
-         "out for 2"),
+         "out"),
         ({"size": 1.5}, "size must be a whole number of batches, 1 or more, and it is 1.5; leave "
-         "it out for 2"),
+         "it out"),
         ({"last": "fill"}, "last must be one of 'short', 'drop', 'pad', 'wrap', and it is 'fill'; "
          "leave it out to get short batches as they are"),
         ({"sharding": {"x": "cpu"}}, "sharding must be a device, a sharding or a PyTree of these, "

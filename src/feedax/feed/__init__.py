@@ -13,7 +13,7 @@ from feedax.feed.blocks import device_blocks
 from feedax.feed.feeds import CHUNK_STEPS, Feed, Residents, StackedFeed, open_feed
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
 from feedax.feed.source import Source, SourcePosition, StateDict, source_by_seed
-from feedax.feed.transfer import Devices, on_device, scalar
+from feedax.feed.transfer import Devices, on_device, scalar, with_the_call
 
 __all__ = [
     "CHUNK_STEPS",
@@ -37,4 +37,5 @@ __all__ = [
     "prefetch_to_device",
     "scalar",
     "source_by_seed",
+    "with_the_call",
 ]

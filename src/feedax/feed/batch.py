@@ -20,7 +20,7 @@ PyTree = Any
 
 
 class Batch(NamedTuple):
-    """Examples on the device.
+    """Examples for the device: arrays there, or of the host, which go there with a call.
 
     Attributes:
         inputs: PyTree of arrays `(examples, ...)`.
@@ -114,6 +114,10 @@ def pair(batch: Any, who: str = "fit") -> tuple[PyTree, PyTree]:
     Raises:
         BatchError: it is not a pair, or its leaves are not numbers in arrays of one length above 0.
     """
+    if type(batch) in (list, tuple) and len(batch) == 2 and all(map(_is_numeric, batch)):
+        inputs, targets = (_fitting(part, who) for part in batch)
+        length((inputs, targets), who)
+        return inputs, targets
     given = batch
     if isinstance(batch, Masked):
         batch = _unmasked(batch)
@@ -255,6 +259,15 @@ def _number(leaf: Any, who: str, path: Any, names: tuple[str, ...]) -> np.ndarra
             f"{who}: {_spoken(path, names)} must be made of numbers, and it holds {no.what}; "
             f"{remedy if no.remedy == CONVERT else no.remedy}"
         ) from no
+    return _fitting(array, who)
+
+
+def _is_numeric(part: Any) -> bool:
+    return type(part) is np.ndarray and part.dtype.kind in "biufc"
+
+
+def _fitting(array: np.ndarray, who: str) -> np.ndarray:
+    """An array of numbers whose integers fit into what the device holds."""
     held = jax.dtypes.canonicalize_dtype(array.dtype)
     if held != array.dtype and array.dtype.kind in "iu" and array.size:
         for value in (array.min(), array.max()):

@@ -30,7 +30,11 @@ THREAD_NAME = "feedax-transfer"
 
 
 def prefetch_to_device(
-    batches: Iterable[Any], size: int = 2, sharding: PyTree = None, *, last: Last = "short"
+    batches: Iterable[Any],
+    size: int | None = None,
+    sharding: PyTree = None,
+    *,
+    last: Last = "short",
 ) -> "DevicePrefetcher":
     """Iterate batches of the host on the device, one epoch of them.
 
@@ -50,7 +54,8 @@ def prefetch_to_device(
             ``batches_are_fresh`` is true makes new arrays for every batch; on the CPU, JAX then
             uses their memory as it is.
         size: how many batches are under way at once, the one that is handed over included. With
-            1 a batch is made when it is asked for, and there is no thread.
+            1 a batch is made when it is asked for, and there is no thread. If None, it is 2; and
+            1 on the CPU, which has the host's memory, so that there is nothing to wait for.
         sharding: a device, a sharding, or a PyTree of these that is a prefix of a batch without
             its text; JAX's default device if None. With a sharding over several hosts
             (``jax.distributed``) every host gives its own part of each batch, and all of them
@@ -87,14 +92,15 @@ def prefetch_to_device(
             f"{WHO}: last must be one of {', '.join(map(repr, get_args(Last)))}, and it is "
             f"{last!r}; leave it out to get short batches as they are"
         )
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise BatchError(
             f"{WHO}: size must be a whole number of batches, 1 or more, and it is {size!r}; leave "
-            "it out for 2"
+            "it out"
         )
     source = Source.of(batches, f"{WHO}: batches")
     foreign = not source.batches_are_fresh
     transfer = Transfer(opened(sharding, WHO), foreign)
+    size = size or (1 if transfer.shares_memory else 2)
     host_batches = _of_one_size(source, last)
     if transfer.spans_hosts:
         _refuse_some_hosts(transfer)
@@ -147,16 +153,18 @@ class Pipeline(Iterator[Any]):
         self._size = size
         self._foreign = foreign
         self._state_dict = state_dict
+        # After the last batch that was handed over; with size 1 the source is asked for it only
+        # when someone wants to know.
         self._state: Future[Any] | None = None
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
         self._ahead: deque[_Pulled] = deque()
         self._thread = ThreadPoolExecutor(1, THREAD_NAME) if size > 1 else None
 
     def __next__(self) -> Any:
         try:
-            if self._state is None:
-                self._state = self._asked()
-                self._batches = iter(self._batches)
+            if not self._has_begun:
+                self._state = self._asked() if self._size > 1 else None
+                self._batches, self._has_begun = iter(self._batches), True
             while len(self._ahead) < self._size and not self._has_ended:
                 self._pull()
             if not self._ahead:
@@ -173,6 +181,7 @@ class Pipeline(Iterator[Any]):
 
     def close(self) -> None:
         """Release the batches under way, and end the thread."""
+        self._state = self._state or self._asked()
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._has_ended = True
@@ -208,7 +217,7 @@ class Pipeline(Iterator[Any]):
             self._ahead.append(_Pulled(failed, state))
             del failed  # the error's traceback would keep it, and it the error
         else:
-            state = self._asked()
+            state = self._asked() if self._size > 1 else None
             self._ahead.append(_Pulled(self._submitted(batch), state))
 
     def _submitted(self, batch: Any) -> "Future[tuple[Any, float]]":

@@ -1,5 +1,6 @@
 """Arrays of the host onto devices: which devices those are, and when JAX must be given a copy."""
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,15 @@ def scalar(value: Any) -> jax.Array:
     return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(float)))
 
 
+def with_the_call() -> AbstractContextManager[None]:
+    """Let arrays of the host go along with the call of a compiled function.
+
+    On the CPU this is the cheapest transfer. It is meant, whatever ``jax.transfer_guard`` says of
+    others.
+    """
+    return jax.transfer_guard_host_to_device("allow")
+
+
 class Transfer:
     """Puts the leaves of batches on devices.
 
@@ -67,6 +77,11 @@ class Transfer:
         """Whether some array has parts on other hosts' devices."""
         return any(map(_spans_hosts, self._places()))
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all arrays may be the host's own memory."""
+        return all(map(shares_memory, self._places()))
+
     def processes(self) -> set[int]:
         """The hosts whose devices hold parts of the arrays."""
         shardings: list[Any] = [p for p in self._places() if isinstance(p, Sharding)]
@@ -85,7 +100,7 @@ class Transfer:
         leaves, structure = jax.tree.flatten(batch)
         places = self._for_leaves(batch)
         if self._foreign:
-            leaves = list(map(_own, leaves, places))
+            leaves = list(map(own, leaves, places))
         try:
             if self.spans_hosts:
                 arrays = list(map(_put_one, leaves, places))
@@ -145,9 +160,9 @@ def _of_the_mask(place: Place) -> Place:
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]), memory_kind=place.memory_kind)
 
 
-def _own(leaf: Any, place: Place) -> Any:
+def own(leaf: Any, place: Place = None) -> Any:
     """The leaf, or a copy of it where JAX would share its memory."""
-    if isinstance(leaf, jax.Array) or not _shares_memory(place):
+    if isinstance(leaf, jax.Array) or not shares_memory(place):
         return leaf
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         return leaf  # converted on its way, and so copied
@@ -159,7 +174,7 @@ def _own(leaf: Any, place: Place) -> Any:
     return copy
 
 
-def _shares_memory(place: Place) -> bool:
+def shares_memory(place: Place = None) -> bool:
     """Whether arrays there may be the host's own memory (jax-ml/jax#37830)."""
     devices: Any
     if isinstance(place, Sharding):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
-from feedax.feed import CHUNK_STEPS, Batch, Chunk, Devices, pick
+from feedax.feed import CHUNK_STEPS, Batch, Chunk, Devices, on_device, pick, with_the_call
 from feedax.train.model import Model
 from feedax.train.optimizers import Optimizer
 from feedax.train.step import Score, TrainState, train_step
@@ -49,15 +49,21 @@ class Compiled:
     def __call__(self, first: Any, *others: Any) -> Any:
         # Somebody looks for an error, line by line.
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-            return self._function(first, *others)
+            return self._function(on_device(first), *others)
         leaves, structure = jax.tree.flatten(first)
-        kinds = tuple((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
-        key = (structure, kinds)
-        if key not in self._forms:
-            started = time.perf_counter()
-            self._forms[key] = self._jitted.lower(first, *others).compile()
-            self.seconds += time.perf_counter() - started
-        return self._forms[key](first, *others)
+        key = structure, tuple(map(_kind, leaves))
+        with with_the_call():
+            if key not in self._forms:
+                started = time.perf_counter()
+                self._forms[key] = self._jitted.lower(first, *others).compile()
+                self.seconds += time.perf_counter() - started
+            return self._forms[key](first, *others)
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf.shape, leaf.dtype, leaf.sharding
+    return np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)
 
 
 class Steps:
