@@ -82,7 +82,7 @@ def test_an_evaluation_iterator_ends_too():
 
 def test_an_empty_evaluation_set():
     assert message(BatchError, [(X, Y)], evaluate={"test": []}) == (
-        "evaluate: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
+        "fit: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
         "none; give a NumpyLoader or a list that is not empty, not an iterator that ends"
     )
 

@@ -257,8 +257,10 @@ class Source:
             return None
         return state_dict
 
-    def resume(self, saved: SourcePosition) -> int:
+    def resume(self, saved: SourcePosition, who: str = "fit") -> int:
         """Let the next epoch begin at a saved position; how many batches are to be skipped.
+
+        `who` speaks, in an error.
 
         Raises:
             PositionError: it belongs to another loader.
@@ -269,7 +271,7 @@ class Source:
         load = self._ask("load_state_dict")
         if not callable(load):
             raise BatchError(
-                "fit: to resume, train must have the load_state_dict of the loader that the "
+                f"{who}: to resume, train must have the load_state_dict of the loader that the "
                 f"checkpoint was saved with, and it is a {self.type_name}, which has none; give "
                 "the same loader"
             )

@@ -148,7 +148,7 @@ class Evaluation:
         }
         if not rows["loss"].size:
             raise BatchError(
-                who="evaluate",
+                who=self._check.who,
                 rule=f"{name} must yield a batch each time it is iterated",
                 found="it yielded none",
                 remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
@@ -163,7 +163,9 @@ class Evaluation:
             return self._resident_blocks(source)
         # Blocks of one size for any batch size: the same products, so the same bits.
         size = block_size if one_example else None
-        return device_blocks(source.sequential(), size, self._check, self._devices, self._share)
+        return device_blocks(
+            source.sequential(), size, self._check, self._devices, self._share, who=self._check.who
+        )
 
     def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.devices.local(self._residents.examples(source, self._check))

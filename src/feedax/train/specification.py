@@ -93,7 +93,7 @@ class FitSpecification:
             self._set(optimizer=build_optimizer("adam"), learning_rate=rate)
         train = Source.of(train, f"{self.who}: train", again=self.epochs != 1)
         sets = _sets(self.evaluate, self.who, again=self.epochs != 1)
-        Best(self.best, self.patience).check(sets, self.metrics or (), self.who)
+        Best(self.best, self.patience, self.who).check(sets, self.metrics or ())
         refuse_nnx(self.params, self.who)
         trained, static = partition(self.params)
         if not jax.tree.leaves(trained):

@@ -162,6 +162,7 @@ def sweep_members(
             **own,
         )
 
+    checkpoints = checkpoints and checkpoints.used_by("sweep")
     return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
@@ -258,7 +259,7 @@ class Sweeping:
             found = self.checkpoints.within(folder).newest(len(members) * self._most_bytes)
             if found is None:
                 continue
-            content = CheckpointContent.from_json(found.about, found.path, is_group=True)
+            content = CheckpointContent.from_json(found.about, found.path, True, "sweep")
             listed, begun = content.names or [], content.size
             names = set(listed)
             fits = begun == size or (self.together is None and begun % devices == 0)
