@@ -27,7 +27,14 @@ from feedax.feed import (
 from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Hyperparams, Model, compute_dtype, partition, per_example
+from feedax.train.model import (
+    Hyperparams,
+    Model,
+    compute_dtype,
+    partition,
+    per_example,
+    refuse_no_function,
+)
 from feedax.train.steps import IN_FLIGHT, Compiled
 
 BLOCK_EXAMPLES = 1024
@@ -75,6 +82,7 @@ def evaluate(
     >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
     0.6666666666666666
     """
+    refuse_no_function(predict, params, "evaluate")
     source = Source.of(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static, compute_dtype(precision, "evaluate"))

@@ -24,6 +24,7 @@ from feedax.train.model import (
     partition,
     refuse_hyperparams,
     refuse_mixup,
+    refuse_no_function,
     untrained,
 )
 from feedax.train.optimizers import Optimizer, build_optimizer, make_optimizer
@@ -83,6 +84,7 @@ class FitSpecification:
                     f"{self.who}: {name} must be a whole number from 0 on, and it is {count!r}; "
                     "leave it out"
                 )
+        refuse_no_function(self.predict, self.params, self.who)
         refuse_no_checkpoints(self.checkpoints, self.who)
         train = Source.of(self.train, f"{self.who}: train")
         is_one_pass = self.epochs is None and self.steps is not None and train.comes_once
