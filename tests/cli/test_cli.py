@@ -469,8 +469,8 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["predict", ".", "a.png"],
-            "feedax predict: run folder: . must hold a config.json, and it has none; give a folder "
-            "that feedax train made",
+            "feedax predict: run folder: . must be a folder that feedax train made, and it has no "
+            "config.json; look under runs/",
         ),
         (
             ["train", "--initial-params", "nothing"],
@@ -484,8 +484,8 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["train", "--resume", "."],
-            "feedax train: run folder: . must hold a config.json, and it has none; give a folder "
-            "that feedax train made",
+            "feedax train: run folder: . must be a folder that feedax train made, and it has no "
+            "config.json; look under runs/",
         ),
         (
             ["train", "--devices", "2"],
