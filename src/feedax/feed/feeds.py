@@ -141,7 +141,7 @@ class NetworkFeed(Feed):
     def __post_init__(self) -> None:
         self._batches = self.skip
         # A short batch is padded to the size of those before it, which a resumed run has not seen.
-        self._size = (self.source.batch_size or 0) if self.has_begun else 0
+        self._size = (self.source.sampled_batch_size or 0) if self.has_begun else 0
 
     def position(self) -> SourcePosition:
         return position(self.state_dict, self._batches)

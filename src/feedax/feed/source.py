@@ -124,6 +124,12 @@ class Source:
         return size if isinstance(size, int) else None
 
     @property
+    def sampled_batch_size(self) -> int | None:
+        """The same, or that of the ``batch_sampler``: torch's loader has none where that has."""
+        size = getattr(self._ask("batch_sampler"), "batch_size", None)
+        return self.batch_size or (size if isinstance(size, int) else None)
+
+    @property
     def batches_are_fresh(self) -> bool:
         """Whether nobody writes to a batch's arrays later: a device may use their memory."""
         return bool(self._ask("batches_are_fresh", False))
