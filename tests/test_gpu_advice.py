@@ -52,7 +52,7 @@ def test_it_is_said_once_and_not_to_who_has_chosen_the_cpu(monkeypatch, caplog):
                 jax.config.update("jax_platforms", platforms)
                 environment.tell_of_idle_gpu.cache_clear()
                 for _ in range(2):
-                    environment.tell_of_idle_gpu()
+                    environment.tell_of_idle_gpu("fit")
                 assert caplog.messages == said
     finally:
         jax.config.update("jax_platforms", before)

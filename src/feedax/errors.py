@@ -187,11 +187,11 @@ class NotANumberError(FeedaxError):
     history: list[dict[str, float]]
 
     @classmethod
-    def at(cls, epoch: int, step: int) -> "NotANumberError":
+    def at(cls, epoch: int, step: int, who: str = "fit") -> "NotANumberError":
         """The error of a step of an epoch."""
         error = cls(
-            "fit: the loss and the parameters must be finite numbers, and they were not in epoch "
-            f"{epoch} at step {step}; lower the step size, or look at that batch's examples"
+            f"{who}: the loss and the parameters must be finite numbers, and they were not in "
+            f"epoch {epoch} at step {step}; lower the step size, or look at that batch's examples"
         )
         error.epoch, error.step = epoch, step
         return error

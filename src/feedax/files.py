@@ -1,6 +1,6 @@
 """Files: read only where they are files, written complete or not at all, locked.
 
-Whoever names a file may be a stranger, and a run's folder may come by mail: reading a pipe or a
+Anybody may have named a file, and a run's folder may come from somebody else: reading a pipe or a
 device could never end, and a link could lead anywhere.
 """
 

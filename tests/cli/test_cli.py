@@ -63,6 +63,70 @@ USAGE = [
     ),
     (["train", "--shufle"], "feedax train: there is no flag --shufle; did you mean --shuffle?"),
     (["train", "--zzz=3"], "feedax train: there is no flag --zzz; see feedax train --help"),
+    *(
+        (
+            ["train", *words.split()],
+            f"feedax train: there is no flag {words.split()[0]}; did you mean {meant}?",
+        )
+        for words, meant in {
+            "--lr 0.1": "--learning-rate",
+            "--bs 32": "--batch-size",
+            "--wd 0.1": "--weight-decay",
+            "-e 3": "--epochs",
+            "--n_epochs 3": "--epochs",
+            "--hidden-sizes 10": "--hidden",
+            "--workers 2": "--num-workers",
+            "--momentum 0.9": "--optimizer momentum",
+            "--no-shufle": "--no-shuffle",
+        }.items()
+    ),
+    *(
+        (["train", word], f"feedax train: there is no flag {word}; see feedax train --help")
+        for word in ("--test", "--activation", "--eps", "--checkpoint", "--model", "-v")
+    ),
+    (
+        ["train", "--device", "gpu"],
+        "feedax train: there is no flag --device; JAX uses a GPU where it finds one, unless "
+        "JAX_PLATFORMS=cpu is set",
+    ),
+    (
+        ["evaluate", "RUN", "--steps", "3"],
+        "feedax evaluate: there is no flag --steps, which belongs to feedax train and sweep; leave "
+        "it out",
+    ),
+    (
+        ["evaluate", "RUN", "--runs", "r"],
+        "feedax evaluate: there is no flag --runs; see feedax evaluate --help",
+    ),
+    (
+        ["train", "--seeds", "3"],
+        "feedax train: there is no flag --seeds, which belongs to feedax sweep; leave it out",
+    ),
+    (
+        ["plan", "--lr", "3"],
+        "feedax plan: there is no flag --lr; --learning-rate belongs to feedax train and sweep; "
+        "leave it out",
+    ),
+    (
+        ["predict", "RUN", "a.png", "--initial-params", "r"],
+        "feedax predict: there is no flag --initial-params, which belongs to feedax train; leave "
+        "it out",
+    ),
+    *(
+        (
+            [command, word],
+            f"feedax {command}: there is nothing to do with {word!r}; did you mean {meant}?",
+        )
+        for command, word, meant in (
+            ("plan", "mnist", "--dataset mnist"),
+            ("train", "npz:digits.npz", "--dataset npz:digits.npz"),
+            ("train", "adam", "--optimizer adam"),
+        )
+    ),
+    (
+        ["train", "tutorial"],  # three flags have it
+        "feedax train: there is nothing to do with 'tutorial'; see feedax train --help",
+    ),
     (["train", "x"], "feedax train: there is nothing to do with 'x'; see feedax train --help"),
     (["train", "--batch-size", "0"], "feedax train: --batch-size must be at least 1, and it is 0"),
     (["plan", "--batch-size", "0"], "feedax plan: --batch-size must be at least 1, and it is 0"),
@@ -110,6 +174,20 @@ USAGE = [
     (
         ["train", "--layers", "784", "ten"],
         "feedax train: --layers must be whole numbers, and it is 784, ten; see feedax train --help",
+    ),
+    *(
+        (
+            [command, *words.split()],
+            f"feedax {command}: {meant.split()[0]} must have spaces between its values, and it is "
+            f"{value}; give {meant}",
+        )
+        for command, words, value, meant in (
+            ("train", "--hidden 10,20", "10,20", "--hidden 10 20"),
+            ("train", "--layers=[784,10]", "[784,10]", "--layers 784 10"),
+            ("train", "--hidden 10, 20", "10, 20", "--hidden 10 20"),
+            ("sweep", "--learning-rate 0.1,0.2", "0.1,0.2", "--learning-rate 0.1 0.2"),
+            ("sweep", "--optimizer adam,lion", "adam,lion", "--optimizer adam lion"),
+        )
     ),
     (
         ["train", "--hidden", "5", "--layers", "784", "10"],
@@ -391,8 +469,8 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["predict", ".", "a.png"],
-            "feedax predict: run folder: . must hold a config.json, and it has none; give a folder "
-            "that feedax train made",
+            "feedax predict: run folder: . must be a folder that feedax train made, and it has no "
+            "config.json; look under runs/",
         ),
         (
             ["train", "--initial-params", "nothing"],
@@ -406,8 +484,8 @@ def test_flags_come_back_from_their_command_line():
         ),
         (
             ["train", "--resume", "."],
-            "feedax train: run folder: . must hold a config.json, and it has none; give a folder "
-            "that feedax train made",
+            "feedax train: run folder: . must be a folder that feedax train made, and it has no "
+            "config.json; look under runs/",
         ),
         (
             ["train", "--devices", "2"],

@@ -35,8 +35,8 @@ SWEPT = (
     "--epochs 2 --seeds 2 --seed 3 --out swept"
 )
 NOT_A_NUMBER = (
-    "fit: the loss and the parameters must be finite numbers, and they were not in epoch 0 at step "
-    "1; lower the step size, or look at that batch's examples"
+    "sweep: the loss and the parameters must be finite numbers, and they were not in epoch 0 at "
+    "step 1; lower the step size, or look at that batch's examples"
 )
 
 

@@ -60,6 +60,10 @@ def started(*arguments, cwd):
     )
 
 
+PROVEN = "16 sampled examples came out equal to the dataset's own, bit for bit. "
+BY_HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
+
+
 @pytest.fixture
 def feedax(tmp_path, monkeypatch, capsys):
     """Runs a command in this process, in a folder of its own: the exit code and both outputs."""
@@ -103,13 +107,25 @@ def test_standard_output_is_three_lines_an_epoch(trained):
     said = done.stderr.splitlines()
     cores = f"{usable_cpus()} core{'s' * (usable_cpus() > 1)}"
     assert said[0] == f"feedax train: the run's folder is run; it trains on the CPU, {cores}"
-    assert said[1].startswith("feedax train: resident: all 60,000 examples of MNIST")
+    assert said[1] == (
+        "feedax train: resident: all 60,000 examples of MNIST with FlattenAndCast take 188.6 MB as "
+        f"arrays and fit on the device. {PROVEN}{BY_HAND}"
+    )
     assert said[2] == "feedax train: done; the parameters, the metrics and curves.png are in run"
     assert re.fullmatch(
         r"feedax train: start-up \d+\.\d s: imports \d+\.\d, data \d+\.\d, compile \d+\.\d", said[3]
     )
     assert len(said) == 4
     assert sorted(path.name for path in run.iterdir()) == FILES
+
+
+def test_the_plan_of_ones_own_dataset_tells_of_its_dtypes(tiny, feedax):
+    done = feedax("train", "--dataset", f"npz:{tiny}", "--steps", 1, "--hidden", 4, "--out", "run")
+    assert done.stderr.splitlines()[1] == (
+        "feedax train: resident: all 300 examples of ArrayDataset with FlattenAndCast take 0.1 MB "
+        f"as arrays and fit on the device. {PROVEN}Its int64 values reach a device as int32 unless "
+        f"jax_enable_x64 is set. {BY_HAND}"
+    )
 
 
 def test_the_run_folder_says_what_ran(trained):
@@ -392,6 +408,12 @@ def test_evaluate_runs_no_code_that_a_run_folder_names(feedax, tmp_path, monkeyp
     assert feedax("train", "--dataset", "evil:make", "--epochs", 1, "--out", "r").returncode == 0
     Path("ran").unlink()
     monkeypatch.delitem(sys.modules, "evil")
+    refused = feedax("evaluate", "r", "--dataset", "mnist")
+    assert refused.stderr == (
+        "feedax evaluate: the network: the first layer must have the 784 values of one example of "
+        "mnist, and it has 4; give a dataset with examples like those that the run was trained "
+        "on\n"
+    )
     refused = feedax("evaluate", "r")
     assert (refused.returncode, Path("ran").exists()) == (1, False)
     assert refused.stderr == (

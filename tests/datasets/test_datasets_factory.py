@@ -152,6 +152,7 @@ def test_the_cause_is_kept_and_a_feedax_error_is_passed_on(module):
         ),
         ("imagefoldr", "imagefoldr", "did you mean 'imagefolder'?"),
         ("emnits", "emnits", "did you mean 'emnist'?"),
+        ("own_data.py", "own_data", "leave .py out: own_data:make"),
     ],
 )
 def test_a_module_that_is_missing(module, name, missing, remedy):

@@ -197,8 +197,19 @@ def test_a_file_is_no_run_folder(tmp_path, monkeypatch):
         ),
         (
             lambda path: path.mkdir(),
-            "run folder: {path} must hold a config.json, and it has none; give a folder that "
-            "feedax train made",
+            "run folder: {path} must be a folder that feedax train made, and it has no "
+            "config.json; look under runs/",
+        ),
+        (
+            lambda path: (path.mkdir(), (path / "step-000000005.safetensors").touch()),
+            "run folder: {path} must be a folder that feedax train made, and it has the "
+            "checkpoints of a script; resume or evaluate that run in the script, which has its "
+            "model",
+        ),
+        (
+            lambda path: ((path / "a").mkdir(parents=True), (path / "a/config.json").touch()),
+            "run folder: {path} must be a folder that feedax train made, and it has such folders "
+            "in it; give one of them",
         ),
         (
             lambda path: (path.mkdir(), (path / "config.json").write_text('{"format": 2}')),

@@ -18,6 +18,7 @@ import torch
 from helpers import batches, bits, problem, slow, slow_but, timeless
 from sweep_jobs import COUNT, SIZE, STEPS, Noisy
 from sweep_jobs import predict as with_dropout
+from torch.utils.data import BatchSampler, SequentialSampler
 
 import feedax
 from feedax.data import ArrayDataset, NumpyLoader
@@ -107,15 +108,20 @@ def test_a_run_resumed_just_before_a_short_batch_pads_it_to_the_size_of_the_othe
     def predict(params, x):
         return params["v"] @ jnp.tanh(params["w"] @ x)
 
-    for plan in ("resident", "streamed", None):
+    data = ArrayDataset(x, y)
+    sampled = {"batch_sampler": BatchSampler(SequentialSampler(data), 8, drop_last=False)}
+    shuffled = {"batch_size": 8, "shuffle": True, "seed": 3}
+    sources = [
+        functools.partial(NumpyLoader, data, plan=plan, **how)
+        for plan, how in (("resident", shuffled), ("resident", sampled), ("streamed", sampled))
+    ]
+    for number, source in enumerate([*sources, lambda: batches(x, y, 8)]):
 
-        def train(plan=plan, **more):
-            data = ArrayDataset(x, y)
-            source = plan and NumpyLoader(data, 8, shuffle=True, seed=3, plan=plan)
-            return feedax.fit(predict, PARAMS, source or batches(x, y, 8), **options, **more)[0]
+        def train(source=source, **more):
+            return feedax.fit(predict, PARAMS, source(), **options, **more)[0]
 
         whole = train(epochs=1)
-        checkpoints = feedax.Checkpoints(tmp_path / str(plan))
+        checkpoints = feedax.Checkpoints(tmp_path / str(number))
         train(steps=4, checkpoints=checkpoints)
         assert bits(train(epochs=1, checkpoints=checkpoints)) == bits(whole)
 

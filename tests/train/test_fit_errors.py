@@ -1,5 +1,6 @@
 """Bad input gets one sentence: who, the rule, the value, the remedy."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +50,43 @@ def test_a_negative_label_in_an_evaluation_set():
     )
 
 
+ORDER = "predict must come before params, and they are given the other way round; call"
+NO_INIT = "sweep: init must be a function of a random key, which makes parameters, and it is"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: feedax.fit(W, linear, [(X, Y)]), f"fit: {ORDER} fit(predict, params, ...)"),
+        (
+            lambda: feedax.evaluate([(W, 0)], linear, [(X, Y)]),
+            f"evaluate: {ORDER} evaluate(predict, params, ...)",
+        ),
+        (
+            lambda: feedax.fit(eqx.nn.Linear(8, 3, key=jax.random.key(0)), linear, [(X, Y)]),
+            f"fit: {ORDER} fit(predict, params, ...)",
+        ),
+        (
+            lambda: feedax.fit([(X, Y)], W, linear),
+            "fit: predict must be a function of (params, x), and it is a list; call "
+            "fit(predict, params, ...)",
+        ),
+        (
+            lambda: feedax.sweep(lambda key: W, linear, [(X, Y)]),
+            f"{NO_INIT} one of (w, x); call sweep(predict, init, train)",
+        ),
+        (
+            lambda: feedax.sweep(linear, [W], [(X, Y)]),
+            f"{NO_INIT} a list; call sweep(predict, init, train)",
+        ),
+    ],
+)
+def test_arguments_in_another_order(call, sentence):
+    with pytest.raises(ModelError) as caught:
+        call()
+    assert str(caught.value) == sentence
+
+
 def test_no_batches():
     assert message(BatchError, []) == (
         "fit: train must yield a batch in every epoch, and it yielded none in epoch 0; give a "
@@ -82,7 +120,7 @@ def test_an_evaluation_iterator_ends_too():
 
 def test_an_empty_evaluation_set():
     assert message(BatchError, [(X, Y)], evaluate={"test": []}) == (
-        "evaluate: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
+        "fit: evaluate['test'] must yield a batch each time it is iterated, and it yielded "
         "none; give a NumpyLoader or a list that is not empty, not an iterator that ends"
     )
 

@@ -338,7 +338,7 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
         train(tmp_path, **options | {"learning_rate": 0.25})
     (group,) = tmp_path.iterdir()
     assert str(caught.value) == (
-        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        "sweep: a resumed run must have the learning_rate= that it began with, and in "
         f"{group / 'step-000000004.safetensors'} it was [0.5 0.5 0.5] but is [0.25 0.25 0.25]; "
         "give the same, or another folder"
     )

@@ -359,15 +359,11 @@ def test_a_network_that_turns_not_a_number_is_told_and_the_others_go_on(saves, t
                        optimizer=optax.sgd(1.0))  # fmt: skip
             theirs = caught.value
             assert isinstance(network.error, NotANumberError)
-            assert (
-                str(network.error)
-                == str(theirs)
-                == (
-                    "fit: the loss and the parameters must be finite numbers, and they were not in "
-                    f"epoch 0 at step {theirs.step}; lower the step size, or look at that batch's "
-                    "examples"
-                )
+            said = (
+                "the loss and the parameters must be finite numbers, and they were not in epoch 0 "
+                f"at step {theirs.step}; lower the step size, or look at that batch's examples"
             )
+            assert (str(network.error), str(theirs)) == (f"sweep: {said}", f"fit: {said}")
             assert (network.error.epoch, network.error.step) == (0, theirs.step)
             assert bits(network.params) == bits(theirs.params) == bits(network.error.params)
             assert bits(network.params) == bits(init(jax.random.key(network.seed)))
@@ -505,10 +501,46 @@ def test_another_learning_rate_is_refused_in_the_middle_too(tmp_path, tells_of_e
     with pytest.raises(CheckpointError) as caught:
         train(tmp_path, seeds=1, learning_rate=0.25)
     assert str(caught.value) == (
-        "fit: a resumed run must have the learning_rate= that it began with, and in "
+        "sweep: a resumed run must have the learning_rate= that it began with, and in "
         f"{tmp_path / 'seed=0' / 'step-000000004.safetensors'} it was 0.5 but is 0.25; give the "
         "same, or another folder"
     )
+
+
+def test_a_sweep_speaks_for_itself_as_long_as_it_runs(tmp_path, tells_of_every_step, caplog):
+    def batches(seed):
+        x, y = problem(64)
+        return feedax.NumpyLoader(
+            [({"x": a, "name": "a"}, b) for a, b in zip(x, y, strict=True)], batch_size=SIZE
+        )
+
+    def run(**options):
+        folder = feedax.Checkpoints(tmp_path, every_steps=2)
+        options = {"epochs": 1, "checkpoints": folder, **options}
+        return feedax.sweep(lambda p, x: p["v"] @ (p["w"] @ x["x"]), init, batches, **options)
+
+    with caplog.at_level(logging.INFO, logger="feedax"):
+        run(callbacks=[stopper(4)])
+        newest = tmp_path / "seed=0" / "step-000000004.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-1])
+        size = newest.stat().st_size
+        with pytest.raises(ModelError) as caught:
+            run(best="loss")
+        run()
+    assert str(caught.value) == (
+        "sweep: a resumed run must have the best= that it began with, and it was None but is "
+        "'loss'; give the same, or another folder"
+    )
+    new_order = (
+        "sweep: a loader without a seed begins a new random order when a run is resumed; give "
+        "NumpyLoader(seed=...) to get the same bits"
+    )
+    damaged = (
+        f"read_checkpoint: {newest} must be a whole checkpoint, and it ends after {size} bytes "
+        f"instead of {size + 1}; use an earlier one, as sweep does now"
+    )
+    text = "sweep: text stays on the host, and the model gets no inputs['name']"
+    assert caplog.messages == [new_order, *[damaged, new_order] * 2, text]
 
 
 def test_a_damaged_result_is_named_and_trained_again(tmp_path, caplog):

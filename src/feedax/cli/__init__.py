@@ -146,7 +146,7 @@ def _run(argv: list[str]) -> int:
     commands = importlib.import_module("feedax.cli.commands")
     arguments = commands.renamed(arguments)
     try:
-        flags = commands.PARSERS[name](arguments)
+        flags = commands.parsed(name, arguments)
         code: int = importlib.import_module(f"feedax.cli.{name}").run(flags, arguments)
     except SystemExit as stop:
         if any(word.startswith(("-h", "--help", "--tyro-")) for word in arguments):

@@ -9,10 +9,11 @@ import tyro
 
 from feedax.cli import UsageError
 from feedax.cli.flags import DataFlags, TrainFlags, defaults, description, optional
-from feedax.cli.parse import parse, renamed
-from feedax.cli.sweep_flags import parse_sweep
+from feedax.cli.parse import UnknownWordsError, parse, renamed
+from feedax.cli.suggestions import remedy
+from feedax.cli.sweep_flags import SweepFlags, parse_sweep
 
-__all__ = ["PARSERS", "renamed"]
+__all__ = ["parsed", "renamed"]
 
 arg = tyro.conf.arg
 
@@ -125,6 +126,15 @@ class PlanFlags:
     data: DataFlags = field(default_factory=DataFlags)
 
 
+KINDS: Mapping[str, Any] = {
+    "train": TrainFlags,
+    "sweep": SweepFlags,
+    "evaluate": EvaluateFlags,
+    "predict": PredictFlags,
+    "plan": PlanFlags,
+}
+"""The flags of every command."""
+
 PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "train": lambda words: parse(TrainFlags, words, "train", TRAIN, defaults(words)),
     "sweep": lambda words: parse_sweep(words, SWEEP),
@@ -132,4 +142,16 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
     "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
 }
-"""From the words after a command to what its module is run with."""
+
+
+def parsed(command: str, words: Sequence[str]) -> Any:
+    """From the words after a command to what its module is run with.
+
+    Raises:
+        UsageError: they are wrong.
+        SystemExit: code 0, after ``--help`` was printed.
+    """
+    try:
+        return PARSERS[command](words)
+    except UnknownWordsError as unknown:
+        raise UsageError(f"{unknown}{remedy(unknown, command, KINDS)}") from None

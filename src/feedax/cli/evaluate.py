@@ -24,7 +24,7 @@ def run(flags: EvaluateFlags, arguments: Sequence[str]) -> int:
     layers = folder.setting("layers")
     params = load_params(folder, layers)
     examples = Examples.open(_data_flags(folder.path, recorded.data, flags))
-    check_layers(layers, examples)
+    check_layers(layers, examples, are_recorded=True)
     arguments_of_run = evaluate_arguments(recipe_of(recorded))
     for name, loader in examples.loaders().items():
         scores = evaluate(params=params, batches=loader, **arguments_of_run)

@@ -5,12 +5,11 @@ reads what `command_line` wrote into a config.json.
 """
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,7 +40,7 @@ def fields_of(kind: Any) -> Iterator[tuple[str, Any, Any]]:
     for one in fields(kind):
         if is_dataclass(one.default_factory):
             yield from fields_of(one.default_factory)
-        else:
+        elif one.default is not MISSING:  # a positional argument has none
             yield flag(one.name), hints[one.name], kind
 
 
@@ -91,6 +90,23 @@ def given_flags(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def values_of(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each flag in a command line, of a flag that is there twice the last ones.
+
+    >>> values_of(["RUN", "--hidden", "8", "9", "--dropout=0.1", "--shuffle"])
+    {'--hidden': ['8', '9'], '--dropout': ['0.1'], '--shuffle': []}
+    """
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in words:
+        if names := given_flags([word]):
+            _, equals, value = word.partition("=")
+            values = found[names[0]] = [value] if equals else []
+        else:
+            values.append(word)
+    return found
+
+
 def renamed(words: Sequence[str]) -> list[str]:
     """The words of a command line with the names that flags have now.
 
@@ -138,7 +154,7 @@ def _value(given: str, hint: Any, texts: list[str]) -> Any:
             raise UsageError(f"{given} must stand alone, and {shortened(texts[0])} follows it")
         return not given.startswith("--no-")
     kinds = [one for one in get_args(hint) or [hint] if one is not NoneType]
-    if get_origin(kinds[0]) is tuple:
+    if _is_tuple(hint):
         return tuple(_value(given, int, [text]) for text in texts)
     if len(texts) != 1:
         raise UsageError(f"{given} must have one value, and it has {len(texts)}")
@@ -154,6 +170,43 @@ def _value(given: str, hint: Any, texts: list[str]) -> Any:
         raise UsageError(f"{given} must be {what}, and it is {shortened(repr(text))}") from None
 
 
+class UnknownWordsError(UsageError):
+    """Words of a command line that are neither flags of the command nor their values."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.word = next((word for word in words if word.startswith("-")), words[0])
+        self.name = self.word.partition("=")[0]
+        self.is_flag = self.word.startswith("-")
+        what = (
+            f"no flag {shortened(self.name)}"
+            if self.is_flag
+            else f"nothing to do with {self.word!r}"
+        )
+        super().__init__(f"there is {what}")
+
+
+def refuse_commas(arguments: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse values of these flags, which may have several, that commas separate.
+
+    >>> refuse_commas(["--hidden", "10,20"], ["--hidden"])
+    Traceback (most recent call last):
+    feedax.cli.UsageError: --hidden must have spaces between its values, and it is 10,20; \
+give --hidden 10 20
+    """
+    for name, values in values_of(arguments).items():
+        text = " ".join(values)
+        if name in names and "," in text:
+            separated = " ".join(re.split(r"[\s,]+", text.strip("[](), ")))
+            raise UsageError(
+                f"{name} must have spaces between its values, and it is {shortened(text)}; give "
+                f"{shortened(f'{name} {separated}')}"
+            )
+
+
+def _is_tuple(hint: Any) -> bool:
+    return any(get_origin(one) is tuple for one in (hint, *get_args(hint)))
+
+
 def parse(
     kind: type[Flags],
     arguments: Sequence[str],
@@ -165,8 +218,11 @@ def parse(
 
     Raises:
         UsageError: the arguments are wrong.
+        UnknownWordsError: there are others among them.
         SystemExit: code 0, after ``--help`` was printed.
     """
+    several = [name for name, hint, _ in fields_of(kind) if _is_tuple(hint)]
+    refuse_commas(arguments, several)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -185,18 +241,8 @@ def parse(
             raise
         raise UsageError(f"{_sentence(said.getvalue())}; see feedax {command} --help") from None
     if unknown:
-        raise UsageError(_unknown(unknown, flag_names(kind), command))
+        raise UnknownWordsError(unknown)
     return flags
-
-
-def _unknown(words: list[str], known: list[str], command: str) -> str:
-    word = next((word for word in words if word.startswith("-")), words[0])
-    if not word.startswith("-"):
-        return f"there is nothing to do with {word!r}; see feedax {command} --help"
-    name = word.partition("=")[0]
-    near = difflib.get_close_matches(name, [*known, "--help"], n=1)
-    remedy = f"did you mean {near[0]}?" if near else f"see feedax {command} --help"
-    return f"there is no flag {shortened(name)}; {remedy}"
 
 
 def _sentence(box: str) -> str:

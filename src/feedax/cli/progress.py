@@ -142,12 +142,20 @@ class Progress:
         note: says what does not belong to the lines.
         stop: is asked to stop when the lines cannot be written any more.
         quiet: whether another process says it all.
+        shorter: what is said in place of some texts.
     """
 
     is_of_networks = False
     """Whether the bar counts networks, and not the steps of one."""
 
-    def __init__(self, note: Callable[[str], None], stop: StopRequest, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        stop: StopRequest,
+        quiet: bool = False,
+        shorter: Mapping[str, str] | None = None,
+    ) -> None:
+        self._shorter = shorter or {}
         self._note = note
         self._stop = stop
         self._quiet = quiet
@@ -173,7 +181,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         match event:
             case Started(steps=steps, how=how):
-                self._say(how)
+                self._say(self._shorter.get(how, how))
                 if sys.stdout.isatty() and not self._quiet:
                     self._start_bar("Epoch 0", steps)
             case Stepped() if self._bar is not None:

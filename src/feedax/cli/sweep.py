@@ -103,7 +103,7 @@ class Group:
         check = ModelCheck(
             model, params, None, asked["loss"], None, scalars, modes=(False,), who="sweep"
         )
-        return Evaluation(check, Residents(Devices(1)))
+        return Evaluation(check, Residents(Devices(1), "sweep"))
 
 
 def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[str]) -> int:
@@ -130,7 +130,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     note(f"the sweep's folder is {folder.path}; it trains on {devices}")
 
     # Held to the end, so that no other process resumes the same sweep.
-    with Checkpoints(folder.path).in_use(), StopRequest() as stop:
+    with Checkpoints(folder.path).used_by("sweep").in_use(), StopRequest() as stop:
         if is_resumed:
             folder.mark_resumed(sweep_record(many, combinations)["arguments"], start)
         names = {
@@ -186,7 +186,7 @@ def _train(
         for group in groups:
             if stop.by:
                 break
-            checkpoints = checkpoints_of(group.flags.checkpoint, folder)
+            checkpoints = checkpoints_of(group.flags.checkpoint, folder).used_by("sweep")
             if group.name:
                 checkpoints = checkpoints.within(file_name(group.name))
             # Before a network is drawn: a folder can ask for one of any size.
@@ -250,7 +250,7 @@ def _group(
     evaluated = ("train", "validation") if decides else ("validation",)
     sets = {name: loader for name, loader in loaders.items() if name in evaluated}
     Devices(flags.device.devices, who="sweep")
-    Best(flags.selection.best, flags.selection.patience).check(sets, who="sweep")
+    Best(flags.selection.best, flags.selection.patience, "sweep").check(sets)
     arguments = fit_arguments(flags, examples, loaders["train"])
     del arguments["learning_rate"], arguments["hyperparams"]  # each network has its own
     layers = resolve_layers(flags.model, examples, None)

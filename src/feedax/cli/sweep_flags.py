@@ -30,6 +30,7 @@ from feedax.cli.parse import (
     flag_values,
     given_flags,
     parse,
+    refuse_commas,
 )
 
 MOST_NETWORKS = 100_000
@@ -127,6 +128,7 @@ def parse_sweep(
     for name in given_flags(arguments):
         if name in REFUSED:
             raise UsageError(f"{name} must not be given, since {REFUSED[name]}; leave it out")
+    refuse_commas(arguments, several_flags(SweepFlags))
     swept, lines = command_lines(arguments)
     parsed = [parse(SweepFlags, line, "sweep", description, _defaults(line)) for line in lines]
     groups = [one.name for one in fields(TrainFlags)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from feedax import datasets
 from feedax.cli import say
 from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.examples import Examples
@@ -84,7 +85,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         other = None if initial is None else RunFolder.open(initial)
         layers = list(resolve_layers(flags.model, examples, other))
     else:
-        check_layers(layers, examples)
+        check_layers(layers, examples, are_recorded=True)
     params: Any = init_mlp(layers, jax.random.key(flags.data.seed), flags.model.initialisation)
     if initial is not None and not has_checkpoint:
         params = load_params(RunFolder.open(initial), layers)
@@ -102,10 +103,14 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     if folder is not None:
         note(f"the run's folder is {folder.path}; it trains on {devices}")
 
+    # Of the datasets that feedax knows by name, their labels' dtype is nobody's concern.
+    plan, name = loaders["train"].plan(), flags.data.dataset
+    is_own = datasets.is_code(name) or datasets.is_path(name)
+    shorter = {} if is_own else {str(plan): str(plan.without_dtypes())}
     with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None
         try:
-            with Progress(note, stop, quiet=folder is None) as progress:
+            with Progress(note, stop, folder is None, shorter) as progress:
                 params, _ = fit(
                     params=params,
                     train=loaders["train"],

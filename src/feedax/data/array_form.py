@@ -130,8 +130,13 @@ def array_form(dataset: Any) -> ArrayForm:
     if make is None and getattr(sys.modules.get(name[0]), name[1], None) is kind:
         make = _FORMS.get(name)
     if make is None:
-        raise NoArrayForm(f"{name_of(dataset)} may run any Python for an example")
+        raise NoArrayForm(any_python(dataset))
     return make(dataset)
+
+
+def any_python(dataset: Any) -> str:
+    """Why a dataset of a type that is not registered has no array form."""
+    return f"{name_of(dataset)} may run any Python for an example"
 
 
 def register_array_form(*types: type | tuple[str, str]) -> Callable[[Any], Any]:

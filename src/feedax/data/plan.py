@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import feedax.data.known_datasets  # noqa: F401  (registers them)
-from feedax.data.array_form import ArrayForm, NoArrayForm, array_form
+from feedax.data.array_form import ArrayForm, NoArrayForm, any_python, array_form
 from feedax.data.cache import Cache
 from feedax.data.collate import numpy_collate
 from feedax.data.loading import examples_of
@@ -52,6 +53,11 @@ class Plan:
     @property
     def is_streamed(self) -> bool:
         return self.name == "streamed"
+
+    def without_dtypes(self) -> "Plan":
+        """The same without the note on what JAX does to 64-bit values."""
+        kept = tuple(note for note in self.notes if not note.endswith(_ON_A_DEVICE))
+        return replace(self, notes=kept)
 
     def __str__(self) -> str:
         return f"{self.name}: {'. '.join((self.reason, *self.notes))}."
@@ -128,7 +134,8 @@ def choose_plan(
                 found=str(no),
                 remedy="leave it out, or give plan='streamed'",
             ) from None
-        return Choice(Plan("streamed", str(no), _streamed_notes(loader, seed, cache)), found)
+        notes = _streamed_notes(loader, seed, cache) + _registering(loader.dataset, str(no))
+        return Choice(Plan("streamed", str(no), notes), found)
 
     leaves = found.leaves(np.arange(1))
     size = sum(leaf.nbytes for leaf in leaves) * len(found)
@@ -186,6 +193,30 @@ def _streamed_notes(
     return tuple(notes)
 
 
+def _registering(dataset: Any, why: str) -> tuple[str, ...]:
+    """The line that may give a dataset a faster plan, whose own class keeps arrays."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    library = type(dataset).__module__.partition(".")[0]
+    if why != any_python(dataset) or library in ("builtins", "torch", "torchvision", "datasets"):
+        return ()
+    held = {
+        f"data.{name}": value
+        for name, value in getattr(dataset, "__dict__", {}).items()
+        if isinstance(value, list | np.ndarray | torch.Tensor)
+        and getattr(value, "ndim", 1) > 0
+        and len(value) == len(dataset)
+    }
+    are_arrays = [not isinstance(value, list) for value in held.values()]
+    if not any(are_arrays):
+        return ()
+    names = ", ".join(held)
+    arrays = names if len(held) == 1 else f"({names})"
+    function = f"lambda data: {arrays}" if all(are_arrays) else "..."
+    line = f"feedax.register_arrays({type(dataset).__name__}, {function})"
+    return (f"If arrays hold its examples, {line} makes a faster plan",)
+
+
 def _prove(dataset: Dataset[Any], form: ArrayForm) -> None:
     """Compare the form with the dataset on sampled indices.
 
@@ -218,6 +249,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
+_ON_A_DEVICE = "unless jax_enable_x64 is set"
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 
 
@@ -228,7 +260,7 @@ def _narrowing(dtypes: Iterable[np.dtype]) -> list[str]:
         return []
     return [
         f"Its {' and '.join(wide)} values reach a device as "
-        f"{' and '.join(_NARROW[name] for name in wide)} unless jax_enable_x64 is set"
+        f"{' and '.join(_NARROW[name] for name in wide)} {_ON_A_DEVICE}"
     ]
 
 

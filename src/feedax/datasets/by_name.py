@@ -106,8 +106,20 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
         return from_factory(text, train=train)
     raise UnknownDatasetError(
         f"datasets: the dataset must be one of {', '.join(NAMES)}, and it is {text!r}; "
-        f"{did_you_mean(plain, [*_BY_NAME, *_BY_PATH])}"
+        f"{_remedy(text)}"
     )
+
+
+def _remedy(text: str) -> str:
+    """What a text that names no dataset may have been meant for."""
+    if Path(text).suffix == ".npz":
+        return f"did you mean 'npz:{text}'?"
+    if os.path.isdir(text):
+        return f"did you mean 'imagefolder:{text}'?"
+    module, dot, name = text.rpartition(".")
+    if dot and _FACTORY.fullmatch(f"{module}:{name}") and name != "py":
+        return f"did you mean '{module}:{name}'?"
+    return did_you_mean(text.partition(":")[0].replace("-", "_"), [*_BY_NAME, *_BY_PATH])
 
 
 def is_code(text: str) -> bool:
@@ -299,6 +311,8 @@ def _import(text: str, name: str) -> Any:
             forms = [form.partition(":")[0] for form in NAMES]
             found = f"there is no {missing!r}"
             remedy = did_you_mean(name, forms, "install it or run feedax in the folder that has it")
+            if name.endswith(".py"):
+                remedy = f"leave .py out: {text.replace('.py:', ':', 1)}"
         raise DatasetError(
             f"{text}: the module before the colon must be importable, and {found}; {remedy}"
         ) from error

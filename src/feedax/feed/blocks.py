@@ -23,6 +23,7 @@ def device_blocks(
     devices: Devices,
     share: tuple[int, int] = (0, 1),
     waiting_bytes: int = WAITING_BYTES,
+    who: str = "evaluate",
 ) -> Pipeline:
     """Batches regrouped into blocks of one size, or as they are if size_of is None.
 
@@ -36,11 +37,12 @@ def device_blocks(
         devices: where the blocks go.
         share: this process's index, and how many processes share the batches.
         waiting_bytes: how much memory examples may take that wait for more of their kind.
+        who: speaks, in an error.
 
     Returns:
         Iterates pairs: a block on the device, and how many of its examples are no padding.
     """
-    blocks = _blocks(_share_of(source, *share), size_of, check, waiting_bytes)
+    blocks = _blocks(_share_of(source, *share), size_of, check, waiting_bytes, who)
     return transferred(source, blocks, devices)
 
 
@@ -56,10 +58,11 @@ def _blocks(
     size_of: Callable[[list[Any]], int] | None,
     check: Check,
     waiting_bytes: int,
+    who: str,
 ) -> Iterator[HostBatch]:
     piles: dict[Any, _Pile] = {}
     for batch in batches:
-        inputs, targets = pair(batch, "evaluate")
+        inputs, targets = pair(batch, who)
         check(inputs, targets, "a batch")
         if size_of is None:
             yield padded_batch(inputs, targets, length((inputs, targets)))

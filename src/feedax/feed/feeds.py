@@ -42,7 +42,7 @@ class Residents:
 
     def __init__(self, devices: Devices, who: str = "fit") -> None:
         self.devices = devices
-        self._who = who
+        self.who = who
         self._kept: dict[Source, tuple[Any, tuple[PyTree, PyTree]]] = {}
 
     def live_here(self, source: Source) -> bool:
@@ -84,7 +84,7 @@ class Residents:
         for another, examples in self._kept.values():
             if another is plan:  # the same examples in the order of another seed
                 return examples
-        inputs, targets = pair(source.arrays(), self._who)
+        inputs, targets = pair(source.arrays(), self.who)
         check(inputs, targets, "the dataset")
         return self.devices.replicate((inputs, targets))
 
@@ -141,7 +141,7 @@ class NetworkFeed(Feed):
     def __post_init__(self) -> None:
         self._batches = self.skip
         # A short batch is padded to the size of those before it, which a resumed run has not seen.
-        self._size = (self.source.batch_size or 0) if self.has_begun else 0
+        self._size = (self.source.sampled_batch_size or 0) if self.has_begun else 0
 
     def position(self) -> SourcePosition:
         return position(self.state_dict, self._batches)
@@ -259,12 +259,12 @@ class StreamedFeed(NetworkFeed):
                 return
             if skip:
                 skip -= 1
-                size = max(size, length(pair(batch)))
+                size = max(size, length(pair(batch, self.residents.who)))
                 continue
             if loads_here:
                 self.load_seconds += time.perf_counter() - started
             is_shard = source.has_part
-            inputs, targets = pair(batch)
+            inputs, targets = pair(batch, self.residents.who)
             if is_first:
                 self.text, is_first = _text_fields(batch), False
             del batch

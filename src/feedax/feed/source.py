@@ -124,6 +124,12 @@ class Source:
         return size if isinstance(size, int) else None
 
     @property
+    def sampled_batch_size(self) -> int | None:
+        """The same, or that of the ``batch_sampler``: torch's loader has none where that has."""
+        size = getattr(self._ask("batch_sampler"), "batch_size", None)
+        return self.batch_size or (size if isinstance(size, int) else None)
+
+    @property
     def batches_are_fresh(self) -> bool:
         """Whether nobody writes to a batch's arrays later: a device may use their memory."""
         return bool(self._ask("batches_are_fresh", False))
@@ -257,8 +263,10 @@ class Source:
             return None
         return state_dict
 
-    def resume(self, saved: SourcePosition) -> int:
+    def resume(self, saved: SourcePosition, who: str = "fit") -> int:
         """Let the next epoch begin at a saved position; how many batches are to be skipped.
+
+        `who` speaks, in an error.
 
         Raises:
             PositionError: it belongs to another loader.
@@ -269,7 +277,7 @@ class Source:
         load = self._ask("load_state_dict")
         if not callable(load):
             raise BatchError(
-                "fit: to resume, train must have the load_state_dict of the loader that the "
+                f"{who}: to resume, train must have the load_state_dict of the loader that the "
                 f"checkpoint was saved with, and it is a {self.type_name}, which has none; give "
                 "the same loader"
             )

@@ -144,9 +144,15 @@ class RunFolder:
             config = load_json(read_regular(config_path, MAX_CONFIG))
             json_bytes(config)  # resuming writes it again
         except FileNotFoundError:
+            if any(path.glob("step-*.safetensors")):
+                what = "it has the checkpoints of a script"
+                remedy = "resume or evaluate that run in the script, which has its model"
+            elif any(path.glob("*/config.json")):
+                what, remedy = "it has such folders in it", "give one of them"
+            else:
+                what, remedy = "it has no config.json", "look under runs/"
             raise RunFolderError(
-                f"run folder: {path} must hold a config.json, and it has none; give a folder that "
-                f"{cls.command} made"
+                f"run folder: {path} must be a folder that {cls.command} made, and {what}; {remedy}"
             ) from None
         except (OSError, ValueError) as error:
             raise RunFolderError(

@@ -175,13 +175,16 @@ class LargerError(CheckpointError):
     """A checkpoint is whole, but of a larger state than this run's."""
 
 
-def read_content(path: str | Path, most: int | None = None, dir_fd: int | None = None) -> bytes:
+def read_content(
+    path: str | Path, most: int | None = None, dir_fd: int | None = None, who: str = "fit"
+) -> bytes:
     """The bytes of a checkpoint file, read only if it has as many as it says.
 
     Args:
         path: the file.
         most: the most bytes that it may have.
         dir_fd: a descriptor of its folder; None to follow the path.
+        who: speaks, in an error.
 
     Raises:
         CheckpointError: it has fewer or more; a `LargerError` if more than `most`.
@@ -192,7 +195,7 @@ def read_content(path: str | Path, most: int | None = None, dir_fd: int | None =
         _begin(first, size, path)
         if most is not None and size > most:
             raise LargerError(
-                f"fit: {path} must be a checkpoint of this model and optimizer, which takes at "
+                f"{who}: {path} must be a checkpoint of this model and optimizer, which takes at "
                 f"most {most} bytes, and it has {size}; resume with the model that it was saved "
                 "with, or choose another folder"
             )

@@ -97,7 +97,9 @@ class CheckpointContent:
         }
 
     @classmethod
-    def from_json(cls, found: dict[str, Any], path: Path, is_group: bool) -> "CheckpointContent":
+    def from_json(
+        cls, found: dict[str, Any], path: Path, is_group: bool, who: str
+    ) -> "CheckpointContent":
         """Read what `to_json` wrote.
 
         Raises:
@@ -105,20 +107,21 @@ class CheckpointContent:
         """
         if is_group:
             found = {"form": None, **found}  # earlier versions did not write it
-        _refuse_broken(found, _GROUP if is_group else _RUN, path)
+        _refuse_broken(found, _GROUP if is_group else _RUN, path, who)
         shared = {name: found[name] for name in _SHARED}
         if not is_group:
             network = NetworkContent(found["position"], found["best"], found["history"])
             if (count := len(network.history)) != found["epoch"]:
                 raise _broken(
-                    f"'history' of {path} must have a row for each epoch, and it has {count}"
+                    f"'history' of {path} must have a row for each epoch, and it has {count}",
+                    who,
                 )
             copies = ["best"] if network.best["step"] >= 0 else []
             return cls(**shared, networks=[network], names=None, size=1, copies=copies)
         lists = [found[name] for name in ("networks", "positions", "best", "histories")]
         ended = dict(found["ended"])
         if len({len(one) for one in lists}) > 1 or not ended.keys() <= set(range(len(lists[0]))):
-            raise _broken(f"{path} must have an entry for each network, and it does not")
+            raise _broken(f"{path} must have an entry for each network, and it does not", who)
         columns = zip(found["positions"], found["best"], found["histories"], strict=True)
         networks = [
             NetworkContent(*column, i in ended, ended.get(i) and tuple(ended[i]))
@@ -163,7 +166,7 @@ class EndedNetworkContent:
                     f"was {shown(found.get(name))} but is {shown(value)}; give the same, or "
                     "another folder"
                 )
-        _refuse_broken(found, _ENDED, path)
+        _refuse_broken(found, _ENDED, path, "sweep")
         error = None
         if found["error"] is not None:
             error = NotANumberError(found["error"][0])
@@ -243,14 +246,14 @@ _ENDED: dict[str, Rule] = {
 }
 
 
-def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path) -> None:
+def _refuse_broken(found: dict[str, Any], rules: Mapping[str, Rule], path: Path, who: str) -> None:
     """Refuse a checkpoint that holds something else than checkpoints hold."""
     broken = broken_rule(found, rules, path)
     if broken is None and (lacking := rules.keys() - found.keys()):
         broken = f"{path} must have {min(lacking)!r}, and it does not"
     if broken is not None:
-        raise _broken(broken)
+        raise _broken(broken, who)
 
 
-def _broken(what: str) -> CheckpointError:
-    return CheckpointError(f"fit: {what}; use an earlier checkpoint")
+def _broken(what: str, who: str) -> CheckpointError:
+    return CheckpointError(f"{who}: {what}; use an earlier checkpoint")

@@ -113,9 +113,17 @@ class Checkpoints:
         self.every_epochs = every_epochs
         self.keep = keep
         self.run = run
+        self._who = "fit"
         self._writer: BackgroundWriter | None = None
         self._saved_at = time.monotonic()
         self._damaged: list[Path] = []
+
+    def used_by(self, who: str) -> "Checkpoints":
+        """The same folder and intervals for another function than `fit`; it speaks, in an error."""
+        found = copy.copy(self)
+        found._who = who
+        found._writer, found._damaged = None, []
+        return found
 
     def within(self, name: str) -> "Checkpoints":
         """A folder in this one, for one of many runs, with the same intervals.
@@ -127,10 +135,9 @@ class Checkpoints:
         """
         if name in ("", ".", "..") or Path(name).name != name:
             raise _wrong("within", "the name of a folder, without the path to it", name)
-        found = copy.copy(self)
+        found = self.used_by(self._who)
         found.folder = self.folder / name
         found._inside = self._inside or self.folder
-        found._writer, found._damaged = None, []
         return found
 
     @contextlib.contextmanager
@@ -148,11 +155,11 @@ class Checkpoints:
                     held.enter_context(lock(folder, wait=False))
             except BlockingIOError:
                 raise CheckpointError(
-                    f"fit: only one run at a time may save checkpoints in {self.folder}, and "
-                    "another process does; wait for its end, or choose another folder"
+                    f"{self._who}: only one run at a time may save checkpoints in {self.folder}, "
+                    "and another process does; wait for its end, or choose another folder"
                 ) from None
             except OSError as error:
-                raise not_written("fit", self.folder, error) from error
+                raise not_written(self._who, self.folder, error) from error
             remove_leftovers(self.folder, self._inside)
             self._saved_at = time.monotonic()
             self._writer = BackgroundWriter("feedax-checkpoint")
@@ -182,24 +189,25 @@ class Checkpoints:
                 content = self._read(path.name, most)
                 arrays, about = decode(content, path)
             except OSError as error:
-                say(f"fit: {path} cannot be read ({error.strerror}); the one before it is tried")
+                what = f"{path} cannot be read ({error.strerror})"
+                say(f"{self._who}: {what}; the one before it is tried")
             except LargerError:
                 raise
             except CheckpointError as error:
                 self._damaged.append(path)
-                say(f"{error}, as fit does now")
+                say(f"{error}, as {self._who} does now")
             else:
                 if about.get("run") == self.run:
                     return Checkpoint(path, content, arrays, about)
                 are_others = True
                 say(
-                    f"fit: {path} must be a checkpoint of this run, and it is of another one; use "
-                    "an earlier one, as fit does now"
+                    f"{self._who}: {path} must be a checkpoint of this run, and it is of another "
+                    f"one; use an earlier one, as {self._who} does now"
                 )
         if are_others:
             raise CheckpointError(
-                f"fit: a folder of checkpoints belongs to one run, and {self.folder} has those of "
-                "another one; choose another folder"
+                f"{self._who}: a folder of checkpoints belongs to one run, and {self.folder} "
+                "has those of another one; choose another folder"
             )
         return None
 
@@ -218,7 +226,7 @@ class Checkpoints:
 
     def write(self, name: str, arrays: Snapshot, about: dict[str, Any]) -> None:
         """Write a file into the folder; see `write_checkpoint`."""
-        write_checkpoint(self.folder / name, arrays, about, self._inside, who="fit")
+        write_checkpoint(self.folder / name, arrays, about, self._inside, who=self._who)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
@@ -236,7 +244,7 @@ class Checkpoints:
 
     def _read(self, name: str, most: int | None) -> bytes:
         with open_folder(self.folder, self._inside) as folder:
-            return read_content(self.folder / name, most, folder)
+            return read_content(self.folder / name, most, folder, self._who)
 
     def due_in(self, step: int) -> int | None:
         """How many steps after `step` the next save by steps is due; None if none is.

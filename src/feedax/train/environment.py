@@ -59,7 +59,7 @@ def environment(devices: Devices, precision: Any) -> dict[str, Any]:
 
 
 @cache
-def tell_of_idle_gpu() -> None:
+def tell_of_idle_gpu(who: str) -> None:
     """Say, once, that this machine's GPU is not used for want of JAX's plugin.
 
     Nothing is said where somebody has chosen JAX's platforms.
@@ -68,12 +68,12 @@ def tell_of_idle_gpu() -> None:
     plugin = None if config.jax_platforms else plugin_for_idle_gpu()
     if plugin is not None and jax.default_backend() == "cpu":
         LOGGER.warning(
-            "fit: JAX needs its plugin to train on this machine's GPU, and it is not installed; "
+            f"{who}: JAX needs its plugin to train on this machine's GPU, and it is not installed; "
             f"run: pip install '{plugin}'"
         )
 
 
-def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any], who: str) -> None:
     """Warn that a resumed run may not have the bits of an uninterrupted one."""
     changed = [
         f"{name} was {shown(before.get(name))} and is {shown(now.get(name))}"
@@ -82,6 +82,6 @@ def tell_of_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     ]
     if changed:
         LOGGER.warning(
-            "fit: a resumed run has the bits of an uninterrupted one only if nothing else has "
+            f"{who}: a resumed run has the bits of an uninterrupted one only if nothing else has "
             f"changed, and {'; '.join(changed)}"
         )

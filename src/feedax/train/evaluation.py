@@ -27,7 +27,14 @@ from feedax.feed import (
 from feedax.random_states import generators_in, random_states_restored
 from feedax.train.check import ModelCheck, Scores
 from feedax.train.losses import cross_entropy
-from feedax.train.model import Hyperparams, Model, compute_dtype, partition, per_example
+from feedax.train.model import (
+    Hyperparams,
+    Model,
+    compute_dtype,
+    partition,
+    per_example,
+    refuse_no_function,
+)
 from feedax.train.steps import IN_FLIGHT, Compiled
 
 BLOCK_EXAMPLES = 1024
@@ -75,6 +82,7 @@ def evaluate(
     >>> evaluate(lambda params, x: x, None, [(x, y)])["accuracy"]
     0.6666666666666666
     """
+    refuse_no_function(predict, params, "evaluate")
     source = Source.of(batches, "evaluate: batches")
     trained, static = partition(params)
     model = Model(predict, batched, state is not None, static, compute_dtype(precision, "evaluate"))
@@ -148,7 +156,7 @@ class Evaluation:
         }
         if not rows["loss"].size:
             raise BatchError(
-                who="evaluate",
+                who=self._check.who,
                 rule=f"{name} must yield a batch each time it is iterated",
                 found="it yielded none",
                 remedy="give a NumpyLoader or a list that is not empty, not an iterator that ends",
@@ -163,7 +171,9 @@ class Evaluation:
             return self._resident_blocks(source)
         # Blocks of one size for any batch size: the same products, so the same bits.
         size = block_size if one_example else None
-        return device_blocks(source.sequential(), size, self._check, self._devices, self._share)
+        return device_blocks(
+            source.sequential(), size, self._check, self._devices, self._share, who=self._check.who
+        )
 
     def _resident_blocks(self, source: Source) -> Iterator[tuple[Batch, int]]:
         examples = self._residents.devices.local(self._residents.examples(source, self._check))

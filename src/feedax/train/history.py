@@ -118,6 +118,7 @@ class Best:
         column: its name, ``"validation_accuracy"`` say; None for no column. Names that end in
             "loss" or "error" are to be low, all others high.
         patience: how many epochs in a row may pass without a better value; None for any number.
+        who: the public function that was called; it speaks, in an error.
 
     Attributes:
         value: the best so far, or None.
@@ -125,21 +126,22 @@ class Best:
         step: the steps done by then.
     """
 
-    def __init__(self, column: str | None, patience: int | None = None) -> None:
+    def __init__(self, column: str | None, patience: int | None = None, who: str = "fit") -> None:
         self.column = column
         self.patience = patience
+        self.who = who
         self.value: float | None = None
         self.epoch = self.step = -1
 
-    def check(self, sets: Collection[str], metrics: Collection[str] = (), who: str = "fit") -> None:
+    def check(self, sets: Collection[str], metrics: Collection[str] = ()) -> None:
         """Refuse a column that no row will have, before any time is spent on training.
 
         Raises:
-            ModelError: there is no such set, or the patience is not for anything; `who` speaks.
+            ModelError: there is no such set, or the patience is not for anything.
         """
         if self.patience is not None and (self.column is None or self.patience < 1):
             raise ModelError(
-                who=who,
+                who=self.who,
                 rule="patience=N must be 1 or more epochs in which best=COLUMN gets no better",
                 found=f"patience is {self.patience!r} and best is {self.column!r}",
                 remedy="give both, best='validation_loss' and patience=3 say",
@@ -148,7 +150,7 @@ class Best:
             return
         if not any(self.column.startswith(f"{name}_") for name in sets):
             raise ModelError(
-                who=who,
+                who=self.who,
                 rule="best=COLUMN must name a column of the rows, of one of the sets "
                 f"{sorted(sets)}",
                 found=f"it is {shown(self.column)}",
@@ -165,7 +167,7 @@ class Best:
             return False
         if self.column not in row:
             raise ModelError(
-                who="fit",
+                who=self.who,
                 rule="best=COLUMN must name a column of the rows",
                 found=f"it is {self.column!r}",
                 remedy=f"they have {', '.join(row)}",
@@ -190,7 +192,7 @@ class Best:
         """Take over what a checkpoint says of the same column."""
         if state["column"] != self.column:
             raise ModelError(
-                "fit: a resumed run must have the best= that it began with, and it was "
+                f"{self.who}: a resumed run must have the best= that it began with, and it was "
                 f"{shown(state['column'])} but is {self.column!r}; give the same, or another folder"
             )
         self.value, self.epoch, self.step = state["value"], state["epoch"], state["step"]

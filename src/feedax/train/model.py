@@ -213,6 +213,29 @@ def accepted_kwargs(function: Callable[..., Any], hyperparams: Hyperparams) -> d
     return {name: value for name, value in hyperparams.items() if name in names}
 
 
+def refuse_no_function(predict: Any, params: PyTree, who: str) -> None:
+    """Refuse a predict that cannot be called, and params in its place.
+
+    Raises:
+        ModelError: that is so; `who` speaks.
+    """
+
+    def is_trained(tree: PyTree) -> bool:
+        return bool(jax.tree.leaves(partition(tree)[0]))
+
+    # A model of Equinox is a function with parameters in it.
+    if callable(params) and is_trained(predict) and not is_trained(params):
+        raise ModelError(
+            f"{who}: predict must come before params, and they are given the other way round; "
+            f"call {who}(predict, params, ...)"
+        )
+    if not callable(predict):
+        raise ModelError(
+            f"{who}: predict must be a function of (params, x), and it is a "
+            f"{type(predict).__name__}; call {who}(predict, params, ...)"
+        )
+
+
 def refuse_hyperparams(hyperparams: Hyperparams, *functions: Any, who: str) -> None:
     """Refuse hyperparameters that are no numbers, or that none of the functions takes."""
     for name, value in hyperparams.items():

@@ -66,7 +66,7 @@ class Programs:
             who=asked.who,
         )
         self.residents = Residents(devices, asked.who)
-        self.advice = Advice()
+        self.advice = Advice(asked.who)
         self.metrics: dict[str, Score] = {}
         self.steps = Steps(model, asked.loss, optimizer, self.metrics, devices, asked.mixup, mapped)
         self.states = States(optimizer, devices, mapped)
@@ -140,6 +140,7 @@ class States:
         checkpoint: Checkpoint,
         metrics: Iterable[str],
         copies: Iterable[str],
+        who: str,
     ) -> tuple[TrainState, dict[str, Any]]:
         """A checkpoint's state, and the copies of parameters and model states beside it, by name.
 
@@ -153,7 +154,7 @@ class States:
             none = np.zeros(shapes.skipped.shape, np.int32)
             arrays = {**snapshot({"state": {"skipped": none}}), **arrays}
         restored = restore(arrays, like, source=checkpoint.path)
-        _refuse_another_run(values, restored["state"], checkpoint)
+        _refuse_another_run(values, restored["state"], checkpoint, who)
         state = self.place(restored.pop("state"))
         return state, {name: self.place(copy) for name, copy in restored.items()}
 
@@ -194,7 +195,9 @@ class States:
         return _copied(jax.vmap(first)(values) if self._mapped else first(values))
 
 
-def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Checkpoint) -> None:
+def _refuse_another_run(
+    values: InitialValues, saved: TrainState, checkpoint: Checkpoint, who: str
+) -> None:
     """Refuse a checkpoint with another key or other numbers, which never change in a run."""
 
     def numbers(one: InitialValues | TrainState) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def _refuse_another_run(values: InitialValues, saved: TrainState, checkpoint: Ch
     for name, value in now.items():
         if not np.array_equal(value, then[name]):
             raise CheckpointError(
-                f"fit: a resumed run must have the {name}= that it began with, and in "
+                f"{who}: a resumed run must have the {name}= that it began with, and in "
                 f"{checkpoint.path} it was {then[name]} but is {value}; give the same, or "
                 "another folder"
             )

@@ -24,6 +24,7 @@ from feedax.train.model import (
     partition,
     refuse_hyperparams,
     refuse_mixup,
+    refuse_no_function,
     untrained,
 )
 from feedax.train.optimizers import Optimizer, build_optimizer, make_optimizer
@@ -83,6 +84,7 @@ class FitSpecification:
                     f"{self.who}: {name} must be a whole number from 0 on, and it is {count!r}; "
                     "leave it out"
                 )
+        refuse_no_function(self.predict, self.params, self.who)
         refuse_no_checkpoints(self.checkpoints, self.who)
         train = Source.of(self.train, f"{self.who}: train")
         is_one_pass = self.epochs is None and self.steps is not None and train.comes_once
@@ -93,7 +95,7 @@ class FitSpecification:
             self._set(optimizer=build_optimizer("adam"), learning_rate=rate)
         train = Source.of(train, f"{self.who}: train", again=self.epochs != 1)
         sets = _sets(self.evaluate, self.who, again=self.epochs != 1)
-        Best(self.best, self.patience).check(sets, self.metrics or (), self.who)
+        Best(self.best, self.patience, self.who).check(sets, self.metrics or ())
         refuse_nnx(self.params, self.who)
         trained, static = partition(self.params)
         if not jax.tree.leaves(trained):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -94,7 +95,7 @@ def sweep(
         are those of all of them together.
 
     Raises:
-        ModelError: the seeds, the values or `together` are none.
+        ModelError: the seeds, the values or `together` are none; init is no function of a key.
         CheckpointError: the folder holds networks of another sweep.
         ProcessError: there are several processes.
         FeedaxError: as in `fit`.
@@ -146,6 +147,7 @@ def sweep_members(
             "give each of them seeds of its own, without jax.distributed"
         )
 
+    _refuse_no_init(init)
     refuse_no_checkpoints(checkpoints, "sweep")
     train_of = source_by_seed(train, "sweep: train")
 
@@ -162,6 +164,7 @@ def sweep_members(
             **own,
         )
 
+    checkpoints = checkpoints and checkpoints.used_by("sweep")
     return Sweeping(members, specification, checkpoints, callbacks, together).run()
 
 
@@ -258,7 +261,7 @@ class Sweeping:
             found = self.checkpoints.within(folder).newest(len(members) * self._most_bytes)
             if found is None:
                 continue
-            content = CheckpointContent.from_json(found.about, found.path, is_group=True)
+            content = CheckpointContent.from_json(found.about, found.path, True, "sweep")
             listed, begun = content.names or [], content.size
             names = set(listed)
             fits = begun == size or (self.together is None and begun % devices == 0)
@@ -390,6 +393,25 @@ def _refuse_what_comes_once(one: FitSpecification, other: FitSpecification, coun
                 f"{source.type_name}, which comes once; give a NumpyLoader or a list"
                 + (", or a function of a seed that makes one" if what == "train" else "")
             )
+
+
+def _refuse_no_init(init: Any) -> None:
+    """Refuse an init that cannot be called with a key: parameters, say, or predict in its place."""
+    found = f"a {type(init).__name__}"
+    if callable(init):
+        try:
+            signature = inspect.signature(init)
+            signature.bind(None)
+        except ValueError:  # some built-in functions have none
+            return
+        except TypeError:
+            found = f"one of {signature}"
+        else:
+            return
+    raise ModelError(
+        f"sweep: init must be a function of a random key, which makes parameters, and it is "
+        f"{found}; call sweep(predict, init, train)"
+    )
 
 
 def _kind(asked: FitSpecification, size: int) -> tuple[Any, list[Any]]:

@@ -114,7 +114,7 @@ class Training:
         self._size = size
         self._values: InitialValues | None = initial_values(specifications, size)
         self._networks = [
-            NetworkRun(one.train, Best(one.best, one.patience)) for one in specifications
+            NetworkRun(one.train, Best(one.best, one.patience, one.who)) for one in specifications
         ]
         self._sets = asked.evaluate
         self._checkpoints = asked.checkpoints
@@ -134,7 +134,7 @@ class Training:
 
     def run(self) -> list[Trained]:
         """Train to the end; what came out of each network."""
-        tell_of_idle_gpu()
+        tell_of_idle_gpu(self._asked.who)
         with contextlib.ExitStack() as stack:
             stack.enter_context(processes.Watchdog())
             if self._checkpoints is not None:
@@ -182,7 +182,9 @@ class Training:
         content = processes.broadcast_bytes(b"" if found is None else found.content)
         if found is None:
             found = Checkpoint(Path(path), content, *decode(content, path))
-        return found, CheckpointContent.from_json(found.about, found.path, self._is_group)
+        return found, CheckpointContent.from_json(
+            found.about, found.path, self._is_group, self._asked.who
+        )
 
     def _share_batches(self) -> None:
         """Several processes draw one order of examples, and each loads its shard of a batch."""
@@ -206,8 +208,8 @@ class Training:
             one.state_dict = one.source.resumable_state()
         if any(one.source.lacks_seed for one in self._networks):
             LOGGER.info(
-                "fit: a loader without a seed begins a new random order when a run is resumed; "
-                "give NumpyLoader(seed=...) to get the same bits"
+                f"{self._asked.who}: a loader without a seed begins a new random order when a run "
+                "is resumed; give NumpyLoader(seed=...) to get the same bits"
             )
 
     def _resume(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
@@ -218,23 +220,24 @@ class Training:
                 f"is of {shown(content.names)}; restore it from a copy, or train again"
             )
         self._form = content.form
-        tell_of_differences(content.environment, self._environment)
+        tell_of_differences(content.environment, self._environment, self._asked.who)
         self._epoch, self._step = content.epoch, content.step
         self._epoch_step, self._seconds = content.epoch_step, content.seconds
         self._saved = self._epoch, self._step
         epochs = self._asked.epochs
         if epochs is not None and self._epoch > epochs:
             LOGGER.warning(
-                f"fit: the run has {self._epoch} epochs already, and {epochs} were asked for; "
-                "nothing is trained"
+                f"{self._asked.who}: the run has {self._epoch} epochs already, and {epochs} were "
+                "asked for; nothing is trained"
             )
         for network, saved in zip(self._networks, content.networks, strict=True):
             network.history = saved.history
             network.best.load_state_dict(saved.best)
             network.position = saved.position
-            network.skip = network.source.resume(saved.position)
+            network.skip = network.source.resume(saved.position, self._asked.who)
             network.has_ended = saved.has_ended
-            network.error = saved.failure and NotANumberError.at(*saved.failure)
+            if saved.failure is not None:
+                network.error = NotANumberError.at(*saved.failure, self._asked.who)
             if not self._is_group:  # patience may have changed; an epoch that began is finished
                 network.has_ended = self._epoch_step == 0 and network.best.is_exhausted(self._epoch)
 
@@ -261,7 +264,8 @@ class Training:
             self._note_positions(feed, clock)
         if self._epoch == 0 and feed.text:
             LOGGER.info(
-                f"fit: text stays on the host, and the model gets no {', '.join(feed.text)}"
+                f"{self._asked.who}: text stays on the host, and the model gets no "
+                f"{', '.join(feed.text)}"
             )
         self._look_for_failures(looks_at_params=True)
         if ends_early := self._has_all_steps():
@@ -357,7 +361,7 @@ class Training:
             # An epoch without a step left to do has shown no examples, and needs none.
             checkpoint, content = self._found
             state, self._copies = states.restored(
-                values, checkpoint, content.metrics, content.copies
+                values, checkpoint, content.metrics, content.copies, self._asked.who
             )
         elif not self._programs.check.scores:
             raise BatchError(
@@ -378,8 +382,9 @@ class Training:
         form = self._programs.steps.form
         if self._form not in (None, form):
             LOGGER.warning(
-                "fit: a resumed run has the bits of an uninterrupted one only if its steps run in "
-                f"the same form, which was {printable(str(self._form))} and is {form}"
+                f"{self._asked.who}: a resumed run has the bits of an uninterrupted one only if "
+                f"its steps run in the same form, which was {printable(str(self._form))} and is "
+                f"{form}"
             )
         self._form = None
 
@@ -405,7 +410,8 @@ class Training:
             network = self._networks[i]
             bad = int(bad_steps[i]) if bad_steps[i] >= 0 else self._step - 1
             step = bad - (self._step - self._epoch_step)
-            network.error, network.has_ended = NotANumberError.at(self._epoch, step), True
+            network.error = NotANumberError.at(self._epoch, step, self._asked.who)
+            network.has_ended = True
         if failed and not self._is_group:
             error = self._trained(0).error
             assert error is not None

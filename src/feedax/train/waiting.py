@@ -104,7 +104,8 @@ class Advice:
     long_enough = 1.0
     """Seconds; a shorter epoch is not worth a warning."""
 
-    def __init__(self) -> None:
+    def __init__(self, who: str = "fit") -> None:
+        self._who = who
         self._given = False
 
     def after(self, row: dict[str, float], waiting: Waiting) -> None:
@@ -121,7 +122,7 @@ class Advice:
         self._given = True
         LOGGER.warning(
             FeedaxError(  # not raised: the command line has other words for the remedy
-                who="fit",
+                who=self._who,
                 rule=f"training should wait for data less than {SHARE:.0%} of its time",
                 found=f"in epoch {row['epoch']:.0f} it waited {waited / seconds:.0%}, "
                 f"{waited:.1f} of {seconds:.1f} seconds",
