@@ -5,13 +5,16 @@ Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped 
 start is one to the null device; what nobody reads of standard error changes nothing.
 """
 
+import atexit
+import contextlib
 import difflib
+import gc
 import importlib
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TextIO
 
@@ -108,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_process:
         _open_what_is_closed()
         _let_ctrl_c_end_this_process(who)
+    if is_process:
+        # The interpreter looks for garbage as it ends, and would take a second for it.
+        atexit.register(gc.freeze)
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -147,7 +153,9 @@ def _run(argv: list[str]) -> int:
     arguments = commands.renamed(arguments)
     try:
         flags = commands.parsed(name, arguments)
-        code: int = importlib.import_module(f"feedax.cli.{name}").run(flags, arguments)
+        with _no_garbage_collected():
+            command = importlib.import_module(f"feedax.cli.{name}")
+        code: int = command.run(flags, arguments)
     except SystemExit as stop:
         if any(word.startswith(("-h", "--help", "--tyro-")) for word in arguments):
             raise  # the parser has printed what was asked for
@@ -156,6 +164,17 @@ def _run(argv: list[str]) -> int:
             f"code {shown(stop.code)}; take sys.exit out of that code"
         ) from stop
     return code
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """What is made here stays, so that to look for garbage in it only takes time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _let_ctrl_c_end_this_process(who: str) -> None:
