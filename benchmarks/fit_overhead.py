@@ -191,9 +191,10 @@ def seconds_of(
             metrics=metrics,
         )
         sides[label] = partial(by_hand, case, open_epoch(case, step), metrics)
-    # On a GPU, XLA chooses how a product is computed for each program anew.
-    is_exact = plan == "resident" and jax.default_backend() == "cpu"
-    return timing.train_in_turn(sides, rounds, 0.0 if is_exact else 2e-3)
+    tolerance = 0.0 if plan == "resident" else 2e-3
+    if jax.default_backend() != "cpu":
+        tolerance = 1e-2  # there XLA chooses for each program anew how it rounds its products
+    return timing.train_in_turn(sides, rounds, tolerance)
 
 
 def measure(name: str, plan: str, dataset: Any, rounds: int, epochs: int) -> str:

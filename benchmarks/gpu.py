@@ -54,7 +54,7 @@ class Size(NamedTuple):
 
     rounds: int
     epochs: int = 5
-    fit_epochs: tuple[int, ...] = (50, 3)
+    fit_epochs: tuple[int, ...] = (20, 3)
     recipe: Recipe = MODERN
     seeds: int = 200
     batches: int = 16
