@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all check bench records dist clean
+.PHONY: train test test-all gpu check bench records dist clean
 
 ## Train the tutorial's network on MNIST.
 train: .venv/installed
@@ -22,7 +22,13 @@ test: .venv/installed-test
 
 ## Run every test: those too that kill and resume some forty runs.
 test-all: .venv/installed-test
-	$(KEEP_BYTECODE) $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m ""
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m "not gpu"
+
+## On a machine with an NVIDIA GPU: test what needs one, and print its table of the benchmarks.
+gpu: .venv/installed-test
+	@$(BIN)/python benchmarks/gpu.py --name
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest -m gpu
+	@$(BIN)/python benchmarks/gpu.py
 
 ## Lint, format and type checks.
 check: .venv/installed-test

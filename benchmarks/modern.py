@@ -13,37 +13,45 @@ from typing import Any
 import jax
 import numpy as np
 import timing
+import tutorial_script
 from torch.utils.data import DataLoader
-from tutorial_epoch import BATCH_SIZE, SIZES, plain_collate, plain_epoch, plain_predict
+from tutorial_epoch import plain_epoch
+from tutorial_script import BATCH_SIZE, EPOCHS, SIZES, numpy_collate
 
 import feedax
 from feedax.presets import PRESETS, Recipe
 
-TUTORIAL_EPOCHS = 8
-
 
 def by_tutorial(mnist: Any, start: Any) -> tuple[Any, float]:
     """The tutorial's training: the parameters, and the seconds of all epochs."""
-    loader = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=plain_collate)
+    loader = DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=numpy_collate)
     params, total = start, 0.0
-    for _ in range(TUTORIAL_EPOCHS):
+    for _ in range(EPOCHS):
         params, seconds = plain_epoch(loader, params)
         total += seconds
     return params, total
 
 
-def by_preset(recipe: Recipe, mnist: Any, seed: int) -> tuple[Any, float]:
-    """The preset's: the parameters, and the seconds of all epochs."""
+def arguments_of(recipe: Recipe, mnist: Any, seed: int) -> dict[str, Any]:
+    """The arguments of `fit` and `sweep` that both have."""
     train = feedax.NumpyLoader(
         mnist, batch_size=recipe.batch_size, shuffle=recipe.shuffle, seed=seed
     )
     arguments = feedax.fit_arguments(
         recipe, steps_per_epoch=len(train), image_shape=(28, 28), white=255
     )
+    return {"train": train, **arguments}
+
+
+def init(recipe: Recipe, key: Any) -> Any:
+    return feedax.init_mlp((784, *recipe.hidden, 10), key, recipe.initialisation)
+
+
+def by_preset(recipe: Recipe, mnist: Any, seed: int, **more: Any) -> tuple[Any, list[Any]]:
+    """The preset's training: the parameters and the history; `more` are arguments of `fit`."""
     key = jax.random.key(seed)
-    params = feedax.init_mlp((784, *recipe.hidden, 10), key, recipe.initialisation)
-    params, history = feedax.fit(params=params, train=train, key=key, **arguments)
-    return params, sum(row["seconds"] for row in history)
+    arguments = arguments_of(recipe, mnist, seed)
+    return feedax.fit(params=init(recipe, key), key=key, **arguments, **more)
 
 
 def main() -> None:
@@ -59,20 +67,20 @@ def main() -> None:
     with jax.threefry_partitionable(False):
         start = feedax.init_network_params(SIZES, jax.random.PRNGKey(0))
     # Compiles both batch sizes; `fit` counts its compilation apart by itself.
-    plain_epoch(DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=plain_collate), start)
+    plain_epoch(DataLoader(mnist, batch_size=BATCH_SIZE, collate_fn=numpy_collate), start)
 
-    ours, theirs = f"feedax, {arguments.preset}", "the tutorial, 8 epochs"
+    ours, theirs = f"feedax, {arguments.preset}", f"the tutorial, {EPOCHS} epochs"
     accuracies: dict[str, list[float]] = {ours: [], theirs: []}
 
     def preset_side() -> float:
-        params, seconds = by_preset(recipe, mnist, seed=len(accuracies[ours]))
+        params, history = by_preset(recipe, mnist, seed=len(accuracies[ours]))
         scored = feedax.evaluate(params=params, batches=test, **feedax.evaluate_arguments(recipe))
         accuracies[ours].append(scored["accuracy"])
-        return seconds
+        return sum(row["seconds"] for row in history)
 
     def tutorial_side() -> float:
         params, seconds = by_tutorial(mnist, start)
-        predicted = jax.vmap(plain_predict, (None, 0))(params, images).argmax(1)
+        predicted = tutorial_script.batched_predict(params, images).argmax(1)
         accuracies[theirs].append(float(np.mean(np.asarray(predicted) == labels)))
         return seconds
 

@@ -192,6 +192,21 @@ def _with_feedax() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
+def pretend_gpu(setattr):
+    """Let torch believe that there is a GPU, and fail where anybody wants a part of it."""
+    import torch
+
+    def refuse(*_):
+        raise AssertionError("torch would take a part of the GPU's memory")
+
+    setattr(torch.cuda, "is_available", lambda: True)
+    setattr(torch.cuda, "device_count", lambda: 1)
+    setattr(torch.cuda, "_lazy_init", refuse)
+    setattr(torch.accelerator, "is_available", lambda: True)
+    setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    setattr(torch.accelerator, "current_device_index", refuse)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))

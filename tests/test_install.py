@@ -1,6 +1,7 @@
 """Installation: settings of pip that reach uv, an interrupted one, a GPU, pip where uv cannot."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -124,3 +125,38 @@ def test_an_old_python_is_refused(tmp_path):
         "feedax needs Python 3.11 or newer, and /usr/bin/python3 is 3.10; name another one: "
         "make PYTHON=python3.12\n"
     )
+
+
+def resolved(*flags: str) -> dict[str, str]:
+    """The versions that uv would install on Linux, by package."""
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv is None:
+        pytest.skip("uv is not installed")
+    what = ["--quiet", "--no-header", "--no-annotate", "--python-platform", "linux", *flags]
+    settings = install.uv_variables(install.pip_settings(sys.executable))
+    done = subprocess.run(
+        [uv, "pip", "compile", "--python", sys.executable, "pyproject.toml", *what],
+        cwd=install.CLONE,
+        env=settings
+        | {name: os.environ[name] for name in os.environ if name != "UV_TORCH_BACKEND"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not flags and done.returncode:
+        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return dict(line.split("==") for line in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cuda", ["13", "12"])
+def test_jaxs_plugin_comes_beside_torch_and_shares_its_libraries(cuda):
+    alone, both = resolved(), resolved("--extra", f"cuda{cuda}")
+    assert alone.items() <= both.items()  # torch and its libraries are those that it has alone
+    added = both.keys() - alone.keys()
+    assert {f"jax-cuda{cuda}-plugin", f"jax-cuda{cuda}-pjrt"} <= added
+    # The same library, of one CUDA, is there once: only the other CUDA brings its own.
+    [of_torch] = {name for name in alone if name.startswith("nvidia-cudnn")}
+    cudnn = {name for name in added if name.startswith("nvidia-cudnn")}
+    assert cudnn == ({f"nvidia-cudnn-cu{cuda}"} - {of_torch})
