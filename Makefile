@@ -1,6 +1,8 @@
 # Everything below works on a machine with Python 3.11 or newer, make and a package registry.
 PYTHON ?= python3
 BIN := .venv/bin
+# What is installed, and its version.
+PACKAGE := pyproject.toml src/feedax/__init__.py
 
 .PHONY: train test test-all gpu check bench records dist clean
 
@@ -57,11 +59,11 @@ dist: .venv/installed-test
 clean:
 	rm -rf .venv runs dist
 
-.venv/installed: pyproject.toml
+.venv/installed: $(PACKAGE)
 	@$(PYTHON) scripts/install.py
 	@touch $@
 
-.venv/installed-test: pyproject.toml
+.venv/installed-test: $(PACKAGE)
 	@$(PYTHON) scripts/install.py test
 	@touch .venv/installed $@
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from feedax.feed import prefetch_to_device as prefetch_to_device
     from feedax.train import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "feedax.data": (
