@@ -40,7 +40,7 @@ check: .venv/installed-test
 
 ## Time training, starting up, checkpoints and the loader, beside others and the bare loop.
 bench: .venv/installed-bench
-	@for name in tutorial_epoch whole_job modern fit_overhead fit_conv augment sweep start_up checkpoints \
+	@for name in tutorial_epoch arithmetic whole_job modern fit_overhead fit_conv augment sweep start_up checkpoints \
 	    loader; do \
 	    $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done

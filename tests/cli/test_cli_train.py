@@ -128,6 +128,28 @@ def test_the_plan_of_ones_own_dataset_tells_of_its_dtypes(tiny, feedax):
     )
 
 
+COUNTING = """
+import gc
+import numpy as np
+
+class Data:
+    targets = np.arange(30) % 3
+    def __init__(self, train): self.is_counted = gc.isenabled() and gc.get_freeze_count() > 100_000
+    def __len__(self): return 30
+    def __getitem__(self, i):
+        assert self.is_counted
+        return np.full(4, i, np.float32), i % 3
+"""
+
+
+def test_garbage_is_looked_for_while_a_command_runs_and_not_among_its_imports(tmp_path):
+    (tmp_path / "counting.py").write_text(COUNTING)
+    with started("plan", "--dataset", "counting:Data", cwd=tmp_path) as process:
+        plan, said = process.communicate()
+    assert (process.returncode, said) == (0, "")
+    assert "streamed" in plan
+
+
 def test_the_run_folder_says_what_ran(trained):
     folder = RunFolder.open(trained[0])
     config = folder.config

@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped 
 start is one to the null device; what nobody reads of standard error changes nothing.
 """
 
-import atexit
 import contextlib
 import difflib
 import gc
@@ -15,6 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TextIO
 
@@ -111,11 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_process:
         _open_what_is_closed()
         _let_ctrl_c_end_this_process(who)
+    importing: AbstractContextManager[None] = contextlib.nullcontext()
     if is_process:
-        # The interpreter looks for garbage as it ends, and would take a second for it.
-        atexit.register(gc.freeze)
+        importing = _no_garbage_collected()
     try:
-        code = _run(argv)
+        code = _run(argv, importing)
         sys.stdout.flush()
     except BrokenPipeError:
         forget(sys.stdout)
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], importing: AbstractContextManager[None]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -153,7 +153,7 @@ def _run(argv: list[str]) -> int:
     arguments = commands.renamed(arguments)
     try:
         flags = commands.parsed(name, arguments)
-        with _no_garbage_collected():
+        with importing:
             command = importlib.import_module(f"feedax.cli.{name}")
         code: int = command.run(flags, arguments)
     except SystemExit as stop:
@@ -168,7 +168,7 @@ def _run(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def _no_garbage_collected() -> Iterator[None]:
-    """What is made here stays, so that to look for garbage in it only takes time."""
+    """What is made here stays: to look for garbage in it takes a second, at the end too."""
     gc.disable()
     try:
         yield
