@@ -1,6 +1,7 @@
 """Installation: settings of pip that reach uv, an interrupted one, a GPU, pip where uv cannot."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,35 @@ def test_the_size_that_is_told_is_of_the_torch_that_is_or_will_be_there(tmp_path
     if cuda is not None:
         torch_with(tmp_path, cuda)
     assert install.brings_cuda(tmp_path) is answer
+
+
+@pytest.mark.parametrize(
+    ("cuda", "extras", "told"),
+    [
+        (
+            "None",
+            ["test"],
+            "the tools of the tests (0.2 GB to fetch, 10 seconds)",
+        ),
+        ("'13.0'", [], "what is new in feedax"),
+        (
+            None,
+            ["test"],
+            "feedax with JAX and PyTorch (about 0.4 GB, 1 minute) and "
+            "the tools of the tests (0.2 GB to fetch, 10 seconds)",
+        ),
+    ],
+)
+def test_what_is_there_already_is_not_announced(tmp_path, monkeypatch, cuda, extras, told):
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
+    if cuda is not None:
+        torch_with(tmp_path, cuda)
+    assert install.contents(tmp_path, extras) == told
+
+
+def test_every_extra_that_make_installs_has_a_size():
+    makefile = (SCRIPTS.parent / "Makefile").read_text()
+    assert set(re.findall(r"install\.py (\w+)", makefile)) == set(install.ADDED)
 
 
 def test_uv_that_fails_says_why_in_a_line():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -98,7 +99,10 @@ def test_the_workflow_runs_targets_of_the_makefile_on_the_pythons_that_are_suppo
     assert commands == ["make check test PYTHON=python", "make dist PYTHON=python"]
     for command in commands:
         assert set(command.split()[1:-1]) <= targets
-    assert jobs["test"]["strategy"]["matrix"]["python"][0] == "3.11"
+    pythons = jobs["test"]["strategy"]["matrix"]["python"]
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert [c.rpartition(" ")[2] for c in classifiers if "Python :: 3." in c] == pythons
+    assert pythons[0] == "3.11"
 
 
 @pytest.mark.parametrize(

@@ -384,8 +384,9 @@ def test_a_closed_pipe_is_no_error(tmp_path, arguments):
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
         done = subprocess.run(
-            [*FEEDAX, *arguments], cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True
-        )
+            [*FEEDAX, *arguments], cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
     assert (done.returncode, done.stderr) == (141, "")
 
 

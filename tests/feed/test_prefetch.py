@@ -517,7 +517,7 @@ def test_eight_devices_in_one_process():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert done.stdout.splitlines()[-2:] == [  # before them JAX 0.12 prints where it was called
         "prefetch_to_device: a batch must divide among the devices of its sharding, and one does "
         "not",
         "[True, True, True, True, True, True, False, False]",

@@ -158,6 +158,7 @@ def _run(argv: list[str], importing: AbstractContextManager[None]) -> int:
         code: int = command.run(flags, arguments)
     except SystemExit as stop:
         if any(word.startswith(("-h", "--help", "--tyro-")) for word in arguments):
+            sys.stdout.flush()
             raise  # the parser has printed what was asked for
         raise FeedaxError(
             "a command ends by itself, and code that it ran (the dataset's?) ended it with exit "

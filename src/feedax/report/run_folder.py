@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import jax
 import numpy as np
 
-from feedax.errors import RunFolderError, shown
+from feedax.errors import RunFolderError, shortened, shown
 from feedax.files import (
     BackgroundWriter,
     append_to_file,
@@ -136,8 +136,8 @@ class RunFolder:
         if not path.is_dir():
             state = "a file" if path.exists() else "not there"
             raise RunFolderError(
-                f"run folder: {path} must be a folder that {cls.command} made, and it is {state}; "
-                f"look under runs/"
+                f"run folder: {shortened(str(path))} must be a folder that {cls.command} made, and "
+                f"it is {state}; look under runs/"
             )
         config_path = path / "config.json"
         try:

@@ -465,7 +465,7 @@ class Node:
 
 def test_what_is_nested_too_deeply_is_named_in_one_short_sentence():
     chain = None
-    for _ in range(20_000):
+    for _ in range(200_000):
         chain = Node(chain)
     try:
         with pytest.raises(WorkerError) as error:

@@ -237,6 +237,10 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(value)
 
 
+class _Unpickler(pickle.Unpickler):
+    """pickle's own, whose `persistent_load` can be set in Python 3.13.0 too."""
+
+
 def _answers_for_any_name(kind: Any) -> bool:
     """Whether objects of a class answer for names that only pickle looks for.
 
@@ -311,7 +315,7 @@ def loads(pickled: Any, buffers: Sequence[Any] = (), known: Sequence[Any] = ()) 
     """The value of a pickle made by `dumps`, with the buffers and the known objects put back."""
     if not known:
         return pickle.loads(pickled, buffers=buffers)
-    unpickler: Any = pickle.Unpickler(io.BytesIO(pickled), buffers=buffers)
+    unpickler: Any = _Unpickler(io.BytesIO(pickled), buffers=buffers)
     unpickler.persistent_load = known.__getitem__
     return unpickler.load()
 
