@@ -55,6 +55,35 @@ def both(tolerance, together, **options):
     return many
 
 
+@pytest.mark.parametrize("dtypes", [("float32", "int32"), ("float64", "int64")])
+def test_loaders_that_write_to_one_buffer(dtypes):
+    """The batch of one network is still waiting while that of the next one is made."""
+    images, labels = np.zeros((8, 4), dtypes[0]), np.zeros(8, dtypes[1])
+
+    class Overwriting:
+        def __init__(self, seed):
+            self.seed = seed
+
+        def __iter__(self):
+            random = np.random.default_rng(self.seed)
+            for _ in range(3):
+                images[:] = random.normal(size=images.shape)
+                labels[:] = random.integers(0, 3, labels.shape)
+                yield images, labels
+
+    def trained(together):
+        return feedax.sweep(
+            lambda w, x: w @ x,
+            lambda key: jax.random.normal(key, (3, 4)),
+            Overwriting,
+            seeds=2,
+            epochs=1,
+            together=together,
+        )
+
+    assert_close(trained(2).networks, trained(1).networks, 1e-6)
+
+
 @pytest.mark.parametrize(
     "plan",
     [
