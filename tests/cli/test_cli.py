@@ -172,6 +172,10 @@ USAGE = [
         "feedax train: every size of --layers must be at least 1, and it is 0",
     ),
     (
+        ["train", "--hidden", ","],  # no value to give instead
+        "feedax train: --hidden must be whole numbers, and it is ,; see feedax train --help",
+    ),
+    (
         ["train", "--layers", "784", "ten"],
         "feedax train: --layers must be whole numbers, and it is 784, ten; see feedax train --help",
     ),

@@ -230,6 +230,7 @@ class Held(Dataset):
         ),
         ({"x": np.eye(3), "labels": [0, 1, 2]}, "..."),
         ({"x": ["a.png", "b.png", "c.png"]}, None),
+        ({"x": np.array(["a.png", "b.png", "c.png"])}, None),
     ],
 )
 def test_the_plan_of_a_class_that_holds_arrays_names_the_line_that_registers_it(held, function):

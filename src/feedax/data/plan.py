@@ -207,7 +207,10 @@ def _registering(dataset: Any, why: str) -> tuple[str, ...]:
         and getattr(value, "ndim", 1) > 0
         and len(value) == len(dataset)
     }
-    are_arrays = [not isinstance(value, list) for value in held.values()]
+    are_arrays = [
+        not isinstance(value, list) and getattr(value.dtype, "kind", "f") not in "OSTU"
+        for value in held.values()
+    ]
     if not any(are_arrays):
         return ()
     names = ", ".join(held)
