@@ -483,7 +483,7 @@ def test_a_path_in_place_of_checkpoints_is_refused(who, tmp_path):
     calls = {
         "fit": lambda: feedax.fit(feedax.mlp, {}, [], checkpoints=str(tmp_path)),
         "sweep": lambda: feedax.sweep(
-            feedax.mlp, feedax.init_mlp, [], seeds=1, checkpoints=str(tmp_path)
+            feedax.mlp, lambda key: {}, [], seeds=1, checkpoints=str(tmp_path)
         ),
     }
     with pytest.raises(CheckpointError) as caught:

@@ -57,7 +57,13 @@ def by_a_group(folder=None, **options):
     key = jax.random.key(SEED)
     checkpoints = folder and feedax.Checkpoints(folder, every_steps=3)
     asked = FitSpecification(
-        predict, init(key), loader(seed=SEED), key=key, checkpoints=checkpoints, **given(options)
+        predict,
+        init(key),
+        loader(seed=SEED),
+        key=key,
+        checkpoints=checkpoints,
+        **given(options),
+        who="sweep",
     )
     (network,) = Training([asked], names=[f"seed={SEED}"], size=2).run()
     if network.error is not None:
