@@ -78,11 +78,20 @@ USAGE = [
             "--workers 2": "--num-workers",
             "--momentum 0.9": "--optimizer momentum",
             "--no-shufle": "--no-shuffle",
+            "--LR 0.1": "--learning-rate",
         }.items()
     ),
     *(
         (["train", word], f"feedax train: there is no flag {word}; see feedax train --help")
         for word in ("--test", "--activation", "--eps", "--checkpoint", "--model", "-v")
+    ),
+    (
+        ["train", "--", "--epochs", "3"],
+        "feedax train: there is no flag --epochs; leave out the -- before it",
+    ),
+    (
+        ["train", "--hidden", ","],
+        "feedax train: --hidden must be whole numbers, and it is ,; see feedax train --help",
     ),
     (
         ["train", "--device", "gpu"],

@@ -153,6 +153,26 @@ def test_a_function_of_a_seed_gives_each_network_its_own_examples():
     both(1e-5, 3, source=source)
 
 
+def test_sources_of_several_networks_may_use_one_memory():
+    """int64 and float64 are converted on their way, and must be read in time all the same."""
+    a, b = np.empty((8, 6)), np.empty(8, np.int64)
+
+    class Reusing:
+        def __init__(self, seed):
+            self.examples = problem(seed)
+
+        def __iter__(self):
+            for i in range(0, 40, 8):
+                a[:], b[:] = (part[i : i + 8] for part in self.examples)
+                yield a, b
+
+    def fresh(seed):
+        return [(x.copy(), y.copy()) for x, y in Reusing(seed)]
+
+    found, wanted = (train(together=4, source=source).networks for source in (Reusing, fresh))
+    assert [bits(one.params) for one in found] == [bits(one.params) for one in wanted]
+
+
 def test_networks_with_other_numbers_of_batches_are_refused():
     def source(seed):
         x, y = problem()

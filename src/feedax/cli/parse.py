@@ -195,8 +195,8 @@ give --hidden 10 20
     """
     for name, values in values_of(arguments).items():
         text = " ".join(values)
-        if name in names and "," in text:
-            separated = " ".join(re.split(r"[\s,]+", text.strip("[](), ")))
+        separated = " ".join(re.split(r"[\s,]+", text.strip("[](), ")))
+        if name in names and "," in text and separated:
             raise UsageError(
                 f"{name} must have spaces between its values, and it is {shortened(text)}; give "
                 f"{shortened(f'{name} {separated}')}"
