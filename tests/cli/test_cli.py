@@ -78,11 +78,20 @@ USAGE = [
             "--workers 2": "--num-workers",
             "--momentum 0.9": "--optimizer momentum",
             "--no-shufle": "--no-shuffle",
+            "--LR 0.1": "--learning-rate",
         }.items()
     ),
     *(
         (["train", word], f"feedax train: there is no flag {word}; see feedax train --help")
         for word in ("--test", "--activation", "--eps", "--checkpoint", "--model", "-v")
+    ),
+    (
+        ["train", "--", "--epochs", "3"],
+        "feedax train: there is no flag --epochs; leave out the -- before it",
+    ),
+    (
+        ["train", "--hidden", ","],
+        "feedax train: --hidden must be whole numbers, and it is ,; see feedax train --help",
     ),
     (
         ["train", "--device", "gpu"],
@@ -170,10 +179,6 @@ USAGE = [
     (
         ["train", "--layers", "784", "0", "10"],
         "feedax train: every size of --layers must be at least 1, and it is 0",
-    ),
-    (
-        ["train", "--hidden", ","],  # no value to give instead
-        "feedax train: --hidden must be whole numbers, and it is ,; see feedax train --help",
     ),
     (
         ["train", "--layers", "784", "ten"],

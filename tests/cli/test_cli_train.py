@@ -547,12 +547,12 @@ def test_inputs_of_several_shapes_are_refused_before_a_folder_is_made(feedax, tm
     assert not (tmp_path / "runs").exists()
 
 
-def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
+def on_a_terminal(*words, cwd):
+    """What a command draws on a terminal, with and without its control sequences."""
     leader, follower = pty.openpty()
-    flags = ["train", "--dataset", f"npz:{tiny}", "--epochs", "2", "--hidden", "4"]
     process = subprocess.Popen(
-        [*FEEDAX, *flags],
-        cwd=tmp_path,
+        [*FEEDAX, *words],
+        cwd=cwd,
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -566,12 +566,20 @@ def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
         except OSError:  # the other end is closed
             break
     os.close(leader)
-    assert process.wait(60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    assert process.wait(60) == 0, screen.decode()
+    return screen, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+
+
+def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
+    flags = ["--dataset", f"npz:{tiny}", "--hidden", "4", "--out", "run"]
+    screen, text = on_a_terminal("train", *flags, "--epochs", "2", cwd=tmp_path)
     assert "3 steps" in text.replace("/", " ")
     for line in (r"Epoch 0 in \d+\.\d\d sec", r"Epoch 1 in \d+\.\d\d sec"):
         assert re.search(rf"\r{line}\r\n", text)
     assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")  # the cursor comes back
+    assert set(re.findall(r"Epoch (\d+) ", text)) == {"0", "1"}
+    _, text = on_a_terminal("train", "--resume", "run", *flags[:2], "--epochs", "3", cwd=tmp_path)
+    assert set(re.findall(r"Epoch (\d+) ", text)) == {"2"}
 
 
 def test_waiting_for_data_is_shown_and_said_once(feedax, tmp_path, monkeypatch):

@@ -234,9 +234,9 @@ class Held(Dataset):
     ],
 )
 def test_the_plan_of_a_class_that_holds_arrays_names_the_line_that_registers_it(held, function):
-    line = f" If arrays hold its examples, feedax.register_arrays(Held, {function}) makes a faster"
+    line = f"feedax.register_arrays(Held, {function}) makes a faster plan."
     said = f"streamed: Held may run any Python for an example. {HERE}"
-    said += f"{line} plan." if function else ""
+    said += f" If its examples are of these arrays in this order, {line}" if function else ""
     assert str(NumpyLoader(Held(**held)).plan()) == said
     assert str(NumpyLoader(Subset(Held(**held), [1])).plan()) == said
 
@@ -287,8 +287,8 @@ def test_what_cannot_be_gathered_is_streamed_and_the_plan_says_why(case):
         note = f"Examples are loaded by 2 worker processes (started by {method})."
     if case in ("a subclass", "a subset of one"):
         note += (
-            " If arrays hold its examples, feedax.register_arrays(Doctored, lambda data: "
-            "(data.inputs, data.targets)) makes a faster plan."
+            " If its examples are of these arrays in this order, feedax.register_arrays(Doctored, "
+            "lambda data: (data.inputs, data.targets)) makes a faster plan."
         )
     if case == "iterable":
         note += " It has no state_dict: to resume from a position, it is loaded again."

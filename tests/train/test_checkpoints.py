@@ -481,8 +481,10 @@ def test_an_epoch_that_began_ends_with_its_row_also_where_patience_got_shorter(t
 @pytest.mark.parametrize("who", ["fit", "sweep"])
 def test_a_path_in_place_of_checkpoints_is_refused(who, tmp_path):
     calls = {
-        "fit": lambda: feedax.fit(None, {}, [], checkpoints=str(tmp_path)),
-        "sweep": lambda: feedax.sweep(None, None, [], seeds=1, checkpoints=str(tmp_path)),
+        "fit": lambda: feedax.fit(feedax.mlp, {}, [], checkpoints=str(tmp_path)),
+        "sweep": lambda: feedax.sweep(
+            feedax.mlp, lambda key: {}, [], seeds=1, checkpoints=str(tmp_path)
+        ),
     }
     with pytest.raises(CheckpointError) as caught:
         calls[who]()

@@ -399,6 +399,14 @@ def test_a_source_may_use_its_arrays_again():
     assert bits(reused) == bits(fresh)
 
 
+def test_arrays_in_another_byte_order_are_the_same_numbers():
+    x, y = digits(64)
+    swapped = [(a.astype(">f4"), b.astype(">i8")) for a, b in batches(x, y, 16)]
+    found, _ = feedax.fit(linear, jnp.zeros((3, 8)), swapped, epochs=2)
+    wanted, _ = feedax.fit(linear, jnp.zeros((3, 8)), batches(x, y, 16), epochs=2)
+    assert bits(found) == bits(wanted)
+
+
 def test_float64_trains_in_float64():
     x, y = digits(64)
     with jax.enable_x64(True):

@@ -57,7 +57,13 @@ def by_a_group(folder=None, **options):
     key = jax.random.key(SEED)
     checkpoints = folder and feedax.Checkpoints(folder, every_steps=3)
     asked = FitSpecification(
-        predict, init(key), loader(seed=SEED), key=key, checkpoints=checkpoints, **given(options)
+        predict,
+        init(key),
+        loader(seed=SEED),
+        key=key,
+        checkpoints=checkpoints,
+        **given(options),
+        who="sweep",
     )
     (network,) = Training([asked], names=[f"seed={SEED}"], size=2).run()
     if network.error is not None:
@@ -170,7 +176,8 @@ def test_warnings_agree(tmp_path, monkeypatch, caplog):
     assert len(said[by_fit]) == 2
     assert "usable CPUs" in said[by_fit][0]
     assert "compiled loop and is step by step" in said[by_fit][1]
-    assert said[by_sweep] == said[by_a_group] == said[by_fit]
+    by_sweep_too = [text.replace("fit:", "sweep:", 1) for text in said[by_fit]]
+    assert said[by_sweep] == said[by_a_group] == by_sweep_too
 
 
 def test_not_a_number_agrees():
@@ -182,7 +189,8 @@ def test_not_a_number_agrees():
     fit = caught[by_fit]
     for way in WAYS[1:]:
         error = caught[way]
-        assert (str(error), error.epoch, error.step) == (str(fit), fit.epoch, fit.step)
+        assert str(error) == str(fit).replace("fit:", "sweep:", 1)
+        assert (error.epoch, error.step) == (fit.epoch, fit.step)
         assert_rows_agree(error.history, fit.history, way)
         assert bits(error.params) == bits(fit.params)
 

@@ -55,35 +55,6 @@ def both(tolerance, together, **options):
     return many
 
 
-@pytest.mark.parametrize("dtypes", [("float32", "int32"), ("float64", "int64")])
-def test_loaders_that_write_to_one_buffer(dtypes):
-    """The batch of one network is still waiting while that of the next one is made."""
-    images, labels = np.zeros((8, 4), dtypes[0]), np.zeros(8, dtypes[1])
-
-    class Overwriting:
-        def __init__(self, seed):
-            self.seed = seed
-
-        def __iter__(self):
-            random = np.random.default_rng(self.seed)
-            for _ in range(3):
-                images[:] = random.normal(size=images.shape)
-                labels[:] = random.integers(0, 3, labels.shape)
-                yield images, labels
-
-    def trained(together):
-        return feedax.sweep(
-            lambda w, x: w @ x,
-            lambda key: jax.random.normal(key, (3, 4)),
-            Overwriting,
-            seeds=2,
-            epochs=1,
-            together=together,
-        )
-
-    assert_close(trained(2).networks, trained(1).networks, 1e-6)
-
-
 @pytest.mark.parametrize(
     "plan",
     [
@@ -180,6 +151,26 @@ def test_a_function_of_a_seed_gives_each_network_its_own_examples():
         return feedax.NumpyLoader(data, 8, shuffle=True, seed=seed)
 
     both(1e-5, 3, source=source)
+
+
+def test_sources_of_several_networks_may_use_one_memory():
+    """int64 and float64 are converted on their way, and must be read in time all the same."""
+    a, b = np.empty((8, 6)), np.empty(8, np.int64)
+
+    class Reusing:
+        def __init__(self, seed):
+            self.examples = problem(seed)
+
+        def __iter__(self):
+            for i in range(0, 40, 8):
+                a[:], b[:] = (part[i : i + 8] for part in self.examples)
+                yield a, b
+
+    def fresh(seed):
+        return [(x.copy(), y.copy()) for x, y in Reusing(seed)]
+
+    found, wanted = (train(together=4, source=source).networks for source in (Reusing, fresh))
+    assert [bits(one.params) for one in found] == [bits(one.params) for one in wanted]
 
 
 def test_networks_with_other_numbers_of_batches_are_refused():

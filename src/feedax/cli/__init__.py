@@ -111,9 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_process:
         _open_what_is_closed()
         _let_ctrl_c_end_this_process(who)
-    importing: AbstractContextManager[None] = contextlib.nullcontext()
-    if is_process:
-        importing = _no_garbage_collected()
+    importing = _no_garbage_collected() if is_process else contextlib.nullcontext()
     try:
         code = _run(argv, importing)
         sys.stdout.flush()

@@ -180,10 +180,10 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started(steps=steps, how=how):
+            case Started(steps=steps, how=how, history=history):
                 self._say(self._shorter.get(how, how))
                 if sys.stdout.isatty() and not self._quiet:
-                    self._start_bar("Epoch 0", steps)
+                    self._start_bar(f"Epoch {len(history)}", steps)
             case Stepped() if self._bar is not None:
                 self._bar.update(
                     self._task,
@@ -193,7 +193,7 @@ class Progress:
             case EpochEnded(epoch=epoch, row=row) if not self._quiet:
                 for line in (epoch_line(row), *accuracy_lines(row)):
                     self._print(line)
-                if self._bar is not None:
+                if self._bar is not None and not event.is_last:
                     self._bar.reset(self._task, description=f"Epoch {epoch + 1}", said="")
 
     def _say(self, sentence: str) -> None:

@@ -53,12 +53,14 @@ def remedy(unknown: UnknownWordsError, command: str, kinds: Mapping[str, Any]) -
     near = None
     if not unknown.is_flag:
         near = _flag_of(unknown.word, kinds[command])
-    elif (name := unknown.name.replace("_", "-")) in DEVICE:
+    elif (name := unknown.name.replace("_", "-").lower()) in DEVICE:
         return "; JAX uses a GPU where it finds one, unless JAX_PLATFORMS=cpu is set"
     else:
         meant = SYNONYMS.get(name, name)
         flag = meant.partition(" ")[0]
         owners = [other for other in kinds if flag in names_of(other, kinds)]
+        if command in owners and meant == unknown.name:
+            return "; leave out the -- before it"  # which makes words of flags
         if command in owners:
             near = meant
         elif owners:

@@ -217,7 +217,7 @@ def _registering(dataset: Any, why: str) -> tuple[str, ...]:
     arrays = names if len(held) == 1 else f"({names})"
     function = f"lambda data: {arrays}" if all(are_arrays) else "..."
     line = f"feedax.register_arrays({type(dataset).__name__}, {function})"
-    return (f"If arrays hold its examples, {line} makes a faster plan",)
+    return (f"If its examples are of these arrays in this order, {line} makes a faster plan",)
 
 
 def _prove(dataset: Dataset[Any], form: ArrayForm) -> None:

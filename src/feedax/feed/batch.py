@@ -267,7 +267,9 @@ def _is_numeric(part: Any) -> bool:
 
 
 def _fitting(array: np.ndarray, who: str) -> np.ndarray:
-    """An array of numbers whose integers fit into what the device holds."""
+    """An array of numbers in native byte order, whose integers fit into what the device holds."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     held = jax.dtypes.canonicalize_dtype(array.dtype)
     if held != array.dtype and array.dtype.kind in "iu" and array.size:
         for value in (array.min(), array.max()):

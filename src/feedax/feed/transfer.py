@@ -161,15 +161,16 @@ def _of_the_mask(place: Place) -> Place:
 
 
 def own(leaf: Any, place: Place = None) -> Any:
-    """The leaf, or a copy of it, as the device holds it, where JAX would share its memory."""
+    """The leaf, or a copy of it where JAX may share its memory."""
     if isinstance(leaf, jax.Array) or not shares_memory(place):
         return leaf
-    held = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    size = leaf.size * held.itemsize
+    # In the dtype that it is given there, or a later conversion would read the memory itself.
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+    size = leaf.size * dtype.itemsize
     # Aligned, so that JAX takes this copy as it is and makes no second one.
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + size].view(held).reshape(leaf.shape)
+    copy = memory[start : start + size].view(dtype).reshape(leaf.shape)
     np.copyto(copy, leaf, casting="unsafe")
     return copy
 
