@@ -52,11 +52,11 @@ class Compiled:
             return self._function(on_device(first), *others)
         leaves, structure = jax.tree.flatten(first)
         key = structure, tuple(map(_kind, leaves))
+        if key not in self._forms:
+            started = time.perf_counter()
+            self._forms[key] = self._jitted.lower(first, *others).compile()
+            self.seconds += time.perf_counter() - started
         with with_the_call():
-            if key not in self._forms:
-                started = time.perf_counter()
-                self._forms[key] = self._jitted.lower(first, *others).compile()
-                self.seconds += time.perf_counter() - started
             return self._forms[key](first, *others)
 
 
