@@ -83,10 +83,10 @@ def install(python: str, extras: Sequence[str]) -> None:
 
 def run_uv(python: str, what: Sequence[str], settings: Mapping[str, str]) -> str:
     """Install with uv; why it failed, or nothing."""
-    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(python).parent))
+    uv = find_uv(python)
     if uv is None:
         run = run_quietly([python, "-m", "pip", "install", "--quiet", "uv"])
-        uv = shutil.which("uv", path=str(Path(python).parent))
+        uv = find_uv(python)
         if run.returncode or uv is None:
             return "pip finds no uv"
     command = [uv, "pip", "install", "--quiet", "--python", python, *what]
@@ -97,6 +97,11 @@ def run_uv(python: str, what: Sequence[str], settings: Mapping[str, str]) -> str
         return ""
     said = [line.strip() for line in run.stderr.splitlines() if line.strip()]
     return said[-1] if said else f"exit code {run.returncode}"
+
+
+def find_uv(python: str) -> str | None:
+    """The uv on the PATH, or else the one beside an interpreter."""
+    return shutil.which("uv") or shutil.which("uv", path=str(Path(python).parent))
 
 
 def pip_settings(python: str) -> dict[str, str]:

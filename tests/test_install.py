@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import venv
@@ -159,7 +158,7 @@ def test_an_old_python_is_refused(tmp_path):
 
 def resolved(*flags: str) -> dict[str, str]:
     """The versions that uv would install on Linux, by package."""
-    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    uv = install.find_uv(sys.executable)
     if uv is None:
         pytest.skip("uv is not installed")
     what = ["--quiet", "--no-header", "--no-annotate", "--python-platform", "linux", *flags]

@@ -20,7 +20,7 @@ from feedax import he_normal, init_network_params
 from feedax.cli import main
 from feedax.cli.examples import Examples
 from feedax.cli.flags import PRESET_FLAGS, TrainFlags
-from feedax.cli.parse import flag_names
+from feedax.cli.parse import fields_of
 from feedax.cli.sweep import groups_of
 from feedax.cli.sweep_flags import REFUSED, SINGLE, SweepFlags, parse_sweep, several_flags
 from feedax.report.figures import SWEEP_COLOURS, sweep_curves_png
@@ -395,7 +395,10 @@ def test_the_help_has_every_flag_of_train_that_is_of_use(capsys):
     said = capsys.readouterr().out
     assert said.startswith("usage: feedax sweep ")
     shown = set(re.findall(r"^\W*(--[a-z][a-z-]+)", said, re.MULTILINE))
-    assert shown == set(flag_names(TrainFlags)) - REFUSED.keys() | {"--seeds", "--together"}
+    assert shown == {name for name, _, _ in fields_of(TrainFlags)} - REFUSED.keys() | {
+        "--seeds",
+        "--together",
+    }
     assert "--preset best: " in said
     several = several_flags(SweepFlags)
     assert {"--learning-rate", "--clip-norm", "--optimizer", "--preset", "--mixup"} <= {*several}

@@ -9,7 +9,7 @@ import pytest
 from feedax.cli import main
 from feedax.cli.flags import PRESET_FLAGS as PRESETS
 from feedax.cli.flags import TrainFlags, complete, defaults, preset_flags, recorded_flags
-from feedax.cli.parse import command_line, flag_names, flag_values, parse
+from feedax.cli.parse import command_line, fields_of, flag_values, parse
 from feedax.presets import DESCRIPTIONS, WEIGHT_DECAY
 from feedax.report.run_folder import RunFolder
 
@@ -130,7 +130,7 @@ def test_modern_learns_and_its_run_says_what_it_was(on_digits):
     assert plain == groups
     named = {word for word in config["arguments"] if word.startswith("--")}
     off = {name.replace("--no-", "--", 1) for name in named}
-    missing = set(flag_names(TrainFlags)) - off
+    missing = {name for name, _, _ in fields_of(TrainFlags)} - off
     assert all(flag_values(flags)[name] is None for name in missing)
 
 

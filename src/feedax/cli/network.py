@@ -27,10 +27,6 @@ if TYPE_CHECKING:  # it loads PyTorch, which `feedax predict` does without
     from feedax.cli.examples import Examples
 
 
-ONLY_HIDDEN = "or give --hidden sizes only"
-THAT_OF_THE_RUN = "give a dataset with examples like those that the run was trained on"
-
-
 def fit_arguments(flags: TrainFlags, examples: "Examples", loader: Sized) -> dict[str, Any]:
     """The arguments of `fit` and `sweep` that say how these flags train on these examples.
 
@@ -119,23 +115,25 @@ def resolve_layers(
 
 def check_layers(layers: Sequence[int], examples: "Examples", are_recorded: bool = False) -> None:
     """Refuse layers whose ends do not fit the examples, given by flags or recorded of a run."""
+
+    def remedy(change: str) -> str:
+        if are_recorded:
+            return "give a dataset with examples like those that the run was trained on"
+        return f"{change}, or give --hidden sizes only"
+
     values = examples.values
     if layers[0] != values:
         raise ModelError(
             f"the network: the first layer must have the {values} values of one example of "
             f"{examples.flags.dataset}, and it has {layers[0]}; "
-            + (THAT_OF_THE_RUN if are_recorded else f"start --layers with {values}, {ONLY_HIDDEN}")
+            f"{remedy(f'start --layers with {values}')}"
         )
     names = examples.class_names
     if names is not None and layers[-1] < len(names):
         raise ModelError(
             f"the network: the last layer must have an output for each of the {len(names)} classes "
             f"of {examples.flags.dataset}, and it has {layers[-1]}; "
-            + (
-                THAT_OF_THE_RUN
-                if are_recorded
-                else f"end --layers with {len(names)}, {ONLY_HIDDEN}"
-            )
+            f"{remedy(f'end --layers with {len(names)}')}"
         )
 
 

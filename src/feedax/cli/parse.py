@@ -44,11 +44,6 @@ def fields_of(kind: Any) -> Iterator[tuple[str, Any, Any]]:
             yield flag(one.name), hints[one.name], kind
 
 
-def flag_names(kind: Any) -> list[str]:
-    """Every ``--flag`` of a dataclass of flags."""
-    return [name for name, _, _ in fields_of(kind)]
-
-
 def flag_values(flags: Any) -> dict[str, Any]:
     """The value of every ``--flag``."""
     values: dict[str, Any] = {}
@@ -90,20 +85,20 @@ def given_flags(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def values_of(words: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each flag in a command line, of a flag that is there twice the last ones.
+def words_by_flag(words: Sequence[str]) -> dict[str, list[str]]:
+    """Each flag of a command line with its values, the last one of a flag; "" for words before it.
 
-    >>> values_of(["RUN", "--hidden", "8", "9", "--dropout=0.1", "--shuffle"])
-    {'--hidden': ['8', '9'], '--dropout': ['0.1'], '--shuffle': []}
+    >>> words_by_flag(["RUN", "--hidden", "8", "9", "--dropout=0.1", "--shuffle"])
+    {'': ['RUN'], '--hidden': ['--hidden', '8', '9'], '--dropout': ['--dropout=0.1'], \
+'--shuffle': ['--shuffle']}
     """
     found: dict[str, list[str]] = {}
-    values: list[str] = []
+    name = ""
     for word in words:
         if names := given_flags([word]):
-            _, equals, value = word.partition("=")
-            values = found[names[0]] = [value] if equals else []
-        else:
-            values.append(word)
+            name = names[0]
+            found.pop(name, None)
+        found.setdefault(name, []).append(word)
     return found
 
 
@@ -193,8 +188,8 @@ def refuse_commas(arguments: Sequence[str], names: Sequence[str]) -> None:
     feedax.cli.UsageError: --hidden must have spaces between its values, and it is 10,20; \
 give --hidden 10 20
     """
-    for name, values in values_of(arguments).items():
-        text = " ".join(values)
+    for name, (word, *values) in words_by_flag(arguments).items():
+        text = " ".join(filter(None, [word.partition("=")[2], *values]))
         separated = " ".join(re.split(r"[\s,]+", text.strip("[](), ")))
         if name in names and "," in text and separated:
             raise UsageError(

@@ -31,6 +31,7 @@ from feedax.cli.parse import (
     given_flags,
     parse,
     refuse_commas,
+    words_by_flag,
 )
 
 MOST_NETWORKS = 100_000
@@ -160,14 +161,7 @@ def command_lines(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]
     --dropout 0.1 --hidden 8 9
     """
     names = several_flags(SweepFlags)
-    # Each part is a flag with its values, and the last one of a flag counts.
-    parts: dict[str, list[str]] = {}
-    for word in arguments:
-        name = given_flags([word])[0] if word.startswith("--") else ""
-        if name or not parts:
-            parts.pop(name, None)
-            parts[name] = []
-        parts[list(parts)[-1]].append(word)
+    parts = words_by_flag(arguments)
     swept = [name for name, words in parts.items() if name in names and len(words) > 2]
     choices = [
         [[words[0], value] for value in words[1:]] if name in swept else [words]

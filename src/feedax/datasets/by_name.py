@@ -106,20 +106,20 @@ package.module:factory, and it is 'fashion-mnits'; did you mean 'fashion_mnist'?
         return from_factory(text, train=train)
     raise UnknownDatasetError(
         f"datasets: the dataset must be one of {', '.join(NAMES)}, and it is {text!r}; "
-        f"{_remedy(text)}"
+        f"{_remedy(text, plain)}"
     )
 
 
-def _remedy(text: str) -> str:
-    """What a text that names no dataset may have been meant for."""
+def _remedy(text: str, name: str) -> str:
+    """What a text that names no dataset, and begins with a name, may have been meant for."""
     if Path(text).suffix == ".npz":
         return f"did you mean 'npz:{text}'?"
     if os.path.isdir(text):
         return f"did you mean 'imagefolder:{text}'?"
-    module, dot, name = text.rpartition(".")
-    if dot and _FACTORY.fullmatch(f"{module}:{name}") and name != "py":
-        return f"did you mean '{module}:{name}'?"
-    return did_you_mean(text.partition(":")[0].replace("-", "_"), [*_BY_NAME, *_BY_PATH])
+    module, dot, factory = text.rpartition(".")
+    if dot and _FACTORY.fullmatch(f"{module}:{factory}") and factory != "py":
+        return f"did you mean '{module}:{factory}'?"
+    return did_you_mean(name, [*_BY_NAME, *_BY_PATH])
 
 
 def is_code(text: str) -> bool:
