@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # Tests hold what a CPU computes, on a machine with a GPU too; those marked `gpu` undo this.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -52,6 +53,15 @@ def _programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Non
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser, started once; see `browser.opened`."""
+    from browser import started
+
+    with started() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ ORDER = [
     "tree",
     "pictures",
     "random_states",
+    "web",
     "augment",
     "data",
     "datasets",
@@ -31,6 +32,8 @@ ORDER = [
     "train",
     "report",
     "predicting",
+    "loggers",
+    "show",
     "cli",
 ]
 """Each may import those before it, and itself."""
@@ -83,6 +86,7 @@ def test_each_world_imports_its_own_framework(path: Path) -> None:
         "tree": {"jax", "torch", "torchvision"},
         "pictures": {"jax", "torch", "torchvision"},
         "random_states": {"jax", "torch", "torchvision"},
+        "web": {"jax", "torch", "torchvision", "numpy"},
         "augment": {"torch", "torchvision", "scipy"},
         "data": {"jax", "optax"},
         "datasets": {"jax", "optax"},

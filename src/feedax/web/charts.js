@@ -1,0 +1,97 @@
+"use strict";
+// Charts by uPlot, in the page's colours. Each keeps what it shows in `element.chart`.
+const feedax = {};
+
+feedax.data = () => JSON.parse(document.getElementById("data").textContent);
+
+feedax.colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+feedax.number = (value, digits = 4) => {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const size = Math.abs(value);
+  return size >= 0.001 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(2);
+};
+
+// Draw lines over a common x.
+//   title, xLabel: text.  x: numbers.  log: whether a button switches to a logarithmic axis.
+//   series: [{label, values (null where there is none), colour (1-8), dash, points: only points,
+//             band: index of the series that a band ends at}]
+// Returns a function that draws another {x, series} in the same chart.
+feedax.lines = (element, spec) => {
+  const title = document.createElement("div");
+  title.className = "title";
+  const heading = document.createElement("strong");
+  heading.textContent = spec.title || "";
+  title.append(heading);
+  const place = document.createElement("div");
+  element.classList.add("chart");
+  element.replaceChildren(title, place);
+  let plot = null, isLog = false;
+
+  if (spec.log) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "log scale";
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      isLog = !isLog;
+      button.setAttribute("aria-pressed", String(isLog));
+      draw();
+    });
+    title.append(button);
+  }
+
+  const height = () => Math.round(Math.max(180, Math.min(280, element.clientWidth * 0.55)));
+
+  const columns = () => {
+    const positive = (value) => (isLog && !(value > 0) ? null : value);
+    return [spec.x, ...spec.series.map((one) => one.values.map(positive))];
+  };
+
+  const draw = () => {
+    if (plot) plot.destroy();
+    const ink = feedax.colour("--faint"), line = feedax.colour("--line");
+    const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
+    const integers = spec.x.every(Number.isInteger);
+    plot = new uPlot({
+      width: Math.max(200, element.clientWidth), height: height(),
+      scales: { x: { time: false, ...(spec.xLog ? { distr: 3 } : {}) }, y: isLog ? { distr: 3 } : {} },
+      axes: [
+        { ...axis, label: spec.xLabel, labelSize: 24, size: 34, ...(integers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] } : {}) },
+        { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
+      ],
+      cursor: { y: false, drag: { x: false, y: false } },
+      legend: { live: true },
+      series: [
+        { label: spec.xLabel, value: (self, value) => (value === null ? "–" : feedax.number(value)) },
+        ...spec.series.map((one, i) => {
+          const colour = feedax.colour(`--series-${one.colour || (i % 8) + 1}`);
+          return {
+            label: one.label, stroke: colour, width: one.points ? 0 : one.width === undefined ? 2 : one.width,
+            dash: one.dash, spanGaps: true,
+            points: { show: one.points || spec.x.length < 40, size: one.points ? 8 : 5, fill: colour, stroke: colour },
+            ...(one.points ? { paths: () => null } : {}),
+            value: (self, value) => feedax.number(value),
+          };
+        }),
+      ],
+      bands: spec.series.flatMap((one, i) => one.band === undefined ? [] : [{
+        series: [i + 1, one.band + 1],
+        fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
+      }]),
+    }, columns(), place);
+  };
+
+  draw();
+  new ResizeObserver(() => plot.setSize({ width: Math.max(200, element.clientWidth), height: height() })).observe(element);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  element.chart = spec;
+  return (changed) => {
+    const isSame = changed.series.length === spec.series.length &&
+      changed.series.every((one, i) => one.label === spec.series[i].label);
+    Object.assign(spec, changed);
+    if (isSame) plot.setData(columns());
+    else draw();
+  };
+};
