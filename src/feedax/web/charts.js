@@ -81,6 +81,9 @@ feedax.lines = (element, spec) => {
         fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
       }]),
     }, columns(), place);
+    // The edges of a band need no line in the legend.
+    const rows = place.querySelectorAll(".u-legend .u-series");
+    spec.series.forEach((one, i) => { if (one.width === 0) rows[i + 1].hidden = true; });
   };
 
   draw();
