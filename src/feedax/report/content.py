@@ -346,13 +346,14 @@ def _example(run: RunReport, i: int) -> dict[str, Any]:
         return shown | {
             "true": _values(found.targets[i]),
             "said": _values(found.outputs[i].reshape(found.targets[i].shape)),
+            "probabilities": [],
         }
     likeliest = np.argsort(-found.probabilities[i], kind="stable")[:2].tolist()
     return shown | {
         "true": run.name_of(int(found.targets[i])),
         "said": run.name_of(likeliest[0]),
         "probabilities": [
-            (run.name_of(label), percent(float(found.probabilities[i, label])))
+            (run.name_of(label), percent(float(found.probabilities[i, label]), 1))
             for label in likeliest
         ],
     }

@@ -166,7 +166,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int, epochs: int) -> list[fl
 
     >>> import feedax
     >>> [round(rate, 5) for rate in learning_rates(feedax.presets.MODERN, 235, 9)][::4]
-    [0.00396, 0.00217, 0.0]
+    [0.00396, 0.0018, 0.0]
     """
     factor = build_schedule(**_schedule(recipe, steps_per_epoch))
     last = jnp.arange(1, epochs + 1) * steps_per_epoch - 1
