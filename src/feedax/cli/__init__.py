@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": "train many networks: every combination of settings, many seeds each",
     "evaluate": "loss and accuracy of a trained run",
     "predict": "what a trained run sees in image files",
+    "show": "a page over a folder of runs, those that train too",
     "plan": "how a dataset's batches would be made, and why",
 }
 
@@ -43,6 +44,7 @@ examples:
   feedax sweep --preset modern --seeds 20        how far does the seed matter?
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
+  feedax show --open                             all runs, in the browser
 
 feedax COMMAND --help says more. feedax --version prints the version.
 """

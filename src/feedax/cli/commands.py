@@ -71,6 +71,18 @@ examples:
   feedax predict runs/20260131-142501-mnist scans/*.jpg
   feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
 
+SHOW = """\
+Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared, and
+pictures answered by their networks. Only this machine can reach it, and no run is changed by it.
+
+examples:
+  feedax show
+  feedax show --open
+  feedax show experiments/runs --port 9000
+  feedax show runs/20260131-142501-mnist
+
+The address is printed on standard output. Ctrl-C ends it."""
+
 PLAN = """\
 Say how a dataset's batches would be made, and why; train nothing.
 
@@ -122,6 +134,20 @@ class PredictFlags:
 
 
 @dataclass(frozen=True)
+class ShowFlags:
+    folder: Annotated[tyro.conf.Positional[Path], arg(metavar="[RUN | FOLDER]")] = Path("runs")
+    """The folder of a run, or a folder of runs."""
+    open: Annotated[bool, arg(help_behavior_hint="(default: off)")] = False
+    """Open the page in the browser."""
+    port: Annotated[int | None, optional("N", "default: the next free one from 8642 on")] = None
+    """Of this machine, from 1 to 65535."""
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"--port must be from 1 to 65535, and it is {self.port}")
+
+
+@dataclass(frozen=True)
 class PlanFlags:
     data: DataFlags = field(default_factory=DataFlags)
 
@@ -131,6 +157,7 @@ KINDS: Mapping[str, Any] = {
     "sweep": SweepFlags,
     "evaluate": EvaluateFlags,
     "predict": PredictFlags,
+    "show": ShowFlags,
     "plan": PlanFlags,
 }
 """The flags of every command."""
@@ -140,6 +167,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "sweep": lambda words: parse_sweep(words, SWEEP),
     "evaluate": lambda words: parse(EvaluateFlags, words, "evaluate", EVALUATE),
     "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
+    "show": lambda words: parse(ShowFlags, words, "show", SHOW),
     "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
 }
 

@@ -1,0 +1,70 @@
+"""A port of this machine, and the server that listens there."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from feedax.errors import FeedaxError, reason
+
+PORT = 8642
+"""The first that is tried."""
+
+TRIED = 100
+"""Ports that are tried before none is taken for free."""
+
+
+def listen(port: int | None) -> socket.socket:
+    """Listen on a port of 127.0.0.1, which nobody else can reach.
+
+    Args:
+        port: the one, or None for the next free one from `PORT` on.
+
+    Raises:
+        FeedaxError: it is taken, or not this user's to have.
+    """
+    for one in range(PORT, PORT + TRIED) if port is None else [port]:
+        found = socket.socket()
+        try:
+            if os.name == "posix":  # elsewhere it would take the port of another server
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(("127.0.0.1", one))
+            found.listen(64)
+            return found
+        except OSError as error:
+            found.close()
+            failure = error
+    ports = f"{PORT} to {PORT + TRIED - 1}" if port is None else port
+    raise FeedaxError(
+        who="feedax show",
+        rule=f"a port of {ports} must be free" if port is None else f"port {port} must be free",
+        found=f"the system says {reason(failure)!r}",
+        remedy="give another --port" + ", or leave it out" * (port is not None),
+    )
+
+
+def serve(app: Starlette, listening: socket.socket) -> None:
+    """Answer requests until this process is stopped, by Ctrl-C say; signals are the caller's."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=64,
+    )
+    _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends at once: a browser that asks again and again would keep it waiting for its end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
