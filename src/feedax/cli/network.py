@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.cli import UsageError
-from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of
+from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of, recorded_flags
 from feedax.cli.parse import flag
-from feedax.errors import CheckpointError, DatasetError, ModelError, OptimizerError, shown
+from feedax.errors import (
+    CheckpointError,
+    DatasetError,
+    ModelError,
+    OptimizerError,
+    printable,
+    shown,
+)
 from feedax.presets import TUTORIAL
 from feedax.report.run_folder import RunFolder
+from feedax.report.trained_run import TrainedRun
 from feedax.storage.safetensors_file import arrays_by_name
 from feedax.storage.snapshot import Snapshot
-from feedax.train import Checkpoints
+from feedax.train import Checkpoints, evaluate_arguments
 from feedax.train import fit_arguments as arguments_of_fit
 from feedax.train.checkpoints import most_bytes
 from feedax.train.recipe import CHANGES, CHANNELS, are_channels_first
@@ -135,6 +144,19 @@ def check_layers(layers: Sequence[int], examples: "Examples", are_recorded: bool
             f"of {examples.flags.dataset}, and it has {layers[-1]}; "
             f"{remedy(f'end --layers with {len(names)}')}"
         )
+
+
+def trained_run(path: Path) -> TrainedRun:
+    """The run in a folder, with its network."""
+    folder = RunFolder.open(path)
+    # Nothing is left out of a network that only predicts.
+    recipe = replace(recipe_of(recorded_flags(folder)), dropout=0.0)
+    layers = folder.setting("layers")
+    names = [printable(name) for name in folder.setting("class_names") or ()]
+    # A network may have more outputs than the dataset has names.
+    names += [f"class {label}" for label in range(len(names), layers[-1])]
+    predict = evaluate_arguments(recipe)["predict"]
+    return TrainedRun(folder, predict, load_params(folder, layers), names)
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:

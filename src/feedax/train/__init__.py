@@ -37,6 +37,7 @@ from feedax.train.mlp import (
 from feedax.train.model import Model
 from feedax.train.networks import Network, Summary, Sweep
 from feedax.train.optimizers import build_optimizer, build_schedule
+from feedax.train.predictions import Predictions, predictions
 from feedax.train.recipe import evaluate_arguments, fit_arguments
 from feedax.train.step import Metric, TrainState, init_state, train_step
 from feedax.train.sweep import sweep
@@ -50,6 +51,7 @@ __all__ = [
     "Network",
     "NetworkEnded",
     "NetworksStarted",
+    "Predictions",
     "Saved",
     "Started",
     "Stepped",
@@ -78,6 +80,7 @@ __all__ = [
     "mlp_with_dropout",
     "one_hot",
     "predict",
+    "predictions",
     "random_layer_params",
     "relu",
     "smoothed_cross_entropy",
