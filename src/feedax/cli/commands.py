@@ -72,8 +72,8 @@ examples:
   feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
 
 SHOW = """\
-Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared, and
-pictures answered by their networks. Only this machine can reach it, and no run is changed by it.
+Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared,
+and pictures answered by their networks. Only this machine can reach it, and it changes no run.
 
 examples:
   feedax show

@@ -15,7 +15,7 @@ the page itself. A report may come from somebody else: it runs in a sandbox, as 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -97,7 +97,10 @@ def make_app(runs: Runs, open_run: "Callable[[Path], TrainedRun]", port: int) ->
                 sentence = f"a picture must have at most {MOST_BYTES:,} bytes; make it smaller"
                 return JSONResponse({"error": sentence}, 413, {"Connection": "close"})
         name = request.path_params["name"]
-        return JSONResponse(await run_in_threadpool(networks.answer, name, bytes(content)))
+        try:
+            return JSONResponse(await run_in_threadpool(networks.answer, name, bytes(content)))
+        except FeedaxError as error:
+            return JSONResponse({"error": str(error)})  # it is an answer, too: of a blank picture
 
     return Starlette(
         routes=[

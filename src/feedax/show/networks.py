@@ -48,6 +48,8 @@ class Networks:
             ImageError: the picture cannot be used, or the run's examples are no pictures.
             FeedaxError: the run cannot be opened.
         """
+        from feedax.predicting import doubts
+
         # A large picture takes memory, and a network all cores: one at a time.
         with self._lock, tempfile.TemporaryDirectory(prefix="feedax-show-") as folder:
             run = self._network(name)
@@ -62,7 +64,7 @@ class Networks:
         return {
             "pixels": base64.b64encode(prepared.pixels.tobytes()).decode(),
             "shape": prepared.pixels.shape,
-            "notes": prepared.notes,
+            "notes": [*prepared.notes, *doubts(probabilities)],
             "names": list(run.class_names),
             "probabilities": probabilities.tolist(),
         }

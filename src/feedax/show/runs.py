@@ -5,9 +5,10 @@ followed, what is read has a bound and is checked, and nothing is written.
 """
 
 import contextlib
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +32,8 @@ MOST_REPORT = 2**26
 MOST_ENTRIES = 300
 """Of a configuration that are sent."""
 
-UNCOMPARED = ("arguments", "class_names", "command", "format", "resumed", "run", "settings")
-"""Entries of config.json that differ by nature, or say again what others say."""
+UNCOMPARED = ("name", "out")
+"""Flags that say nothing of what is computed."""
 
 
 class NoSuchRunError(RunFolderError):
@@ -135,7 +136,7 @@ class Runs:
                 ]
             answer = {"version": rows.version, "offset": rows.offset, "rows": found}
             if rows.version != version:
-                answer["config"] = _in_words(run.config)
+                answer["config"] = _in_words(run)
         return answer
 
     def report(self, name: str) -> bytes:
@@ -232,7 +233,7 @@ class Runs:
         elif rows.torn is not None:
             state = "torn"
         else:
-            state = "ended" if _has_ended(run, summary, planned, descriptor) else "stopped"
+            state = "ended" if _has_ended(run, summary, planned) else "stopped"
         results = _last_set(summary.last)
         if summary.results:  # of a sweep: the best setting's mean
             means = [sum(some) / len(some) for some in summary.results.values()]
@@ -326,9 +327,7 @@ def _planned(run: RunFolder) -> int | None:
     return _number(run.config, "--epochs")
 
 
-def _has_ended(
-    run: RunFolder, summary: Summary, planned: int | None, descriptor: int
-) -> bool:
+def _has_ended(run: RunFolder, summary: Summary, planned: int | None) -> bool:
     """Whether nothing is left to train."""
     if planned is not None and summary.count >= planned:
         return True
@@ -338,12 +337,12 @@ def _has_ended(
     steps = _number(run.config, "--steps")
     if steps is None:
         return False
-    with contextlib.suppress(OSError, RunFolderError):
+    name = f"step-{steps:09}.safetensors"
+    try:
         with open_folder(run.checkpoints_path, run.inside) as checkpoints:
-            return checkpoints is not None and f"step-{steps:09}.safetensors" in os.listdir(
-                checkpoints
-            )
-    return False
+            return checkpoints is not None and is_file(name, checkpoints)
+    except (OSError, RunFolderError):
+        return False
 
 
 def is_file(name: str, descriptor: int) -> bool:
@@ -367,24 +366,40 @@ def _last_set(row: dict[str, Any]) -> dict[str, Any]:
     return {"accuracy": row.get(f"{prefix}accuracy"), "loss": row.get(f"{prefix}loss")}
 
 
-def _in_words(config: dict[str, Any]) -> dict[str, str]:
-    """The entries of a configuration by their paths, as text."""
-    found: dict[str, str] = {}
+def _in_words(run: RunFolder) -> dict[str, str]:
+    """The flags of a run, or of all settings of a sweep, its layers and where it was trained."""
+    values: dict[str, list[str]] = {}
+    settings = run.config.get("settings", [])
+    for words in (run.config.get("arguments", []), *(one["arguments"] for one in settings)):
+        for name, value in _flags(words).items():
+            some = values.setdefault(name, [])
+            some.extend([value] * (value not in some))
+    about: dict[str, Any] = {"layers": run.config.get("layers"), "cpus": run.config.get("cpus")}
+    for group in ("device", "versions"):
+        if isinstance(entries := run.config.get(group), dict):
+            about |= {f"{group}: {name}": value for name, value in entries.items()}
+    for name, value in about.items():
+        if value is not None:
+            values[name] = [" ".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return {
+        shortened(name): shortened(", ".join(some))
+        for name, some in itertools.islice(values.items(), MOST_ENTRIES)
+        if name not in UNCOMPARED
+    }
 
-    def visit(value: Any, path: str) -> None:
-        if len(found) >= MOST_ENTRIES:
-            return
-        if isinstance(value, dict):
-            for name, one in value.items():
-                visit(one, f"{path}.{name}" if path else name)
-        elif value is not None:
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            found[shortened(path)] = shortened(text)
 
-    for name, value in config.items():
-        if name not in UNCOMPARED:
-            # The groups of the flags are nobody's concern.
-            groups = value.values() if name == "flags" and isinstance(value, dict) else [{name: value}]
-            for group in groups:
-                visit(group, "")
-    return found
+def _flags(words: Sequence[str]) -> dict[str, str]:
+    """The flags among words, each with its values.
+
+    >>> _flags(["--hidden", "8", "9", "--no-shuffle", "--cache"])
+    {'hidden': '8 9', 'shuffle': 'off', 'cache': 'on'}
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            values = found[word[2:].removeprefix("no-")] = []
+            if word.startswith("--no-"):
+                values.append("off")
+        elif found:
+            values.append(word)
+    return {name: " ".join(values) or "on" for name, values in found.items()}

@@ -57,6 +57,7 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=64,
     )
     _Server(config).run(sockets=[listening])
