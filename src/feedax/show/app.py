@@ -12,7 +12,6 @@ name this server as its host, which no other page's name can lead to, and a pict
 the page itself. A report may come from somebody else: it runs in a sandbox, as a page of nobody.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feedax.errors import FeedaxError
 from feedax.show.networks import Networks
 from feedax.show.runs import NoSuchRunError, Runs
+from feedax.storage.plain_json import is_count, is_list_of, is_text, load_json
 from feedax.web import page
 
 if TYPE_CHECKING:  # it loads JAX, and SciPy
@@ -123,6 +123,9 @@ class Guard:
         self._hosts = {f"{host}{end}" for host in ("127.0.0.1", "localhost") for end in ports}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -150,16 +153,19 @@ class Guard:
 
 def _ticked(text: str) -> list[tuple[str, str, int]]:
     """Of each ticked run the name, and the version and the offset of what is known of it."""
-    try:
-        found = [(name, version, offset) for name, version, offset in json.loads(text)]
-    except (TypeError, RecursionError):
-        found = []
-    if len(found) > MOST_TICKED or not all(
-        isinstance(name, str) and isinstance(version, str) and type(offset) is int and offset >= 0
-        for name, version, offset in found
-    ):
+    found = load_json(text.encode())
+    are_right = is_list_of(
+        lambda one: (
+            isinstance(one, list)
+            and len(one) == 3
+            and is_text(one[0])
+            and is_text(one[1])
+            and is_count(one[2])
+        )
+    )
+    if not are_right(found) or len(found) > MOST_TICKED:
         raise ValueError(f"ticked must be at most {MOST_TICKED} of [name, version, offset]")
-    return found
+    return [(name, version, offset) for name, version, offset in found]
 
 
 def _in_a_sentence(request: Request, error: Exception) -> Response:

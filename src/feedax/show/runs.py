@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -103,6 +104,7 @@ class Runs:
         self.only = only
         self._configs: dict[str, tuple[object, RunFolder | str]] = {}
         self._summaries: dict[str, Summary] = {}
+        self._lock = threading.Lock()  # of the summaries, which grow
 
     def listing(self) -> dict[str, Any]:
         """Every run in a few words, the newest first, and how many are left out."""
@@ -111,7 +113,8 @@ class Runs:
             for name in [*cache]:
                 if name not in names:
                     cache.pop(name, None)
-        entries = [entry for name in names[:MOST_RUNS] if (entry := self._entry(name))]
+        with self._lock:
+            entries = [entry for name in names[:MOST_RUNS] if (entry := self._entry(name))]
         entries.sort(key=lambda entry: (entry["started"], entry["name"]), reverse=True)
         return {"runs": entries, "left_out": max(0, len(names) - MOST_RUNS)}
 
@@ -353,8 +356,8 @@ def is_file(name: str, descriptor: int) -> bool:
 
 def _started(run: RunFolder, descriptor: int) -> float:
     """Seconds since the epoch; by the file's date where config.json does not say."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return datetime.fromisoformat(run.config["started"]).timestamp()
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromisoformat(run.config.get("started", "")).timestamp()
     return os.stat("config.json", dir_fd=descriptor, follow_symlinks=False).st_mtime
 
 
