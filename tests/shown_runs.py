@@ -1,5 +1,9 @@
 """Runs to be shown: small, of a network that was not trained."""
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +37,23 @@ def make_run(folder: Path, epochs: int = 0, planned: int = 3, **config: Any) -> 
     run.save_params(feedax.init_mlp(layers, jax.random.key(0)))
     run.checkpoints_path.mkdir()
     return run
+
+
+@contextlib.contextmanager
+def served(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of ``feedax show``, and the address that it printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "feedax", "show", str(folder), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().strip()
+        assert address, process.stderr.read()
+        yield process, address
+    finally:
+        process.kill()
+        process.communicate()

@@ -24,8 +24,8 @@ def run(flags: ShowFlags, arguments: Sequence[str]) -> int:
     if not folder.is_dir():
         state = "a file" if folder.exists() else "not there"
         raise RunFolderError(
-            f"feedax show: {folder} must be a folder of runs, or of one, and it is {state}; make "
-            "one with feedax train, or name another folder"
+            f"{folder} must be a folder of runs, or of one, and it is {state}; make one with "
+            "feedax train, or name another folder"
         )
     is_run = (folder / "config.json").exists()
     place = folder.absolute()

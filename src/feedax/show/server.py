@@ -37,13 +37,10 @@ def listen(port: int | None) -> socket.socket:
         except OSError as error:
             found.close()
             failure = error
-    ports = f"{PORT} to {PORT + TRIED - 1}" if port is None else port
-    raise FeedaxError(
-        who="feedax show",
-        rule=f"a port of {ports} must be free" if port is None else f"port {port} must be free",
-        found=f"the system says {reason(failure)!r}",
-        remedy="give another --port" + ", or leave it out" * (port is not None),
-    )
+    said = f"must be free, and the system says {reason(failure)!r}; give another --port"
+    if port is None:
+        raise FeedaxError(f"one of the ports from {PORT} to {PORT + TRIED - 1} {said}")
+    raise FeedaxError(f"port {port} {said}, or leave it out")
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:

@@ -320,7 +320,8 @@
       known.set(newest.name, { version: "", offset: 0, rows: [], config: {} });
       again = true;
     }
-    wait = hasMore || runs.some((run) => run.state === "running") ? 1000 : 3000;
+    const isStill = runs.length > 0 && !hasMore && runs.every((run) => run.state !== "running");
+    wait = isStill ? 3000 : 1000;
     showList(answer.left_out);
     showCurves();
     showDifferences();
