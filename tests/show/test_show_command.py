@@ -61,7 +61,7 @@ def test_the_next_free_port_is_taken_unless_one_is_named(folder):
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
             f"feedax show: port {ports[0]} must be free, and the system says 'Address already in "
-            "use'; give another --port, or leave it out\n"
+            "use'; give another one, or none\n"
         )
     # It was just in use, and can be had at once.
     with served(folder, "--port", str(ports[0])) as (_, again):

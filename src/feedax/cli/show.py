@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from feedax.cli import say
 from feedax.cli.commands import ShowFlags
-from feedax.errors import RunFolderError
+from feedax.errors import FeedaxError, RunFolderError, reason
 from feedax.show.app import make_app
 from feedax.show.runs import Runs
-from feedax.show.server import listen, serve
+from feedax.show.server import PORT, listen, serve
 
 if TYPE_CHECKING:  # it loads JAX, and SciPy
     from feedax.report.trained_run import TrainedRun
@@ -30,7 +30,14 @@ def run(flags: ShowFlags, arguments: Sequence[str]) -> int:
     is_run = (folder / "config.json").exists()
     place = folder.absolute()
     runs = Runs(place.parent, only=place.name) if is_run else Runs(folder)
-    listening = listen(flags.port)
+    try:
+        listening = listen(flags.port)
+    except OSError as error:
+        which = f"a port from {PORT} on" if flags.port is None else f"port {flags.port}"
+        remedy = "give one with --port" if flags.port is None else "give another one, or none"
+        raise FeedaxError(
+            f"{which} must be free, and the system says {reason(error)!r}; {remedy}"
+        ) from error
     port = listening.getsockname()[1]
     address = f"http://127.0.0.1:{port}/"
     print(address, flush=True)

@@ -221,22 +221,21 @@ class Runs:
     def _described(self, run: RunFolder, descriptor: int) -> dict[str, Any]:
         is_sweep = isinstance(run, SweepFolder)
         is_running = _is_running(run, descriptor)  # first: what it writes at its end is read then
-        best = _value(run.config, "--best")
+        flags = _flags(run.config.get("arguments", []))
         summary = self._summaries.setdefault(run.path.name, Summary())
         rows = _read_rows(run, descriptor, summary.version, summary.offset)
         if rows.version != summary.version:
             summary = self._summaries[run.path.name] = Summary(rows.version)
         for row in rows.found:
-            summary.add_network(row) if is_sweep else summary.add(row, best)
+            summary.add_network(row) if is_sweep else summary.add(row, flags.get("best"))
         summary.offset = rows.offset
 
-        planned = _planned(run)
         if is_running:
             state = "running"
         elif rows.torn is not None:
             state = "torn"
         else:
-            state = "ended" if _has_ended(run, summary, planned) else "stopped"
+            state = "ended" if _has_ended(run, summary, flags) else "stopped"
         results = _last_set(summary.last)
         if summary.results:  # of a sweep: the best setting's mean
             means = [sum(some) / len(some) for some in summary.results.values()]
@@ -250,7 +249,7 @@ class Runs:
             "dataset": run.config.get("dataset"),
             **results,
             "done": summary.count,
-            "planned": planned,
+            "planned": _planned(run, flags),
             "seconds": summary.seconds,
             "has_report": is_file("report.html", descriptor),
             "sees_pictures": (
@@ -310,34 +309,28 @@ def _is_running(run: RunFolder, descriptor: int) -> bool:
         return False
 
 
-def _value(config: dict[str, Any], flag: str) -> str | None:
-    """The value of a flag among a run's recorded arguments."""
-    words = config.get("arguments", [])
-    return words[words.index(flag) + 1] if flag in words[:-1] else None
-
-
-def _number(config: dict[str, Any], flag: str) -> int | None:
+def _number(flags: dict[str, str], name: str) -> int | None:
     with contextlib.suppress(ValueError):
-        return int(_value(config, flag) or "")
+        return int(flags.get(name, ""))
     return None
 
 
-def _planned(run: RunFolder) -> int | None:
+def _planned(run: RunFolder, flags: dict[str, str]) -> int | None:
     """Epochs, or networks, that were asked for."""
     if isinstance(run, SweepFolder):
-        seeds = _number(run.config, "--seeds")
+        seeds = _number(flags, "seeds")
         return None if seeds is None else seeds * len(run.config.get("settings", []))
-    return _number(run.config, "--epochs")
+    return _number(flags, "epochs")
 
 
-def _has_ended(run: RunFolder, summary: Summary, planned: int | None) -> bool:
+def _has_ended(run: RunFolder, summary: Summary, flags: dict[str, str]) -> bool:
     """Whether nothing is left to train."""
+    planned, patience = _planned(run, flags), _number(flags, "patience")
     if planned is not None and summary.count >= planned:
         return True
-    patience = _number(run.config, "--patience")
     if patience is not None and summary.count - 1 - summary.best_at >= patience > 0:
         return True
-    steps = _number(run.config, "--steps")
+    steps = _number(flags, "steps")
     if steps is None:
         return False
     name = f"step-{steps:09}.safetensors"
@@ -400,9 +393,8 @@ def _flags(words: Sequence[str]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
-            values = found[word[2:].removeprefix("no-")] = []
-            if word.startswith("--no-"):
-                values.append("off")
+            name = word[2:]
+            values = found[name.removeprefix("no-")] = ["off"] if name.startswith("no-") else []
         elif found:
             values.append(word)
     return {name: " ".join(values) or "on" for name, values in found.items()}

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.applications import Starlette
 
-from feedax.errors import FeedaxError, reason
-
 PORT = 8642
 """The first that is tried."""
 
@@ -24,23 +22,26 @@ def listen(port: int | None) -> socket.socket:
         port: the one, or None for the next free one from `PORT` on.
 
     Raises:
-        FeedaxError: it is taken, or not this user's to have.
+        OSError: it is taken, or not this user's to have.
     """
-    for one in range(PORT, PORT + TRIED) if port is None else [port]:
-        found = socket.socket()
-        try:
-            if os.name == "posix":  # elsewhere it would take the port of another server
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(("127.0.0.1", one))
-            found.listen(64)
-            return found
-        except OSError as error:
-            found.close()
-            failure = error
-    said = f"must be free, and the system says {reason(failure)!r}; give another --port"
-    if port is None:
-        raise FeedaxError(f"one of the ports from {PORT} to {PORT + TRIED - 1} {said}")
-    raise FeedaxError(f"port {port} {said}, or leave it out")
+    *others, last = range(PORT, PORT + TRIED) if port is None else [port]
+    for one in others:
+        with contextlib.suppress(OSError):
+            return _listen(one)
+    return _listen(last)
+
+
+def _listen(port: int) -> socket.socket:
+    found = socket.socket()
+    try:
+        if os.name == "posix":  # elsewhere it would take the port of another server
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(("127.0.0.1", port))
+        found.listen(64)
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
