@@ -76,9 +76,13 @@ def make_app(runs: Runs, open_run: "Callable[[Path], TrainedRun]", port: int) ->
         return HTMLResponse(page("show.html.jinja", data, title=title, folder=str(runs.folder)))
 
     def listing(request: Request) -> Response:
+        try:
+            ticked = _ticked(request.query_params.get("ticked", "[]"))
+        except ValueError as error:
+            return JSONResponse({"error": f"{error}"}, 400)
         answer = runs.listing()
         answer["ticked"] = {}
-        for name, version, offset in _ticked(request.query_params.get("ticked", "[]")):
+        for name, version, offset in ticked:
             try:
                 answer["ticked"][name] = runs.rows(name, version, offset)
             except NoSuchRunError:
@@ -110,7 +114,7 @@ def make_app(runs: Runs, open_run: "Callable[[Path], TrainedRun]", port: int) ->
             Route("/runs/{name}/report", report),
         ],
         middleware=[Middleware(Guard, port=port)],
-        exception_handlers={FeedaxError: _in_a_sentence, ValueError: _in_a_sentence},
+        exception_handlers={NoSuchRunError: _is_not_there},
     )
 
 
@@ -152,7 +156,11 @@ class Guard:
 
 
 def _ticked(text: str) -> list[tuple[str, str, int]]:
-    """Of each ticked run the name, and the version and the offset of what is known of it."""
+    """Of each ticked run the name, and the version and the offset of what is known of it.
+
+    Raises:
+        ValueError: the text is something else.
+    """
     found = load_json(text.encode())
     are_right = is_list_of(
         lambda one: (
@@ -168,5 +176,5 @@ def _ticked(text: str) -> list[tuple[str, str, int]]:
     return [(name, version, offset) for name, version, offset in found]
 
 
-def _in_a_sentence(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 404 if isinstance(error, NoSuchRunError) else 400)
+def _is_not_there(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 404)

@@ -108,7 +108,8 @@ feedax.lines = (element, spec) => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   element.chart = spec;
   return (changed) => {
-    const isSame = changed.series.length === spec.series.length &&
+    const areFew = (x) => x.length < 40; // then each value is a point
+    const isSame = areFew(changed.x) === areFew(spec.x) && changed.series.length === spec.series.length &&
       changed.series.every((one, i) => one.label === spec.series[i].label);
     Object.assign(spec, changed);
     if (isSame) plot.setData(columns());

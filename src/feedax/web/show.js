@@ -310,7 +310,7 @@
       const run = known.get(name);
       if (!run) continue; // unticked meanwhile
       if (news.version !== run.version) Object.assign(run, { version: news.version, config: news.config, rows: [] });
-      run.rows.push(...news.rows);
+      run.rows = run.rows.concat(news.rows);
       run.offset = news.offset;
       hasMore ||= news.rows.length > 0;
     }
