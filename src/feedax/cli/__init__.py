@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "loss and accuracy of a trained run",
     "predict": "what a trained run sees in image files",
     "report": "a page about trained runs, for a browser",
+    "show": "a page over a folder of runs, those that train too",
     "plan": "how a dataset's batches would be made, and why",
 }
 
@@ -45,6 +46,7 @@ examples:
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
   feedax report runs/20260131-142501-mnist
+  feedax show --open                             all runs, in the browser
 
 feedax COMMAND --help says more. feedax --version prints the version.
 """

@@ -81,6 +81,18 @@ examples:
   feedax report runs/20260131-142501-mnist
   feedax report runs/first runs/second --out compared.html"""
 
+SHOW = """\
+Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared,
+and pictures answered by their networks. Only this machine can reach it, and it changes no run.
+
+examples:
+  feedax show
+  feedax show --open
+  feedax show experiments/runs --port 9000
+  feedax show runs/20260131-142501-mnist
+
+The address is printed on standard output. Ctrl-C ends it."""
+
 PLAN = """\
 Say how a dataset's batches would be made, and why; train nothing.
 
@@ -159,6 +171,20 @@ class ReportFlags:
 
 
 @dataclass(frozen=True)
+class ShowFlags:
+    folder: Annotated[tyro.conf.Positional[Path], arg(metavar="[RUN | FOLDER]")] = Path("runs")
+    """The folder of a run, or a folder of runs."""
+    open: Annotated[bool, arg(help_behavior_hint="(default: off)")] = False
+    """Open the page in the browser."""
+    port: Annotated[int | None, optional("N", "default: the next free one from 8642 on")] = None
+    """Of this machine, from 1 to 65535."""
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"--port must be from 1 to 65535, and it is {self.port}")
+
+
+@dataclass(frozen=True)
 class PlanFlags:
     data: DataFlags = field(default_factory=DataFlags)
 
@@ -169,6 +195,7 @@ KINDS: Mapping[str, Any] = {
     "evaluate": EvaluateFlags,
     "predict": PredictFlags,
     "report": ReportFlags,
+    "show": ShowFlags,
     "plan": PlanFlags,
 }
 """The flags of every command."""
@@ -179,6 +206,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "evaluate": lambda words: parse(EvaluateFlags, words, "evaluate", EVALUATE),
     "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
     "report": lambda words: parse(ReportFlags, words, "report", REPORT),
+    "show": lambda words: parse(ShowFlags, words, "show", SHOW),
     "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
 }
 

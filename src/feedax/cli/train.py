@@ -38,7 +38,8 @@ from feedax.cli.resume import (
 )
 from feedax.errors import NotANumberError
 from feedax.feed import Devices
-from feedax.report.run_folder import Recorder, RunFolder
+from feedax.report.recorder import Recorder
+from feedax.report.run_folder import RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best
 

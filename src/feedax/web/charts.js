@@ -13,6 +13,22 @@ feedax.number = (value, digits = 4) => {
   return size >= 0.001 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(2);
 };
 
+// The patterns of lines, for those who see few colours and for grey print.
+feedax.dashes = [[], [10, 5], [2, 4], [12, 4, 2, 4], [6, 3], [16, 4], [2, 2, 8, 2], [4, 8]];
+
+// A piece of a line, as a legend has it.
+feedax.swatch = (colour, dash) => {
+  const [svg, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("class", "swatch");
+  svg.setAttribute("viewBox", "0 0 32 10");
+  svg.setAttribute("aria-hidden", "true");
+  for (const [name, value] of Object.entries({ x1: 0, x2: 32, y1: 5, y2: 5 })) line.setAttribute(name, value);
+  line.setAttribute("stroke-dasharray", (dash || []).join(" "));
+  line.style.stroke = colour;
+  svg.append(line);
+  return svg;
+};
+
 // Draw lines over a common x.
 //   title, xLabel: text.  x: numbers.  log: whether a button switches to a logarithmic axis.
 //   series: [{label, values (null where there is none), colour (1-8), dash, points: only points,
@@ -71,7 +87,7 @@ feedax.lines = (element, spec) => {
         { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
       ],
       cursor: { y: false, drag: { x: false, y: false } },
-      legend: { markers: { width: 3, fill: "transparent", dash: (self, i) => (spec.series[i - 1]?.dash?.length ? "dashed" : "solid") } },
+      legend: { live: true },
       series: [
         { label: spec.xLabel, value: (self, value) => (value === null ? "–" : feedax.number(value)) },
         ...spec.series.map((one, i) => {
@@ -97,6 +113,10 @@ feedax.lines = (element, spec) => {
     // The edges of a band need no line in the legend.
     const rows = place.querySelectorAll(".u-legend .u-series");
     spec.series.forEach((one, i) => { if (one.width === 0) rows[i + 1].hidden = true; });
+    spec.series.forEach((one, i) => {
+      const marker = place.querySelectorAll(".u-series")[i + 1].querySelector(".u-marker");
+      if (!one.points) marker.replaceWith(feedax.swatch(`var(--series-${one.colour || (i % 8) + 1})`, one.dash));
+    });
   };
 
   draw();
@@ -104,7 +124,8 @@ feedax.lines = (element, spec) => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   element.chart = spec;
   return (changed) => {
-    const isSame = changed.series.length === spec.series.length &&
+    const areFew = (x) => x.length < 40; // then each value is a point
+    const isSame = areFew(changed.x) === areFew(spec.x) && changed.series.length === spec.series.length &&
       changed.series.every((one, i) => one.label === spec.series[i].label);
     Object.assign(spec, changed);
     if (isSame) {
