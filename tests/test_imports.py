@@ -206,10 +206,10 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
 DELAYED = {
     "cli/compilation_cache.py": {"jax"},
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
-    "cli/progress.py": {"rich"},
     "data/collate.py": {"ml_dtypes"},
     "report/run_folder.py": {"feedax.report.figures"},  # matplotlib
     "report/sweep_folder.py": {"feedax.report.figures"},  # matplotlib
+    "train/progress.py": {"IPython.display", "rich"},
     "train/adapters.py": {"flax", "flax.core", "flax.errors", "flax.linen"},
 }
 """Modules that import within functions, and the heavy modules that they put off."""

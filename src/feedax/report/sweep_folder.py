@@ -31,6 +31,7 @@ from feedax.storage.plain_json import (
     json_bytes,
     or_none,
 )
+from feedax.train.history import History
 from feedax.train.networks import Network, Summary, Sweep
 
 Record = dict[str, Any]
@@ -165,4 +166,4 @@ def _network(record: Record) -> Network:
     result = record["result"] or {}
     row = {name: math.nan if value is None else value for name, value in result.items()}
     error = None if record["error"] is None else NotANumberError(record["error"])
-    return Network(record["seed"], record["setting"], None, [row] if row else [], error)
+    return Network(record["seed"], record["setting"], None, History([row] if row else []), error)
