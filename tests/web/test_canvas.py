@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from browser import PHONE, opened
+from torch.utils.data import Subset
 
 import feedax
 from feedax.errors import ImageError
@@ -40,7 +41,8 @@ def predict(params, x):
 
 @pytest.fixture(scope="module")
 def network(mnist_train, mnist_test):
-    loader = feedax.NumpyLoader(mnist_train, 128, shuffle=True, seed=0)
+    few = Subset(mnist_train, range(20_000))
+    loader = feedax.NumpyLoader(few, 64, shuffle=True, seed=0)
     params, _ = feedax.fit(
         predict,
         feedax.init_mlp([784, 512, 512, 10], jax.random.key(0)),
@@ -189,7 +191,7 @@ DRAW = """([strokes, pen]) => {
 
 
 @pytest.mark.parametrize(
-    ("dataset", "drawings"), [("mnist", 40), ("fashion_mnist", 15), ("emnist", 15)]
+    ("dataset", "drawings"), [("mnist", 25), ("fashion_mnist", 8), ("emnist", 8)]
 )
 def test_any_drawing_becomes_the_image_that_predict_sees(
     browser, network, tmp_path, dataset, drawings
@@ -204,9 +206,7 @@ def test_any_drawing_becomes_the_image_that_predict_sees(
             found = result(page)
             png = save_png(page, tmp_path / f"{i}.png")
             image = prepare_image(png, (28, 28), dataset)
-            apart = np.abs(image.pixels.ravel().astype(int) - found["pixels"])
-            assert apart.max() <= 1, i
-            assert (apart > 0).sum() <= 3, i
+            assert image.pixels.ravel().tolist() == found["pixels"], i
             expected = network.probabilities(image.pixels)
             assert np.abs(expected - found["probabilities"]).max() < 1e-3
             said = page.locator(".said").inner_text()
