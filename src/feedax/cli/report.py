@@ -25,11 +25,11 @@ from feedax.random_states import random_states_restored
 from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
 from feedax.report.content import RunReport
 from feedax.report.images import picture
-from feedax.report.page import write_report
+from feedax.report.model_report import model_report
+from feedax.report.page import write_page
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import Record, SweepFolder, column_label
 from feedax.report.trained_run import TrainedRun
-from feedax.train import predictions
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs
 from feedax.train.recipe import CHANGES, learning_rates
@@ -76,7 +76,7 @@ def _several(paths: Sequence[Path], out: Path) -> int:
             ComparedRun(path.name, rows, best_row(rows, recorded.selection.best) or {}, values)
         )
     names = ", ".join(one.name for one in runs)
-    write_report(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
+    write_page(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
     print(out)
     return 0
 
@@ -113,7 +113,7 @@ def write_run_report(trained: TrainedRun, examples: Examples | None, out: Path) 
     folder = trained.folder
     flags = recorded_flags(folder)
     report = report_of(trained, folder.rows(), flags, examples)
-    write_report(out, report.title, subtitle=_subtitle(folder, flags), run=report)
+    write_page(out, report.title, subtitle=_subtitle(folder, flags), run=report)
 
 
 def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path) -> None:
@@ -126,7 +126,7 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         trained = network_of_sweep(folder, record, flags, examples)
         report = report_of(trained, record["rows"], flags, examples)
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
-    write_report(
+    write_page(
         out,
         f"{len(records)} networks on {folder.setting('dataset')}",
         subtitle=folder.path.name,
@@ -162,33 +162,34 @@ def report_of(
 ) -> RunReport:
     """All that is known of a network: from its folder, and its data set if there is one."""
     recipe = recipe_of(flags)
-    found: dict[str, Any] = {}
+    test: Any = None
+    of_data: dict[str, Any] = {}
     if examples is not None:
-        loaders = examples.loaders()
         check_layers(trained.layers, examples, are_recorded=True)
+        loaders = examples.loaders()
         name = next(one for one in ("test", "validation", "train") if one in loaders)
-        predicted = predictions(
-            trained.predict, trained.params, loaders[name], precision=recipe.precision
-        )
-        found = {
+        test = loaders[name]
+        of_data = {
             "set_name": name,
-            "predictions": predicted,
             "learning_rates": _learning_rates(recipe, loaders["train"], len(rows)),
             "augmented": _augmented(flags, examples, loaders["train"]),
         }
     is_tutorial = replace(recipe, epochs=TUTORIAL.epochs, weight_decay=None) == TUTORIAL
-    return RunReport(
+    is_mnist = flags.data.dataset == "mnist"
+    return model_report(
+        trained.predict,
+        trained.params,
+        rows,
+        test,
         title=f"{'-'.join(map(str, trained.layers))} on {flags.data.dataset}",
-        history=rows,
-        params=trained.params,
         class_names=trained.class_names,
         image_shape=trained.image_shape,
+        dataset=trained.dataset,
+        precision=recipe.precision,
         command=shlex.join(["feedax", "train", *_changed_words(flags)]),
-        published=("JAX tutorial 2020", TUTORIAL_TABLE)
-        if is_tutorial and flags.data.dataset == "mnist"
-        else None,
+        published=("JAX tutorial 2020", TUTORIAL_TABLE) if is_tutorial and is_mnist else None,
         facts=_facts(trained.folder, flags),
-        **found,
+        **of_data,
     )
 
 
