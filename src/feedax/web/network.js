@@ -9,17 +9,9 @@
     return bytes;
   };
 
-  const halves = (bits) => new Float32Array(bits).map((half) => {
-    const sign = half & 0x8000 ? -1 : 1, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent === 31) return fraction ? NaN : sign * Infinity;
-    return exponent ? sign * 2 ** (exponent - 25) * (1024 + fraction) : sign * 2 ** -24 * fraction;
-  });
-
-  const arrayOf = ({ dtype, data }) => {
-    const { buffer } = bytesOf(data);
-    if (dtype === "float16") return halves(new Uint16Array(buffer));
-    return dtype === "int32" ? new Float32Array(new Int32Array(buffer)) : new Float32Array(buffer);
-  };
+  const kinds = { float32: Float32Array, int16: Int16Array, int32: Int32Array };
+  const arrayOf = ({ dtype, scale, data }) =>
+    new Float32Array(new kinds[dtype](bytesOf(data).buffer)).map((number) => number * scale);
 
   // The places of an array's elements that lie at regular steps in another one.
   const placesOf = ({ lengths, offset, strides }) => {
