@@ -41,7 +41,7 @@ def predict(params, x):
 
 @pytest.fixture(scope="module")
 def network(mnist_train, mnist_test):
-    few = Subset(mnist_train, range(20_000))
+    few = Subset(mnist_train, range(15_000))
     loader = feedax.NumpyLoader(few, 64, shuffle=True, seed=0)
     params, _ = feedax.fit(
         predict,

@@ -283,7 +283,8 @@ class _Writer:
     def _outputs(self, equation: Equation) -> list[Operand]:
         name, given = equation.name, equation.parameters
         for value in (*equation.inputs, *equation.outputs):
-            if value.dtype in (jnp.float16, jnp.bfloat16) or value.dtype.kind not in "fiub":
+            is_known = getattr(value.dtype, "kind", "") in tuple("fiub")
+            if not is_known or value.dtype == jnp.float16:
                 raise _unknown(f"numbers of {value.dtype}")
         operands = [self._operand(value) for value in equation.inputs]
         first, out = operands[0], equation.outputs[0]

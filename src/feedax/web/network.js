@@ -58,14 +58,15 @@
   };
 
   const apply = (f, out, inputs) => {
-    const [a, b] = inputs;
-    const [i1, j1] = inputs.map((input) => (input.length === 1 ? 0 : 1));
-    if (inputs.length === 1) for (let i = 0; i < out.length; i++) out[i] = f(a[i * i1]);
-    else if (inputs.length === 2)
-      for (let i = 0; i < out.length; i++) out[i] = f(a[i * i1], b[i * j1]);
-    else
-      for (let i = 0; i < out.length; i++)
-        out[i] = f(...inputs.map((input) => input[input.length === 1 ? 0 : i]));
+    const [a, b, c] = inputs;
+    const [p, q, r] = inputs.map((input) => (input.length === 1 ? 0 : 1)); // a single number stays
+    for (let i = 0; i < out.length; i++)
+      switch (inputs.length) {
+        case 1: out[i] = f(a[i * p]); break;
+        case 2: out[i] = f(a[i * p], b[i * q]); break;
+        case 3: out[i] = f(a[i * p], b[i * q], c[i * r]); break;
+        default: out[i] = f(...inputs.map((input) => input[input.length === 1 ? 0 : i]));
+      }
   };
 
   const over = (f, start) => (out, [x]) => {
