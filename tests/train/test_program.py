@@ -227,7 +227,7 @@ def predicted(net, inputs):
 
 
 @pytest.mark.usefixtures("others_mix")
-@pytest.mark.parametrize("name", ["tutorial", "equinox", "nnx", slow("linen"), slow("haiku")])
+@pytest.mark.parametrize("name", ["tutorial", "equinox", slow("nnx"), slow("linen"), slow("haiku")])
 def test_networks_of_every_library_run_in_a_page(page, name):
     net, image = networks(name), IMAGE.astype(np.float32)
     program = network_program(**net, example=image)

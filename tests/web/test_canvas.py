@@ -164,6 +164,18 @@ def test_a_stroke_is_undone_by_the_keyboard(browser, network, tmp_path):
         assert (result(page), undo.is_disabled()) == (None, True)
 
 
+def test_a_network_of_pixels_from_0_to_1_sees_such(browser, network, tmp_path):
+    example = np.zeros((28, 28, 1), np.float32)
+    program = network_program(lambda p, x: predict(p, x * 255), network.params, example)
+    data = canvas_data((28, 28, 1), "mnist", DIGITS, program, white=1.0)
+    with opened(browser) as page:
+        page.goto(write_page(tmp_path / "page.html", data).as_uri())
+        stroke(page, THREE)
+        found = result(page)
+    expected = network.probabilities(np.array(found["pixels"]))
+    assert np.abs(expected - found["probabilities"]).max() < 1e-3
+
+
 def random_strokes(rng):
     """A drawing: curves and dots, somewhere, some of them beyond the edge."""
     strokes = []
