@@ -71,6 +71,16 @@ examples:
   feedax predict runs/20260131-142501-mnist scans/*.jpg
   feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
 
+REPORT = """\
+Write a page about a trained run: how it learned, where it errs, what its first layer looks for, and
+a canvas to write on that the network reads. Of several runs, or of a sweep, the page compares them.
+
+The page is one file that needs no network. feedax train and feedax sweep write it too.
+
+examples:
+  feedax report runs/20260131-142501-mnist
+  feedax report runs/first runs/second --out compared.html"""
+
 SHOW = """\
 Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared,
 and pictures answered by their networks. Only this machine can reach it, and it changes no run.
@@ -134,6 +144,33 @@ class PredictFlags:
 
 
 @dataclass(frozen=True)
+class ReportFlags:
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        arg(metavar="RUN ...", help_behavior_hint="(required)"),
+    ]
+    """Folders of runs, or the folder of one sweep."""
+    out: Annotated[
+        Path | None, optional("FILE.html", "default: report.html in the run's folder")
+    ] = None
+    """The page."""
+    dataset: Annotated[str | None, optional("NAME", "default: the run's")] = None
+    """The dataset, where the run's is of your own code or files."""
+    root: Annotated[Path | None, optional("DIR", "default: the run's")] = None
+    """Folder for a dataset that is downloaded or unpacked."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UsageError("at least one RUN must be given; see feedax report --help")
+        if self.out is not None and self.out.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"--out must name an .html file, not {self.out}; call it report.html")
+        if len(self.runs) > 1 and self.out is None:
+            raise UsageError(
+                "--out must name the page that compares several runs; give --out compared.html"
+            )
+
+
+@dataclass(frozen=True)
 class ShowFlags:
     # Of an optional one alone, tyro loses sight where a flag is mistyped.
     folders: Annotated[
@@ -166,6 +203,7 @@ KINDS: Mapping[str, Any] = {
     "sweep": SweepFlags,
     "evaluate": EvaluateFlags,
     "predict": PredictFlags,
+    "report": ReportFlags,
     "show": ShowFlags,
     "plan": PlanFlags,
 }
@@ -176,6 +214,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "sweep": lambda words: parse_sweep(words, SWEEP),
     "evaluate": lambda words: parse(EvaluateFlags, words, "evaluate", EVALUATE),
     "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
+    "report": lambda words: parse(ReportFlags, words, "report", REPORT),
     "show": lambda words: parse(ShowFlags, words, "show", SHOW),
     "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
 }

@@ -6,6 +6,7 @@
       config.json          the configuration, the versions and the machine; written first
       metrics.jsonl        one row an epoch; grows as the run does
       curves.png           loss and accuracy by epoch
+      report.html          a page about it
       params.safetensors   the parameters, the best or the last ones
       checkpoints/         from which the run is resumed after it was stopped or killed
 
@@ -98,6 +99,7 @@ class RunFolder:
         self.config_path = path / "config.json"
         self.params_path = path / "params.safetensors"
         self.curves_path = path / "curves.png"
+        self.report_path = path / "report.html"
         self.metrics_path = path / self.metrics_name
         self.checkpoints_path = path / self.checkpoints_name
 

@@ -7,6 +7,7 @@
       networks.jsonl    one network a line, with its rows; grows as the sweep does
       summary.json      what the networks of each setting have in common
       curves.png        loss and accuracy by epoch, for each setting
+      report.html       a page about them
       networks/         the parameters of every network, and checkpoints of those at work
 
 Reading one executes nothing.

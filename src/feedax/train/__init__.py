@@ -18,6 +18,7 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.fit import fit
+from feedax.train.layers import ModelSummary, summary
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
     accuracy,
@@ -48,6 +49,7 @@ __all__ = [
     "EpochEnded",
     "Metric",
     "Model",
+    "ModelSummary",
     "Network",
     "NetworkEnded",
     "NetworksStarted",
@@ -84,6 +86,7 @@ __all__ = [
     "random_layer_params",
     "relu",
     "smoothed_cross_entropy",
+    "summary",
     "sweep",
     "train_step",
     "tutorial_loss",

@@ -72,9 +72,18 @@ feedax.lines = (element, spec) => {
     const integers = spec.x.every(Number.isInteger);
     plot = new uPlot({
       width: Math.max(200, element.clientWidth), height: height(),
-      scales: { x: { time: false, ...(spec.xLog ? { distr: 3 } : {}) }, y: isLog ? { distr: 3 } : {} },
+      scales: {
+        x: { time: false, ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] } : {}) },
+        y: isLog ? { distr: 3 } : {},
+      },
       axes: [
-        { ...axis, label: spec.xLabel, labelSize: 24, size: 34, ...(integers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] } : {}) },
+        {
+          ...axis, label: spec.xLabel, labelSize: 24, size: 34,
+          ...(integers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] } : {}),
+          // On a logarithmic axis, 1, 2 and 5 of each power of ten.
+          ...(spec.xLog ? { filter: (self, ticks) => ticks.map((tick) => ("125".includes(tick.toExponential()[0]) ? tick : null)) } : {}),
+          values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(6))))),
+        },
         { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
       ],
       cursor: { y: false, drag: { x: false, y: false } },
@@ -97,6 +106,13 @@ feedax.lines = (element, spec) => {
         fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
       }]),
     }, columns(), place);
+    // Where nobody points at the chart, the legend has the last values.
+    const showLast = () => plot.setLegend({ idx: spec.x.length - 1 });
+    plot.over.addEventListener("mouseleave", () => setTimeout(showLast));
+    setTimeout(showLast); // uPlot draws a moment later
+    // The edges of a band need no line in the legend.
+    const rows = place.querySelectorAll(".u-legend .u-series");
+    spec.series.forEach((one, i) => { if (one.width === 0) rows[i + 1].hidden = true; });
     spec.series.forEach((one, i) => {
       const marker = place.querySelectorAll(".u-series")[i + 1].querySelector(".u-marker");
       if (!one.points) marker.replaceWith(feedax.swatch(`var(--series-${one.colour || (i % 8) + 1})`, one.dash));
@@ -112,7 +128,9 @@ feedax.lines = (element, spec) => {
     const isSame = areFew(changed.x) === areFew(spec.x) && changed.series.length === spec.series.length &&
       changed.series.every((one, i) => one.label === spec.series[i].label);
     Object.assign(spec, changed);
-    if (isSame) plot.setData(columns());
-    else draw();
+    if (isSame) {
+      plot.setData(columns());
+      if (plot.cursor.left < 0) plot.setLegend({ idx: spec.x.length - 1 });
+    } else draw();
   };
 };
