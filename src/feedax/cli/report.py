@@ -32,7 +32,7 @@ from feedax.report.sweep_folder import Record, SweepFolder, column_label
 from feedax.report.trained_run import TrainedRun
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs
-from feedax.train.recipe import CHANGES, learning_rates
+from feedax.train.recipe import CHANGES, IMAGE_HYPERPARAMS, learning_rates
 
 AUGMENTED = 6
 """Examples that are shown as they are changed in training."""
@@ -222,16 +222,37 @@ def _augmented(
     with random_states_restored():
         inputs = np.stack([np.asarray(examples.train[i][0]) for i in range(AUGMENTED)])
     keys = jax.random.split(jax.random.key(0), AUGMENTED)
-    shown = [("as they are", inputs)]
-    for change in [*asked, ""] if len(asked) > 1 else asked:
-        others = {name: type(getattr(flags.augment, name))() for name in asked if name != change}
-        only = changed(flags, **others) if change else flags
+
+    def program(only: TrainFlags) -> tuple[Callable[..., jax.Array], dict[str, float]]:
         arguments = fit_arguments(only, examples, loader)
-        given = accepted_kwargs(arguments["augment"], arguments["hyperparams"])
-        images = jax.jit(jax.vmap(partial(arguments["augment"], **given)))(keys, inputs)
-        shown.append((change.replace("_", " ") or "all together", np.asarray(images)))
+        augment = arguments["augment"]
+        mapped = jax.jit(jax.vmap(lambda key, x, scalars: augment(key, x, **scalars), (0, 0, None)))
+        return mapped, accepted_kwargs(augment, arguments["hyperparams"])
+
+    def without(names: Sequence[str]) -> TrainFlags:
+        return changed(flags, **{name: type(getattr(flags.augment, name))() for name in names})
+
+    # Scalars are arguments of one program, which serves them all; the others are parts of theirs.
+    fixed = [name for name in asked if name not in IMAGE_HYPERPARAMS]
+    shown: list[tuple[str, Any]] = [("as they are", inputs)]
+    if len(fixed) < len(asked):
+        run, scalars = program(without(fixed))
+        for name in scalars:
+            alone = {other: value if other == name else 0.0 for other, value in scalars.items()}
+            shown.append((name, run(keys, inputs, alone)))
+        if len(scalars) > 1 and not fixed:
+            shown.append(("all together", run(keys, inputs, scalars)))
+    for name in fixed:
+        run, scalars = program(without([other for other in asked if other != name]))
+        shown.append((name, run(keys, inputs, scalars)))
+    if fixed and len(asked) > 1:
+        run, scalars = program(flags)
+        shown.append(("all together", run(keys, inputs, scalars)))
     return [
-        (name, [one for image in images if (one := picture(image, shape)) is not None])
+        (
+            name.replace("_", " "),
+            [one for image in images if (one := picture(image, shape)) is not None],
+        )
         for name, images in shown
     ]
 

@@ -114,7 +114,8 @@ def model_report(
             shape = tuple(image_shape or np.shape(example))
             if found.is_of_classes and len(shape) in (2, 3):
                 names = class_names or [str(label) for label in range(found.outputs.shape[1])]
-                canvas = _canvas(predict, params, example, given, test, found, (shape, dataset, names))
+                drawings = shape, dataset, names
+                canvas = _canvas(predict, params, example, given, test, found, drawings)
     return RunReport(
         title=title,
         history=history,
