@@ -3,7 +3,6 @@
 import base64
 import json
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -60,7 +59,7 @@ def drawn(page, name):
 
 def test_a_run_is_followed_while_it_trains(browser, folder, tmp_path):
     data = save_digits(tmp_path / "digits.npz", 320, 100)
-    words = ["--dataset", f"npz:{data}", "--epochs", "100000", "--no-report"]
+    words = ["--dataset", f"npz:{data}", "--epochs", "100000", "--hidden", "8", "--no-report"]
     with served(folder) as (_, address), opened(browser, allowed=address) as page:
         page.goto(address)
         page.get_by_text("There are no runs in this folder yet.").wait_for()
@@ -77,7 +76,7 @@ def test_a_run_is_followed_while_it_trains(browser, folder, tmp_path):
             assert plot.evaluate("element => element.isConnected")
             assert page.locator("#runs .running").text_content() == "● running"
         finally:
-            training.send_signal(signal.SIGINT)
+            training.kill()
             training.communicate()
         page.locator("#runs .stopped").wait_for()
         rows = RunFolder.open(folder / "a").rows()
