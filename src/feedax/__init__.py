@@ -54,6 +54,7 @@ _HOMES = {
         "Batch",
         "Checkpoints",
         "EpochEnded",
+        "History",
         "Metric",
         "Model",
         "Network",
