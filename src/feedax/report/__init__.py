@@ -2,6 +2,7 @@
 
 - `feedax.report.run_folder`: the folder of one run, and the callback of `fit` that writes it.
 - `feedax.report.figures`: loss and accuracy by epoch, and what a network saw, drawn.
+- `feedax.report.diagrams`: figures of predictions, parameters and augmentations.
 - `feedax.report.sweep_folder`: the folder of a sweep.
 
 Import what you need from its module: matplotlib is only loaded where figures are drawn.
