@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from feedax.report.diagrams import residuals as residuals
     from feedax.report.diagrams import weight_histograms as weight_histograms
     from feedax.report.figures import plot as plot
+    from feedax.report.model_report import write_report as write_report
     from feedax.train import *  # noqa: F403
 
 __version__ = "0.2.0"
@@ -50,6 +51,7 @@ _HOMES = {
         "weight_histograms",
     ),
     "feedax.report.figures": ("plot",),
+    "feedax.report.model_report": ("write_report",),
     "feedax.train": (
         "Batch",
         "Checkpoints",
@@ -57,6 +59,7 @@ _HOMES = {
         "History",
         "Metric",
         "Model",
+        "ModelSummary",
         "Network",
         "NetworkEnded",
         "NetworksStarted",
@@ -93,6 +96,7 @@ _HOMES = {
         "random_layer_params",
         "relu",
         "smoothed_cross_entropy",
+        "summary",
         "sweep",
         "train_step",
         "tutorial_loss",

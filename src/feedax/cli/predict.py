@@ -10,7 +10,7 @@ from feedax.cli.commands import PredictFlags
 from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.network import trained_run
 from feedax.errors import ImageError
-from feedax.predicting import UNSURE
+from feedax.predicting import doubts
 
 
 def run(flags: PredictFlags, arguments: Sequence[str]) -> int:
@@ -29,12 +29,7 @@ def run(flags: PredictFlags, arguments: Sequence[str]) -> int:
             failed = True
             continue
         probabilities = trained.probabilities(image.pixels)
-        notes = list(image.notes)
-        if probabilities.max() < UNSURE:
-            notes.append(
-                f"uncertain to the network, whose likeliest class has a probability below {UNSURE}"
-            )
-        if notes:
+        if notes := (*image.notes, *doubts(probabilities)):
             say("feedax predict", f"{path} is {'; '.join(notes)}")
         print(f"{path}: {_ranking(probabilities, names)}", flush=True)
         seen.append((path.name, image.pixels, probabilities))

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from feedax.cli import UsageError, say
+from feedax.cli import UsageError, and_listed, say
 from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.ending import sweep_ending
 from feedax.cli.examples import Examples
@@ -17,6 +17,7 @@ from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
 from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
 from feedax.cli.parse import flag, flag_values
 from feedax.cli.progress import StopRequest, SweepProgress, tables
+from feedax.cli.report import try_to_write, write_sweep_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
@@ -158,12 +159,16 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     if all(one["error"] is not None for one in done):
         note(f"every network turned not-a-number; what they were before is in {folder.path}")
         return 1
+    files = ["the networks", "summary.json", "curves.png"]
+    if flags.output.report and combinations[0].flags.output.report:
+        write = partial(write_sweep_report, folder, examples, folder.report_path)
+        files += ["report.html"] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         rows = [row for one in done for row in one["rows"]]
         more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"
         print("\n".join(sweep_ending(folder.path, rows, more)))
     else:
-        note(f"done; the networks, summary.json and curves.png are in {folder.path}")
+        note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
 
 

@@ -17,16 +17,21 @@ class TrainedRun:
     """A run with its network.
 
     Attributes:
-        folder: the run's.
+        folder: the run's, or that of the sweep that it is a network of.
         predict: a function of (params, x) for one example x, of ``(classes,)`` log-probabilities;
             nothing is drawn at random in it.
         params: the run's parameters.
+        layers: sizes of the network's layers, input first.
+        image_shape: of the images whose plain pixels the examples are; None for examples of
+            another kind.
         class_names: of each of the network's outputs.
     """
 
     folder: RunFolder
     predict: Callable[[Any, Any], Any]
     params: Any
+    layers: Sequence[int]
+    image_shape: tuple[int, ...] | None
     class_names: Sequence[str]
 
     @property
@@ -34,12 +39,6 @@ class TrainedRun:
         """The name of the dataset, without its file, folder or part."""
         name: str = self.folder.setting("dataset")
         return name.partition(":")[0].replace("-", "_")
-
-    @property
-    def image_shape(self) -> tuple[int, ...] | None:
-        """Of the images whose plain pixels the examples are; None for examples of another kind."""
-        shape = self.folder.setting("image_shape")
-        return None if shape is None else tuple(shape)
 
     def known_image_shape(self) -> tuple[int, ...]:
         """`image_shape`, where there is one.

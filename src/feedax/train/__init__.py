@@ -19,6 +19,7 @@ from feedax.train.events import (
 )
 from feedax.train.fit import fit
 from feedax.train.history import History
+from feedax.train.layers import ModelSummary, summary
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
     accuracy,
@@ -50,6 +51,7 @@ __all__ = [
     "History",
     "Metric",
     "Model",
+    "ModelSummary",
     "Network",
     "NetworkEnded",
     "NetworksStarted",
@@ -86,6 +88,7 @@ __all__ = [
     "random_layer_params",
     "relu",
     "smoothed_cross_entropy",
+    "summary",
     "sweep",
     "train_step",
     "tutorial_loss",
