@@ -56,6 +56,7 @@ _HOMES = {
         "Batch",
         "Checkpoints",
         "EpochEnded",
+        "History",
         "Metric",
         "Model",
         "ModelSummary",

@@ -10,32 +10,28 @@ from feedax.cli.examples import TITLES
 from feedax.train.history import Row
 
 
-def run_ending(
-    folder: Path, rows: Sequence[Row], best: Row | None, takes_pictures: bool
-) -> list[str]:
+def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -> list[str]:
     """The lines of a run.
 
     Args:
         folder: the run's.
         rows: of its history.
         best: the row of the parameters that are kept.
-        takes_pictures: whether `feedax predict` works on it.
+        then: a command for it.
     """
     scores = {
         f"{title} set": f"accuracy {accuracy:.4f}" if accuracy is not None else "none"
         for name, title in TITLES.items()
         if (accuracy := (best or {}).get(f"{name}_accuracy")) is not None or name == "test"
     }
-    run = shlex.quote(str(folder))
-    then = f"feedax predict {run} seven.png" if takes_pictures else f"feedax evaluate {run}"
-    return _lines(scores | _times(rows) | {"run": str(folder)}, [f"feedax show {run}", then])
+    show = shlex.join(["feedax", "show", str(folder)])
+    return _lines(scores | _times(rows) | {"run": str(folder)}, [show, then])
 
 
-def sweep_ending(folder: Path, rows: Sequence[Row], seeds: int) -> list[str]:
-    """The lines of a sweep, whose networks have these rows, and whose settings so many seeds."""
-    sweep = shlex.quote(str(folder))
-    more = f"feedax sweep --resume {sweep} --seeds {2 * seeds}"
-    return _lines(_times(rows) | {"sweep": str(folder)}, [f"feedax show {sweep}", more])
+def sweep_ending(folder: Path, rows: Sequence[Row], then: str) -> list[str]:
+    """The lines of a sweep, whose networks have these rows."""
+    show = shlex.join(["feedax", "show", str(folder)])
+    return _lines(_times(rows) | {"sweep": str(folder)}, [show, then])
 
 
 def _times(rows: Sequence[Row]) -> dict[str, str]:

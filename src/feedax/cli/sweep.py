@@ -165,7 +165,8 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         files += ["report.html"] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         rows = [row for one in done for row in one["rows"]]
-        print("\n".join(sweep_ending(folder.path, rows, len(seeds))))
+        more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"
+        print("\n".join(sweep_ending(folder.path, rows, more)))
     else:
         note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything

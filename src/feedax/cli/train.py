@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from feedax.cli.report import try_to_write, write_run_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
+    evaluate_command,
     from_anywhere,
     recorded_layers,
     refuse_unnamed_start,
@@ -157,8 +159,10 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         files += ["report.html"] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         kept = best_row(rows, flags.selection.best)
-        takes_pictures = examples.image_shape is not None
-        print("\n".join(run_ending(folder.path, rows, kept, takes_pictures)))
+        then = evaluate_command(folder.path, flags.data)
+        if examples.image_shape is not None:
+            then = shlex.join(["feedax", "predict", str(folder.path), "seven.png"])
+        print("\n".join(run_ending(folder.path, rows, kept, then)))
         return stop.exit_code
     if "test" not in loaders:
         note(f"{flags.data.dataset} has no test set, so there is no test accuracy")

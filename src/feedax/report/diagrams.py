@@ -94,7 +94,7 @@ def reliability_diagram(predictions: Predictions, bins: int = 10) -> Drawing:
     above.plot(found.confidence[seen], found.accuracy[seen], "o", color=COLOURS[1], ms=5)
     above.set_title(
         f"expected calibration error {found.error:.2%}\n"
-        "dots: mean probability and accuracy of a bar's examples; dashed: calibrated",
+        "dot: a bar's mean probability; dashed: calibrated",
         fontsize=9, color=INK,
     )  # fmt: skip
     style_axes(above, "", "accuracy")
@@ -129,10 +129,12 @@ def mistakes(
     captions = [_caption(predictions, i, class_names) for i in found]
     pictures = [_picture(predictions.inputs[i], shape, "mistakes") for i in found]
     if any(picture is None for picture in pictures):
-        return _rows_of([
-            f"{i:>7}  {caption:<44}  {_numbers(predictions.inputs[i])}"
-            for i, caption in zip(found, (one.replace("\n", ", ") for one in captions), strict=True)
-        ])  # fmt: skip
+        flat = [caption.replace("\n", " ") for caption in captions]
+        width = max(map(len, flat))
+        pairs = zip(found, flat, strict=True)
+        return _rows_of(
+            [f"{i:>7}  {one:<{width}}  {_numbers(predictions.inputs[i])}" for i, one in pairs]
+        )
     return _grid(pictures, captions)
 
 
@@ -299,9 +301,9 @@ def _caption(predictions: Predictions, i: int, class_names: Sequence[str] | None
     """What an example is, and what it was taken for."""
     if not predictions.is_of_classes:
         target, output = (np.ravel(one[i]) for one in (predictions.targets, predictions.outputs))
-        return f"true {_numbers(target)}\npredicted {_numbers(output)}"
+        return f"true {_numbers(target)},\npredicted {_numbers(output)}"
     label = int(predictions.predicted[i])
-    names = [short(_name(class_names, one), 14) for one in (int(predictions.targets[i]), label)]
+    names = [short(_name(class_names, one), 12) for one in (int(predictions.targets[i]), label)]
     probability = math.floor(1000 * predictions.probabilities[i, label]) / 10
     return f"{names[0]}, taken for\n{names[1]} ({probability:.1f} %)"
 
@@ -360,7 +362,9 @@ def _grid(
     """Pictures side by side, each in its own range of grey if there are no limits."""
     across = across or min(ACROSS, len(pictures))
     lines = -(-len(pictures) // across)
-    figure = Drawing((1.25 * across, (1.25 + 0.4 * any(titles)) * lines))
+    titled = sum(any(titles[i : i + across]) for i in range(0, len(titles), across))
+    figure = Drawing((1.25 * across, 1.25 * lines + 0.4 * titled))
+    figure.get_layout_engine().set(wspace=0.1, hspace=0.1)  # type: ignore[union-attr,call-arg]
     panels = list(figure.subplots(lines, across, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()

@@ -100,13 +100,13 @@ def plot(*histories: Sequence[Row] | Mapping[str, Sequence[Row]] | Sweep) -> Dra
     across = 2 if labels and max(map(len, labels)) <= LONG else 1
     height = 3.6 * lines + 0.22 * -(-len(labels) // across)
     figure = Drawing((max(6.0, 5.0 * columns), height))
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, measure in zip(panels, measures, strict=False):
         if labels:
             _draw_histories(axes, list(named.values()), measure)
         else:
             _draw_run(axes, every, measure, while_training=True)
-    for axes in [*panels][len(measures) :]:
+    for axes in panels[len(measures) :]:
         axes.set_axis_off()
     if labels:
         figure.legend(
