@@ -34,7 +34,8 @@ from torch.utils.data import Subset
 
 import feedax
 from feedax.feed import pick
-from feedax.report.run_folder import Recorder, RunFolder
+from feedax.report.recorder import Recorder
+from feedax.report.run_folder import RunFolder
 from feedax.train.losses import is_right
 
 SIZES = (784, 512, 512, 10)

@@ -161,7 +161,8 @@ def _fit(
 
     import feedax
     from feedax.cli.compilation_cache import use_compilation_cache
-    from feedax.report.run_folder import Recorder, RunFolder
+    from feedax.report.recorder import Recorder
+    from feedax.report.run_folder import RunFolder
 
     use_compilation_cache()
     goes_on: Any = None

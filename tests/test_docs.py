@@ -117,9 +117,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        (README, {"train", "evaluate", "predict", "plan", "sweep"}),
+        (README, {"train", "evaluate", "predict", "show", "plan", "sweep"}),
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
+        (ROOT / "docs" / "showing.md", {"show"}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

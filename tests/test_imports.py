@@ -30,8 +30,8 @@ ORDER = [
     "storage",
     "feed",
     "train",
-    "report",
     "predicting",
+    "report",
     "loggers",
     "show",
     "cli",
@@ -207,9 +207,11 @@ DELAYED = {
     "cli/compilation_cache.py": {"jax"},
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
     "cli/progress.py": {"rich"},
+    "cli/show.py": {"feedax.cli.compilation_cache", "feedax.cli.network"},  # JAX
     "data/collate.py": {"ml_dtypes"},
-    "report/run_folder.py": {"feedax.report.figures"},  # matplotlib
-    "report/sweep_folder.py": {"feedax.report.figures"},  # matplotlib
+    "report/run_folder.py": {"feedax.report.figures", "feedax.storage.params_file"},  # JAX too
+    "report/sweep_folder.py": {"feedax.report.figures", "feedax.train.networks"},  # JAX too
+    "show/networks.py": {"feedax.predicting"},  # SciPy
     "train/adapters.py": {"flax", "flax.core", "flax.errors", "flax.linen"},
 }
 """Modules that import within functions, and the heavy modules that they put off."""

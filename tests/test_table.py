@@ -7,16 +7,8 @@ from helpers import slow
 
 import feedax
 
-TABLE = [  # the tutorial's text: accuracy on the training set and on the test set after each epoch
-    (0.9157500267028809, 0.9195000529289246),
-    (0.9372166991233826, 0.9384000301361084),
-    (0.9491666555404663, 0.9469000697135925),
-    (0.9568166732788086, 0.9534000158309937),
-    (0.9631333351135254, 0.9577000737190247),
-    (0.9675000309944153, 0.9616000652313232),
-    (0.9708333611488342, 0.9650000333786011),
-    (0.9737166762351990, 0.9672000408172607),
-]
+# Accuracy on the training set and on the test set after each epoch.
+TABLE = [*zip(*feedax.presets.TUTORIAL_TABLE.values(), strict=True)]
 
 
 @pytest.mark.parametrize(

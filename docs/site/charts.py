@@ -42,7 +42,7 @@ def cells(line: str) -> list[str]:
 def chart_of(table: str) -> Chart | None:
     """The chart of a table, if there is one in it.
 
-    >>> chart_of("| a step | ms | least | most |\\n|---|---|---|---|\\n| fit | 10 | 9 | 1,100 |").bars
+    >>> chart_of("| step | ms | least | most |\\n|---|---|---|---|\\n| fit | 10 | 9 | 1,100 |").bars
     [Bar(label='fit', value=10.0, least=9.0, most=1100.0)]
     """
     header, _, *rows = table.strip().splitlines()

@@ -163,6 +163,10 @@ class ModelError(FeedaxError):
     """A model, a loss or a metric does not fit the data."""
 
 
+class ProgramError(ModelError):
+    """A network cannot run in a page."""
+
+
 class OptimizerError(FeedaxError):
     """An optimizer or a learning rate schedule is unknown, or one of its numbers out of range."""
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ _KINDS = {
     stat.S_IFSOCK: "it is a socket",
     stat.S_IFCHR: "it is a device",
     stat.S_IFBLK: "it is a device",
+    stat.S_IFLNK: "it is a link",
 }
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
@@ -37,12 +39,15 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: str | os.PathLike[str], dir_fd: int | None = None) -> io.BufferedReader:
+def open_regular(
+    path: str | os.PathLike[str], dir_fd: int | None = None, follow_link: bool = True
+) -> io.BufferedReader:
     """Open a file for reading: without waiting for the other end of a pipe or opening a device.
 
     Args:
-        path: of the file; links are followed.
+        path: of the file.
         dir_fd: an open folder that a relative path starts from.
+        follow_link: whether the file may be a link to another one.
 
     Raises:
         OSError: it cannot be opened, or is no regular file; ``strerror`` says what it is.
@@ -51,8 +56,9 @@ def open_regular(path: str | os.PathLike[str], dir_fd: int | None = None) -> io.
     Traceback (most recent call last):
     OSError: [Errno 22] it is a device: '/dev/zero'
     """
-    _refuse_others(os.stat(path, dir_fd=dir_fd), path)
-    descriptor = os.open(path, _FLAGS | _NO_WAIT, dir_fd=dir_fd)
+    _refuse_others(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_link), path)
+    flags = _FLAGS | _NO_WAIT | (0 if follow_link else _NO_LINK)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
     try:
         _refuse_others(os.fstat(descriptor), path)  # it may have been replaced in between
         return open(descriptor, "rb")
@@ -61,13 +67,16 @@ def open_regular(path: str | os.PathLike[str], dir_fd: int | None = None) -> io.
         raise
 
 
-def read_regular(path: str | os.PathLike[str], most: int, dir_fd: int | None = None) -> bytes:
+def read_regular(
+    path: str | os.PathLike[str], most: int, dir_fd: int | None = None, follow_link: bool = True
+) -> bytes:
     """The content of a file, if it is no larger than `most` bytes.
 
     Args:
-        path: of the file; links are followed.
+        path: of the file.
         most: the most bytes that it may have; no more memory is taken.
         dir_fd: an open folder that a relative path starts from.
+        follow_link: whether the file may be a link to another one.
 
     Raises:
         OSError: as for `open_regular`, or it is larger.
@@ -75,7 +84,7 @@ def read_regular(path: str | os.PathLike[str], most: int, dir_fd: int | None = N
     >>> read_regular(__file__, most=2**20)[3:11]
     b'Files: r'
     """
-    with open_regular(path, dir_fd) as file:
+    with open_regular(path, dir_fd, follow_link) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
@@ -225,6 +234,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 _LOCKED: set[int] = set()
 
+_MOMENTS = 25
+"""Times that a lock is tried which nobody should hold: `is_locked` holds it for a moment."""
+
 
 @contextlib.contextmanager
 def lock(path: Path | int, *, wait: bool) -> Iterator[None]:
@@ -252,7 +264,7 @@ def lock(path: Path | int, *, wait: bool) -> Iterator[None]:
     _LOCKED.add(descriptor)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _take(descriptor, wait)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -261,6 +273,31 @@ def lock(path: Path | int, *, wait: bool) -> Iterator[None]:
         if descriptor in _LOCKED:  # else this is a forked child, which has closed it
             _LOCKED.remove(descriptor)
             os.close(descriptor)
+
+
+def _take(descriptor: int, wait: bool) -> None:
+    for _ in range(0 if wait else _MOMENTS - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether somebody holds the `lock` of an open file or folder; False where there are no locks.
+
+    Whoever wants that lock in the moment of asking gets it nevertheless: `lock` tries again.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def _close_locked() -> None:

@@ -44,6 +44,17 @@ WINDOW = 0.22
 """Of the picture's longer side: no stroke is so wide, and a shadow's corners are hardly blunted."""
 
 
+def doubts(probabilities: np.ndarray) -> tuple[str, ...]:
+    """A note where the likeliest class is not likely enough.
+
+    >>> doubts(np.array([0.9, 0.1]))
+    ()
+    """
+    if probabilities.max() >= UNSURE:
+        return ()
+    return (f"uncertain to the network, whose likeliest class has a probability below {UNSURE}",)
+
+
 @dataclass(frozen=True)
 class PreparedImage:
     """One example for a model.

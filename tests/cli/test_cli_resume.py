@@ -237,7 +237,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(train, length):
     said = done.stderr.splitlines()
     assert said[-3:-1] == [
         "feedax train: the run had reached its end already, and there was nothing left to train",
-        "feedax train: done; the parameters, the metrics and curves.png are in run",
+        "feedax train: done; the parameters, the metrics, curves.png and report.html are in run",
     ]
     assert_same_end(run, Path("before"))
     assert os.listdir(run / "checkpoints") == os.listdir("before/checkpoints")

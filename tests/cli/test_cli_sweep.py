@@ -88,6 +88,7 @@ def test_a_sweep_keeps_every_network(swept, digits):
         "networks.jsonl",
         "summary.json",
         "curves.png",
+        "report.html",
         "networks",
     }
     assert not list(swept.rglob("step-*"))  # checkpoints of networks that have ended
@@ -178,7 +179,7 @@ def test_what_it_prints_of_networks_that_fail(on_digits):
     first, *others = done.stderr.splitlines()
     assert first.startswith("feedax sweep: the sweep's folder is run; it trains on the CPU, ")
     assert others == [
-        "feedax sweep: done; the networks, summary.json and curves.png are in run",
+        "feedax sweep: done; the networks, summary.json, curves.png and report.html are in run",
     ]
 
 

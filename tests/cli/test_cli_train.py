@@ -23,7 +23,14 @@ from feedax.predicting import prepare_image
 from feedax.report.run_folder import RunFolder
 
 FEEDAX = [sys.executable, "-m", "feedax"]
-FILES = ["checkpoints", "config.json", "curves.png", "metrics.jsonl", "params.safetensors"]
+FILES = [
+    "checkpoints",
+    "config.json",
+    "curves.png",
+    "metrics.jsonl",
+    "params.safetensors",
+]
+"""In the folder of a run that was stopped; a page is written at the end."""
 EPOCHS = 6
 """Enough to stop a run of slow examples in the middle."""
 LINES = re.compile(
@@ -111,7 +118,10 @@ def test_standard_output_is_three_lines_an_epoch(trained):
         "feedax train: resident: all 60,000 examples of MNIST with FlattenAndCast take 188.6 MB as "
         f"arrays and fit on the device. {PROVEN}{BY_HAND}"
     )
-    assert said[2] == "feedax train: done; the parameters, the metrics and curves.png are in run"
+    assert (
+        said[2]
+        == "feedax train: done; the parameters, the metrics, curves.png and report.html are in run"
+    )
     assert re.fullmatch(
         r"feedax train: start-up \d+\.\d s: imports \d+\.\d, data \d+\.\d, compile \d+\.\d", said[3]
     )

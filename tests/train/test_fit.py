@@ -420,8 +420,9 @@ def test_rows_are_plain_and_in_order():
         linear, jnp.zeros((3, 8)), batches(x, y, 16), epochs=2, evaluate={"test": [(x, y)]}
     )
     assert list(history[1]) == [
-        "epoch", "seconds", "compile_seconds", "wait_seconds", "load_seconds", "transfer_seconds",
-        "start_seconds", "examples_per_second", "loss", "accuracy", "test_loss", "test_accuracy",
+        "epoch", "seconds", "compile_seconds", "evaluate_seconds", "wait_seconds", "load_seconds",
+        "transfer_seconds", "start_seconds", "examples_per_second", "loss", "accuracy",
+        "test_loss", "test_accuracy",
     ]  # fmt: skip
     assert {type(value) for row in history for value in row.values()} == {int, float}
     assert [row["epoch"] for row in history] == [0, 1]

@@ -26,6 +26,8 @@ COMMANDS = {
     "sweep": "train many networks: every combination of settings, many seeds each",
     "evaluate": "loss and accuracy of a trained run",
     "predict": "what a trained run sees in image files",
+    "report": "a page about trained runs, for a browser",
+    "show": "a page over a folder of runs, those that train too",
     "plan": "how a dataset's batches would be made, and why",
 }
 
@@ -43,6 +45,8 @@ examples:
   feedax sweep --preset modern --seeds 20        how far does the seed matter?
   feedax evaluate runs/20260131-142501-mnist
   feedax predict runs/20260131-142501-mnist seven.png
+  feedax report runs/20260131-142501-mnist
+  feedax show --open                             all runs, in the browser
 
 feedax COMMAND --help says more. feedax --version prints the version.
 """
@@ -228,6 +232,14 @@ def say(who: str, sentence: str) -> None:
         print(f"{who}: {sentence}", file=sys.stderr, flush=True)
     except OSError:
         forget(sys.stderr)
+
+
+def and_listed(words: Sequence[str]) -> str:
+    """
+    >>> and_listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([*[", ".join(words[:-1])] * (len(words) > 1), words[-1]])
 
 
 def forget(stream: TextIO) -> None:

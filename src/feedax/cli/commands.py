@@ -71,6 +71,28 @@ examples:
   feedax predict runs/20260131-142501-mnist scans/*.jpg
   feedax predict runs/20260131-142501-mnist photo.webp --show seen.png"""
 
+REPORT = """\
+Write a page about a trained run: how it learned, where it errs, what its first layer looks for, and
+a canvas to write on that the network reads. Of several runs, or of a sweep, the page compares them.
+
+The page is one file that needs no network. feedax train and feedax sweep write it too.
+
+examples:
+  feedax report runs/20260131-142501-mnist
+  feedax report runs/first runs/second --out compared.html"""
+
+SHOW = """\
+Serve a page over a folder of runs: the list, curves that grow while a run trains, runs compared,
+and pictures answered by their networks. Only this machine can reach it, and it changes no run.
+
+examples:
+  feedax show
+  feedax show --open
+  feedax show experiments/runs --port 9000
+  feedax show runs/20260131-142501-mnist
+
+The address is printed on standard output. Ctrl-C ends it."""
+
 PLAN = """\
 Say how a dataset's batches would be made, and why; train nothing.
 
@@ -122,6 +144,47 @@ class PredictFlags:
 
 
 @dataclass(frozen=True)
+class ReportFlags:
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        arg(metavar="RUN ...", help_behavior_hint="(required)"),
+    ]
+    """Folders of runs, or the folder of one sweep."""
+    out: Annotated[
+        Path | None, optional("FILE.html", "default: report.html in the run's folder")
+    ] = None
+    """The page."""
+    dataset: Annotated[str | None, optional("NAME", "default: the run's")] = None
+    """The dataset, where the run's is of your own code or files."""
+    root: Annotated[Path | None, optional("DIR", "default: the run's")] = None
+    """Folder for a dataset that is downloaded or unpacked."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UsageError("at least one RUN must be given; see feedax report --help")
+        if self.out is not None and self.out.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"--out must name an .html file, not {self.out}; call it report.html")
+        if len(self.runs) > 1 and self.out is None:
+            raise UsageError(
+                "--out must name the page that compares several runs; give --out compared.html"
+            )
+
+
+@dataclass(frozen=True)
+class ShowFlags:
+    folder: Annotated[tyro.conf.Positional[Path], arg(metavar="[RUN | FOLDER]")] = Path("runs")
+    """The folder of a run, or a folder of runs."""
+    open: Annotated[bool, arg(help_behavior_hint="(default: off)")] = False
+    """Open the page in the browser."""
+    port: Annotated[int | None, optional("N", "default: the next free one from 8642 on")] = None
+    """Of this machine, from 1 to 65535."""
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"--port must be from 1 to 65535, and it is {self.port}")
+
+
+@dataclass(frozen=True)
 class PlanFlags:
     data: DataFlags = field(default_factory=DataFlags)
 
@@ -131,6 +194,8 @@ KINDS: Mapping[str, Any] = {
     "sweep": SweepFlags,
     "evaluate": EvaluateFlags,
     "predict": PredictFlags,
+    "report": ReportFlags,
+    "show": ShowFlags,
     "plan": PlanFlags,
 }
 """The flags of every command."""
@@ -140,6 +205,8 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "sweep": lambda words: parse_sweep(words, SWEEP),
     "evaluate": lambda words: parse(EvaluateFlags, words, "evaluate", EVALUATE),
     "predict": lambda words: parse(PredictFlags, words, "predict", PREDICT),
+    "report": lambda words: parse(ReportFlags, words, "report", REPORT),
+    "show": lambda words: parse(ShowFlags, words, "show", SHOW),
     "plan": lambda words: parse(PlanFlags, words, "plan", PLAN),
 }
 

@@ -345,6 +345,8 @@ class OutputFlags:
     """The run's folder; it must not hold a run."""
     name: Annotated[str | None, optional("NAME", "default: the dataset's")] = None
     """Ends the name of the run's folder."""
+    report: bool = True
+    """Write report.html, a page about what was trained."""
 
     def __post_init__(self) -> None:
         if self.name is None:

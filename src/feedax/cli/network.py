@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from feedax.cli import UsageError
-from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of
+from feedax.cli.flags import ModelFlags, TrainFlags, recipe_of, recorded_flags
 from feedax.cli.parse import flag
-from feedax.errors import CheckpointError, DatasetError, ModelError, OptimizerError, shown
+from feedax.errors import (
+    CheckpointError,
+    DatasetError,
+    ModelError,
+    OptimizerError,
+    RunFolderError,
+    printable,
+    shown,
+)
 from feedax.presets import TUTORIAL
 from feedax.report.run_folder import RunFolder
+from feedax.report.sweep_folder import Record, SweepFolder
+from feedax.report.trained_run import TrainedRun
+from feedax.storage.params_file import load_params as read_params
 from feedax.storage.safetensors_file import arrays_by_name
 from feedax.storage.snapshot import Snapshot
-from feedax.train import Checkpoints
+from feedax.train import Checkpoints, evaluate_arguments
 from feedax.train import fit_arguments as arguments_of_fit
 from feedax.train.checkpoints import most_bytes
 from feedax.train.recipe import CHANGES, CHANNELS, are_channels_first
@@ -135,6 +147,52 @@ def check_layers(layers: Sequence[int], examples: "Examples", are_recorded: bool
             f"of {examples.flags.dataset}, and it has {layers[-1]}; "
             f"{remedy(f'end --layers with {len(names)}')}"
         )
+
+
+def trained_run(path: Path) -> TrainedRun:
+    """The run in a folder, with its network."""
+    folder = RunFolder.open(path)
+    flags = recorded_flags(folder)
+    layers, shape = folder.setting("layers"), folder.setting("image_shape")
+    params = load_params(folder, layers)
+    return trained_network(folder, flags, layers, params, shape, folder.setting("class_names"))
+
+
+def network_of_sweep(
+    folder: SweepFolder, record: Record, flags: TrainFlags, examples: "Examples"
+) -> TrainedRun:
+    """One of a sweep's networks, trained by these flags on these examples."""
+    path = folder.path / record["params"]
+    # A file may say anything.
+    if not path.resolve().is_relative_to(folder.path.resolve()):
+        raise RunFolderError(
+            f"run folder: the parameters of {shown(record['name'])} must lie in {folder.path}, and "
+            f"{folder.metrics_path} names {shown(record['params'])}; restore it from a copy"
+        )
+    layers = resolve_layers(flags.model, examples, None)
+    params = read_params(path, {"params": _shapes(layers)})["params"]
+    return trained_network(
+        folder, flags, layers, params, examples.image_shape, examples.class_names
+    )
+
+
+def trained_network(
+    folder: RunFolder,
+    flags: TrainFlags,
+    layers: Sequence[int],
+    params: Any,
+    image_shape: Sequence[int] | None,
+    class_names: Sequence[str] | None,
+) -> TrainedRun:
+    """A network of these flags with its parameters."""
+    # Nothing is left out of a network that only predicts.
+    recipe = replace(recipe_of(flags), dropout=0.0)
+    names = [printable(name) for name in class_names or ()]
+    # A network may have more outputs than the dataset has names.
+    names += [f"class {label}" for label in range(len(names), layers[-1])]
+    shape = None if image_shape is None else tuple(image_shape)
+    predict = evaluate_arguments(recipe)["predict"]
+    return TrainedRun(folder, predict, params, tuple(layers), shape, names)
 
 
 def load_params(run: RunFolder, layers: Sequence[int]) -> Any:

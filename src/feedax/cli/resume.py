@@ -62,6 +62,7 @@ FREE = (
     "--checkpoint-every-seconds",
     "--checkpoint-every-epochs",
     "--keep-checkpoints",
+    "--report",
 )
 """Flags that say where and how a run is continued, and not what it computes."""
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 
-from feedax.cli import UsageError, say
+from feedax.cli import UsageError, and_listed, say
 from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.examples import Examples
 from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
 from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
 from feedax.cli.parse import flag, flag_values
 from feedax.cli.progress import StopRequest, SweepProgress, tables
+from feedax.cli.report import try_to_write, write_sweep_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
@@ -155,7 +156,11 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     if all(one["error"] is not None for one in done):
         note(f"every network turned not-a-number; what they were before is in {folder.path}")
         return 1
-    note(f"done; the networks, summary.json and curves.png are in {folder.path}")
+    files = ["the networks", "summary.json", "curves.png"]
+    if flags.output.report and combinations[0].flags.output.report:
+        write = partial(write_sweep_report, folder, examples, folder.report_path)
+        files += ["report.html"] * try_to_write(write, folder, note)
+    note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from feedax import datasets
-from feedax.cli import say
+from feedax.cli import and_listed, say
 from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags, complete
@@ -22,9 +22,11 @@ from feedax.cli.network import (
     fit_arguments,
     load_params,
     resolve_layers,
+    trained_network,
 )
 from feedax.cli.parse import command_line, given_flags, read_words
 from feedax.cli.progress import Progress, StopRequest
+from feedax.cli.report import try_to_write, write_run_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
@@ -36,7 +38,8 @@ from feedax.cli.resume import (
 )
 from feedax.errors import NotANumberError
 from feedax.feed import Devices
-from feedax.report.run_folder import Recorder, RunFolder
+from feedax.report.recorder import Recorder
+from feedax.report.run_folder import RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best
 
@@ -143,7 +146,14 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         return stop.exit_code
     if recorder is not None and recorder.found_the_end(flags.training.steps):
         note("the run had reached its end already, and there was nothing left to train")
-    note(f"done; the parameters, the metrics and curves.png are in {folder.path}")
+    files = ["the parameters", "the metrics", "curves.png"]
+    if flags.output.report:
+        found = trained_network(
+            folder, flags, layers, params, examples.image_shape, examples.class_names
+        )
+        write = partial(write_run_report, found, examples, folder.report_path)
+        files += ["report.html"] * try_to_write(write, folder, note)
+    note(f"done; {and_listed(files)} are in {folder.path}")
     note(f"{start_up}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
 

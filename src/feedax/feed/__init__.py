@@ -8,7 +8,7 @@ and their order are the same. For loops of one's own there is `prefetch_to_devic
 Nothing here imports torch.
 """
 
-from feedax.feed.batch import Batch, Chunk, Masked, kind_of, pad_indices, pick
+from feedax.feed.batch import Batch, Chunk, Masked, kind_of, length, pad, pad_indices, pair, pick
 from feedax.feed.blocks import device_blocks
 from feedax.feed.feeds import CHUNK_STEPS, Feed, Residents, StackedFeed, open_feed
 from feedax.feed.prefetch import DevicePrefetcher, prefetch_to_device
@@ -30,9 +30,12 @@ __all__ = [
     "StateDict",
     "device_blocks",
     "kind_of",
+    "length",
     "on_device",
     "open_feed",
+    "pad",
     "pad_indices",
+    "pair",
     "pick",
     "prefetch_to_device",
     "scalar",

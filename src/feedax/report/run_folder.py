@@ -6,6 +6,7 @@
       config.json          the configuration, the versions and the machine; written first
       metrics.jsonl        one row an epoch; grows as the run does
       curves.png           loss and accuracy by epoch
+      report.html          a page about it
       params.safetensors   the parameters, the best or the last ones
       checkpoints/         from which the run is resumed after it was stopped or killed
 
@@ -17,23 +18,19 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import jax
-import numpy as np
-
 from feedax.errors import RunFolderError, shortened, shown
 from feedax.files import (
-    BackgroundWriter,
     append_to_file,
     not_written,
+    open_folder,
     read_regular,
     remove_leftovers,
     replace_file,
 )
-from feedax.storage.params_file import encode_params, load_params
 from feedax.storage.plain_json import (
     TEXT,
     WORDS,
@@ -45,7 +42,6 @@ from feedax.storage.plain_json import (
     load_json,
     or_none,
 )
-from feedax.train.events import EpochEnded, Event, Started
 
 if TYPE_CHECKING:
     from feedax.train.history import Row
@@ -87,6 +83,7 @@ class RunFolder:
         command: what makes such folders; config.json names it where it is not `feedax train`.
         path: the folder.
         config: what config.json holds.
+        inside: None, or a folder that it lies in, from which on reading follows no link.
     """
 
     command: ClassVar[str] = "feedax train"
@@ -95,12 +92,14 @@ class RunFolder:
     metrics_name: ClassVar[str] = "metrics.jsonl"
     checkpoints_name: ClassVar[str] = "checkpoints"
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], inside: Path | None = None) -> None:
         self.path = path
         self.config = config
+        self.inside = inside
         self.config_path = path / "config.json"
         self.params_path = path / "params.safetensors"
         self.curves_path = path / "curves.png"
+        self.report_path = path / "report.html"
         self.metrics_path = path / self.metrics_name
         self.checkpoints_path = path / self.checkpoints_name
 
@@ -130,7 +129,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, inside: Path | None = None) -> Self:
         """Read the folder of a run; one of another command or a later feedax is refused."""
         path = Path(path)
         if not path.is_dir():
@@ -141,7 +140,7 @@ class RunFolder:
             )
         config_path = path / "config.json"
         try:
-            config = load_json(read_regular(config_path, MAX_CONFIG))
+            config = load_json(cls(path, {}, inside).read(config_path.name, MAX_CONFIG))
             json_bytes(config)  # resuming writes it again
         except FileNotFoundError:
             if any(path.glob("step-*.safetensors")):
@@ -175,7 +174,15 @@ class RunFolder:
                 f"run folder: {path} must be a folder that {cls.command} made, and {made_by} made "
                 f"it; give it to {made_by}"
             )
-        return cls(path, config)
+        return cls(path, config, inside)
+
+    def read(self, name: str, most: int) -> bytes:
+        """The content of a file of the folder; see `feedax.files.read_regular`."""
+        if self.inside is None:
+            return read_regular(self.path / name, most)
+        with open_folder(self.path, self.inside) as folder:
+            file = self.path / name if folder is None else name
+            return read_regular(file, most, folder, follow_link=False)
 
     def setting(self, name: str) -> Any:
         """One entry of config.json, which must be there."""
@@ -207,7 +214,7 @@ class RunFolder:
         words, is_right = self.row
         rows = []
         with self._reading():
-            for line in read_regular(self.metrics_path, MAX_ROWS).splitlines():
+            for line in self.read(self.metrics_name, MAX_ROWS).splitlines():
                 rows.append(load_json(line))
                 if not is_right(rows[-1]):
                     what = f"line {len(rows)} must be {words}, and it is {shown(rows[-1])}"
@@ -226,10 +233,14 @@ class RunFolder:
 
     def save_params(self, params: Any) -> None:
         """Write the parameters; see `feedax.storage.params_file.save_params`."""
+        from feedax.storage.params_file import encode_params
+
         self.write(self.params_path, *encode_params(params))
 
     def load_params(self, like: Any) -> Any:
         """Read the parameters; see `feedax.storage.params_file.load_params`."""
+        from feedax.storage.params_file import load_params
+
         return load_params(self.params_path, like)
 
     def save_curves(self) -> None:
@@ -311,67 +322,3 @@ def _not_a_folder(path: Path) -> RunFolderError:
     return RunFolderError(
         f"run folder: {path} must be a folder, and it is a file; choose another folder"
     )
-
-
-class Recorder:
-    """Writes the rows and the parameters of every epoch; a callback of `fit`.
-
-    Args:
-        folder: the run's.
-        best: the column by which parameters are kept, or None to keep the last ones.
-        note: says what a person should know.
-        resumed: the arguments of `RunFolder.mark_resumed`; None for a new run.
-
-    Attributes:
-        compile_seconds: spent on compiling in this process.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        best: str | None,
-        note: Callable[[str], None],
-        resumed: tuple[list[str], dict[str, Any]] | None = None,
-    ) -> None:
-        self.compile_seconds = 0.0
-        self._began_at = -1
-        self._epochs = 0
-        self._folder = folder
-        self._best = best
-        self._note = note
-        self._resumed = resumed
-        self._writer = BackgroundWriter("feedax-params")
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Started(history=history, checkpoint=checkpoint, step=step):
-                self._began_at = step
-                if checkpoint is not None:
-                    self._note(f"resumed after step {step}, from {checkpoint}")
-                elif self._resumed is not None:
-                    self._note("there is no checkpoint to resume from, so it starts at step 0")
-                # Not before: another process may train the same run, which `fit` has found out.
-                if self._resumed is not None:
-                    self._folder.mark_resumed(*self._resumed)
-                    self._folder.write_rows(history)
-            case EpochEnded(row=row, params=params, is_best=is_best):
-                self._epochs += 1
-                self.compile_seconds += row["compile_seconds"]
-                self._writer.wait()
-                if is_best or self._best is None:
-                    # Training reuses the memory of these while a thread writes a copy.
-                    copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
-                    self._writer.submit(self._folder.save_params, copy)
-                self._folder.append_row(row)
-
-    def found_the_end(self, steps: int | None) -> bool:
-        """Whether a run, of so many steps if that is known, was resumed with no step left."""
-        return self._resumed is not None and (self._epochs == 0 or self._began_at == steps)
-
-    def end(self, params: Any, failed: bool) -> None:
-        """Write what is left to write when training has ended."""
-        self._writer.wait()
-        self._writer.close()
-        if self._best is None or not failed:
-            self._folder.save_params(params)
-        self._folder.save_curves()

@@ -7,6 +7,7 @@
       networks.jsonl    one network a line, with its rows; grows as the sweep does
       summary.json      what the networks of each setting have in common
       curves.png        loss and accuracy by epoch, for each setting
+      report.html       a page about them
       networks/         the parameters of every network, and checkpoints of those at work
 
 Reading one executes nothing.
@@ -15,7 +16,7 @@ Reading one executes nothing.
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from feedax.errors import NotANumberError
 from feedax.files import read_regular
@@ -31,7 +32,9 @@ from feedax.storage.plain_json import (
     json_bytes,
     or_none,
 )
-from feedax.train.networks import Network, Summary, Sweep
+
+if TYPE_CHECKING:
+    from feedax.train.networks import Summary
 
 Record = dict[str, Any]
 """A line of networks.jsonl: ``name``, ``setting``, ``seed``, ``seconds`` of training, ``error`` or
@@ -143,10 +146,12 @@ def column_label(column: str) -> str:
     return f"{name} set {measure}" if name else f"{measure} while training"
 
 
-def summaries(records: Sequence[Record], column: str) -> list[Summary]:
+def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
+    from feedax.train.networks import Network, Sweep
+
     networks = [
-        _network(one)
+        Network(one["seed"], one["setting"], None, *_outcome(one))
         for some in by_setting(records)
         if any(one["result"] is None or column in one["result"] for one in some)
         for one in some
@@ -160,9 +165,10 @@ def mean_seconds(records: Sequence[Record]) -> float:
     return statistics.fmean(seconds) if seconds else math.nan
 
 
-def _network(record: Record) -> Network:
+def _outcome(record: Record) -> tuple[list[dict[str, float]], NotANumberError | None]:
+    """The history and the error of a network."""
     # JSON has no NaN: it was written as null.
     result = record["result"] or {}
     row = {name: math.nan if value is None else value for name, value in result.items()}
     error = None if record["error"] is None else NotANumberError(record["error"])
-    return Network(record["seed"], record["setting"], None, [row] if row else [], error)
+    return [row] if row else [], error

@@ -18,6 +18,7 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.fit import fit
+from feedax.train.layers import ModelSummary, summary
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
     accuracy,
@@ -37,6 +38,7 @@ from feedax.train.mlp import (
 from feedax.train.model import Model
 from feedax.train.networks import Network, Summary, Sweep
 from feedax.train.optimizers import build_optimizer, build_schedule
+from feedax.train.predictions import Predictions, predictions
 from feedax.train.recipe import evaluate_arguments, fit_arguments
 from feedax.train.step import Metric, TrainState, init_state, train_step
 from feedax.train.sweep import sweep
@@ -47,9 +49,11 @@ __all__ = [
     "EpochEnded",
     "Metric",
     "Model",
+    "ModelSummary",
     "Network",
     "NetworkEnded",
     "NetworksStarted",
+    "Predictions",
     "Saved",
     "Started",
     "Stepped",
@@ -78,9 +82,11 @@ __all__ = [
     "mlp_with_dropout",
     "one_hot",
     "predict",
+    "predictions",
     "random_layer_params",
     "relu",
     "smoothed_cross_entropy",
+    "summary",
     "sweep",
     "train_step",
     "tutorial_loss",

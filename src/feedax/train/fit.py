@@ -104,6 +104,7 @@ def fit(
         epoch                 counted from 0
         seconds               of training, without evaluation and compilation
         compile_seconds       of compilation
+        evaluate_seconds      of evaluation, without compilation
         wait_seconds          of `seconds`: the next batch was not there
         load_seconds          of loading, in all workers together, where the source says so
         transfer_seconds      of transfer to the device

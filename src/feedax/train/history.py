@@ -101,6 +101,7 @@ def epoch_rows(
             "epoch": epoch,
             "seconds": seconds,
             "compile_seconds": clock.compile_seconds,
+            "evaluate_seconds": 0.0,
             **columns,
             **({} if skipped is None else {"skipped_steps": int(skipped[i])}),
             "examples_per_second": int(count) / seconds,

@@ -62,6 +62,22 @@ class Model:
             keys, inputs
         )
 
+    def call(
+        self,
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Array,
+        train: bool,
+        hyperparams: Hyperparams,
+    ) -> tuple[PyTree, PyTree]:
+        """Call predict on what it takes, an example or a batch; the model's state comes second."""
+        params = combine(params, self.static)
+        kwargs = accepted_kwargs(self.predict, {**hyperparams, "key": key, "train": train})
+        if self.stateful:
+            return self.predict(params, state, x, **kwargs)
+        return self.predict(params, x, **kwargs), state
+
     def predictions(
         self,
         params: PyTree,
@@ -74,13 +90,9 @@ class Model:
         """Predict a batch: the predictions `(examples, ...)` and the model's new state."""
         if self.dtype is not None:
             params, inputs = _as_dtype((params, inputs), self.dtype)
-        params = combine(params, self.static)
 
         def call(state: PyTree, x: PyTree, key: Array) -> tuple[PyTree, PyTree]:
-            kwargs = accepted_kwargs(self.predict, {**hyperparams, "key": key, "train": train})
-            if self.stateful:
-                return self.predict(params, state, x, **kwargs)
-            return self.predict(params, x, **kwargs), state
+            return self.call(params, state, x, key, train, hyperparams)
 
         if self.batched:
             predictions, new = call(state, inputs, key)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -445,15 +446,17 @@ class Training:
         state, evaluation = self._state, self._programs.evaluation
         assert state is not None
         self._copies.pop("start", None)
-        compiled = evaluation.compile_seconds
+        compiled, began = evaluation.compile_seconds, time.perf_counter()
         for name, batches in self._sets.items():
             scores = evaluation.of_each(
                 state.params, state.model_state, state.hyperparams, batches, f"evaluate[{name!r}]"
             )
             for row, of_one in zip(rows, scores, strict=False):  # some only fill the group
                 row |= {f"{name}_{score}": value for score, value in of_one.items()}
+        compiled = evaluation.compile_seconds - compiled
         for row in rows:
-            row["compile_seconds"] += evaluation.compile_seconds - compiled
+            row["compile_seconds"] += compiled
+            row["evaluate_seconds"] = time.perf_counter() - began - compiled
         best, ended = [], []
         for i, (network, row) in enumerate(zip(self._networks, rows, strict=True)):
             if network.has_ended:

@@ -6,6 +6,7 @@ it. uPlot, in `uplot/`, draws its charts; `make assets` fetches it.
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ def page(template: str, data: Mapping[str, Any], **values: Any) -> str:
         data: plain values for the page's scripts, which read them by ``feedax.data()``.
         values: for the template. Text in them is escaped, unless it is ``markupsafe.Markup``.
 
-    >>> page("report.html.jinja", {}, title="1 < 2", sections=[])[:15]
-    '<!doctype html>'
+    >>> "<title>1 &lt; 2</title>" in page("base.html.jinja", {}, title="1 < 2")
+    True
     """
+    return _environment().get_template(template).render(data=script_json(data), **values)
+
+
+@cache
+def _environment() -> Environment:
+    """Templates are compiled once in a process."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -34,7 +41,7 @@ def page(template: str, data: Mapping[str, Any], **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals["content_of"] = content_of
-    return environment.get_template(template).render(data=script_json(data), **values)
+    return environment
 
 
 def content_of(name: str) -> Markup:

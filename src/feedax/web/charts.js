@@ -13,6 +13,22 @@ feedax.number = (value, digits = 4) => {
   return size >= 0.001 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(2);
 };
 
+// The patterns of lines, for those who see few colours and for grey print.
+feedax.dashes = [[], [10, 5], [2, 4], [12, 4, 2, 4], [6, 3], [16, 4], [2, 2, 8, 2], [4, 8]];
+
+// A piece of a line, as a legend has it.
+feedax.swatch = (colour, dash) => {
+  const [svg, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("class", "swatch");
+  svg.setAttribute("viewBox", "0 0 32 10");
+  svg.setAttribute("aria-hidden", "true");
+  for (const [name, value] of Object.entries({ x1: 0, x2: 32, y1: 5, y2: 5 })) line.setAttribute(name, value);
+  line.setAttribute("stroke-dasharray", (dash || []).join(" "));
+  line.style.stroke = colour;
+  svg.append(line);
+  return svg;
+};
+
 // Draw lines over a common x.
 //   title, xLabel: text.  x: numbers.  log: whether a button switches to a logarithmic axis.
 //   series: [{label, values (null where there is none), colour (1-8), dash, points: only points,
@@ -56,9 +72,18 @@ feedax.lines = (element, spec) => {
     const integers = spec.x.every(Number.isInteger);
     plot = new uPlot({
       width: Math.max(200, element.clientWidth), height: height(),
-      scales: { x: { time: false, ...(spec.xLog ? { distr: 3 } : {}) }, y: isLog ? { distr: 3 } : {} },
+      scales: {
+        x: { time: false, ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] } : {}) },
+        y: isLog ? { distr: 3 } : {},
+      },
       axes: [
-        { ...axis, label: spec.xLabel, labelSize: 24, size: 34, ...(integers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] } : {}) },
+        {
+          ...axis, label: spec.xLabel, labelSize: 24, size: 34,
+          ...(integers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] } : {}),
+          // On a logarithmic axis, 1, 2 and 5 of each power of ten.
+          ...(spec.xLog ? { filter: (self, ticks) => ticks.map((tick) => ("125".includes(tick.toExponential()[0]) ? tick : null)) } : {}),
+          values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(6))))),
+        },
         { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
       ],
       cursor: { y: false, drag: { x: false, y: false } },
@@ -81,6 +106,17 @@ feedax.lines = (element, spec) => {
         fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
       }]),
     }, columns(), place);
+    // Where nobody points at the chart, the legend has the last values.
+    const showLast = () => plot.setLegend({ idx: spec.x.length - 1 });
+    plot.over.addEventListener("mouseleave", () => setTimeout(showLast));
+    setTimeout(showLast); // uPlot draws a moment later
+    // The edges of a band need no line in the legend.
+    const rows = place.querySelectorAll(".u-legend .u-series");
+    spec.series.forEach((one, i) => { if (one.width === 0) rows[i + 1].hidden = true; });
+    spec.series.forEach((one, i) => {
+      const marker = place.querySelectorAll(".u-series")[i + 1].querySelector(".u-marker");
+      if (!one.points) marker.replaceWith(feedax.swatch(`var(--series-${one.colour || (i % 8) + 1})`, one.dash));
+    });
   };
 
   draw();
@@ -88,10 +124,13 @@ feedax.lines = (element, spec) => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   element.chart = spec;
   return (changed) => {
-    const isSame = changed.series.length === spec.series.length &&
+    const areFew = (x) => x.length < 40; // then each value is a point
+    const isSame = areFew(changed.x) === areFew(spec.x) && changed.series.length === spec.series.length &&
       changed.series.every((one, i) => one.label === spec.series[i].label);
     Object.assign(spec, changed);
-    if (isSame) plot.setData(columns());
-    else draw();
+    if (isSame) {
+      plot.setData(columns());
+      if (plot.cursor.left < 0) plot.setLegend({ idx: spec.x.length - 1 });
+    } else draw();
   };
 };

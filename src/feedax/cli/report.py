@@ -1,0 +1,264 @@
+"""``feedax report``, and the page that `feedax train` and `feedax sweep` end with."""
+
+import shlex
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from torch.utils.data import IterableDataset
+
+from feedax.cli import say
+from feedax.cli.commands import ReportFlags
+from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.evaluate import data_flags
+from feedax.cli.examples import Examples
+from feedax.cli.flags import TrainFlags, complete, defaults, recipe_of, recorded_flags
+from feedax.cli.network import check_layers, fit_arguments, network_of_sweep, trained_run
+from feedax.cli.parse import changed, flag_values, read_words, spelled
+from feedax.errors import FeedaxError, RunFolderError, one_line, printable, shown
+from feedax.presets import TUTORIAL, TUTORIAL_TABLE, Recipe
+from feedax.random_states import random_states_restored
+from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
+from feedax.report.content import RunReport
+from feedax.report.images import picture
+from feedax.report.page import write_report
+from feedax.report.run_folder import RunFolder
+from feedax.report.sweep_folder import Record, SweepFolder, column_label
+from feedax.report.trained_run import TrainedRun
+from feedax.train import predictions
+from feedax.train.history import Row, best_row
+from feedax.train.model import accepted_kwargs
+from feedax.train.recipe import CHANGES, learning_rates
+
+AUGMENTED = 6
+"""Examples that are shown as they are changed in training."""
+
+note = partial(say, "feedax report")
+"""Says what is not where the page is."""
+
+
+def run(flags: ReportFlags, arguments: Sequence[str]) -> int:
+    """Write the page, and return the exit code."""
+    use_compilation_cache()
+    if len(flags.runs) > 1:
+        assert flags.out is not None
+        return _several(flags.runs, flags.out)
+    (path,) = flags.runs
+    if (path / SweepFolder.metrics_name).exists():
+        folder = SweepFolder.open(path)
+        out = flags.out or folder.report_path
+        best = best_record(folder.rows())
+        recorded = None if best is None else flags_of(folder, best[1])
+        examples = None if recorded is None else _examples(path, recorded, flags)
+        write_sweep_report(folder, examples, out)
+    else:
+        trained = trained_run(path)
+        out = flags.out or trained.folder.report_path
+        write_run_report(trained, _examples(path, recorded_flags(trained.folder), flags), out)
+    print(out)
+    return 0
+
+
+def _several(paths: Sequence[Path], out: Path) -> int:
+    runs = []
+    for path in paths:
+        folder = RunFolder.open(path)
+        recorded = recorded_flags(folder)
+        rows = folder.rows()
+        values = {
+            name: value for name, value in flag_values(recorded).items() if name not in UNCOMPARED
+        }
+        runs.append(
+            ComparedRun(path.name, rows, best_row(rows, recorded.selection.best) or {}, values)
+        )
+    names = ", ".join(one.name for one in runs)
+    write_report(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
+    print(out)
+    return 0
+
+
+UNCOMPARED = ("--out", "--name", "--resume", "--report")
+"""Flags that say where a run is kept."""
+
+
+def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags) -> Examples | None:
+    """The data set of a run; without one the page has no predictions."""
+    try:
+        return Examples.open(data_flags(path, recorded.data, flags, "feedax report"))
+    except FeedaxError as error:
+        note(f"the page has no predictions, since there is no data set ({one_line(str(error))})")
+        return None
+
+
+def try_to_write(write: Callable[[], None], folder: RunFolder, say: Callable[[str], None]) -> bool:
+    """Write a page, which no run fails for; whether it is written."""
+    try:
+        write()
+    except Exception as error:
+        reason = (
+            str(error) if isinstance(error, FeedaxError) else f"{type(error).__name__}: {error}"
+        )
+        command = shlex.join(["feedax", "report", str(folder.path)])
+        say(f"report.html could not be written ({one_line(reason)}); try again with: {command}")
+        return False
+    return True
+
+
+def write_run_report(trained: TrainedRun, examples: Examples | None, out: Path) -> None:
+    """Write the page of one run; `examples` are those of its data set."""
+    folder = trained.folder
+    flags = recorded_flags(folder)
+    report = report_of(trained, folder.rows(), flags, examples)
+    write_report(out, report.title, subtitle=_subtitle(folder, flags), run=report)
+
+
+def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path) -> None:
+    """Write the page of a sweep, with all that there is of its most accurate network."""
+    records = folder.rows()
+    report, heading = None, ""
+    if examples is not None and (best := best_record(records)) is not None:
+        column, record = best
+        flags = flags_of(folder, record)
+        trained = network_of_sweep(folder, record, flags, examples)
+        report = report_of(trained, record["rows"], flags, examples)
+        heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
+    write_report(
+        out,
+        f"{len(records)} networks on {folder.setting('dataset')}",
+        subtitle=folder.path.name,
+        run=report,
+        heading=heading,
+        comparison=compared_networks(records, folder.config.get("command")),
+    )
+
+
+def best_record(records: Sequence[Record]) -> tuple[str, Record] | None:
+    """The most accurate network of a sweep, and the column that says so."""
+    done = [one for one in records if one["error"] is None and one["result"]]
+    for column in ("validation_accuracy", "test_accuracy", "accuracy"):
+        known = [one for one in done if one["result"].get(column) is not None]
+        if known:
+            return column, max(known, key=lambda one: one["result"][column])
+    return None
+
+
+def flags_of(folder: SweepFolder, record: Record) -> TrainFlags:
+    """The flags that a sweep's network was trained with."""
+    for one in folder.setting("settings"):
+        if one["setting"] == record["setting"]:
+            return read_words(TrainFlags, one["arguments"])
+    raise RunFolderError(
+        f"run folder: {folder.metrics_path} must hold networks of this sweep, and it holds one "
+        f"named {shown(record['name'])}; restore it from a copy or train again"
+    )
+
+
+def report_of(
+    trained: TrainedRun, rows: Sequence[Row], flags: TrainFlags, examples: Examples | None
+) -> RunReport:
+    """All that is known of a network: from its folder, and its data set if there is one."""
+    recipe = recipe_of(flags)
+    found: dict[str, Any] = {}
+    if examples is not None:
+        loaders = examples.loaders()
+        check_layers(trained.layers, examples, are_recorded=True)
+        name = next(one for one in ("test", "validation", "train") if one in loaders)
+        predicted = predictions(
+            trained.predict, trained.params, loaders[name], precision=recipe.precision
+        )
+        found = {
+            "set_name": name,
+            "predictions": predicted,
+            "learning_rates": _learning_rates(recipe, loaders["train"], len(rows)),
+            "augmented": _augmented(flags, examples, loaders["train"]),
+        }
+    is_tutorial = replace(recipe, epochs=TUTORIAL.epochs, weight_decay=None) == TUTORIAL
+    return RunReport(
+        title=f"{'-'.join(map(str, trained.layers))} on {flags.data.dataset}",
+        history=rows,
+        params=trained.params,
+        class_names=trained.class_names,
+        image_shape=trained.image_shape,
+        command=shlex.join(["feedax", "train", *_changed_words(flags)]),
+        published=("JAX tutorial 2020", TUTORIAL_TABLE)
+        if is_tutorial and flags.data.dataset == "mnist"
+        else None,
+        facts=_facts(trained.folder, flags),
+        **found,
+    )
+
+
+def _learning_rates(recipe: Recipe, loader: Sized, epochs: int) -> list[float] | None:
+    try:
+        return learning_rates(recipe, len(loader), epochs)
+    except TypeError:  # a stream may not know its length
+        return None
+
+
+def _changed_words(flags: TrainFlags) -> list[str]:
+    """The words of a command line that gives these flags: those that no preset has."""
+    preset = flags.training.preset
+    usual = flag_values(complete(defaults(["--preset", preset])))
+    words = [] if preset == "tutorial" else ["--preset", preset]
+    for name, value in flag_values(flags).items():
+        if name not in ("--preset", *UNCOMPARED) and value != usual[name]:
+            words += spelled(name, value)
+    return words
+
+
+def _augmented(
+    flags: TrainFlags, examples: Examples, loader: Sized
+) -> list[tuple[str, list[np.ndarray]]]:
+    """A few examples as they are, as each change of the run changes them, and as all do."""
+    asked = [name for name in CHANGES if getattr(flags.augment, name)]
+    if not asked or isinstance(examples.train, IterableDataset):
+        return []
+    shape = examples.flattened_shape
+    with random_states_restored():
+        inputs = np.stack([np.asarray(examples.train[i][0]) for i in range(AUGMENTED)])
+    keys = jax.random.split(jax.random.key(0), AUGMENTED)
+    shown = [("as they are", inputs)]
+    for change in [*asked, ""] if len(asked) > 1 else asked:
+        others = {name: type(getattr(flags.augment, name))() for name in asked if name != change}
+        only = changed(flags, **others) if change else flags
+        arguments = fit_arguments(only, examples, loader)
+        given = accepted_kwargs(arguments["augment"], arguments["hyperparams"])
+        images = jax.jit(jax.vmap(partial(arguments["augment"], **given)))(keys, inputs)
+        shown.append((change.replace("_", " ") or "all together", np.asarray(images)))
+    return [
+        (name, [one for image in images if (one := picture(image, shape)) is not None])
+        for name, images in shown
+    ]
+
+
+def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
+    config = folder.config
+    device = config.get("device", {})
+    machine = {
+        "device": f"{device.get('count', '?')} x {device.get('kind', '?')}",
+        "usable CPUs": config.get("cpus", "?"),
+        "started": config.get("started", "?"),
+    }
+    groups = {
+        "How batches are made": {"plan": config["plan"]} if "plan" in config else {},
+        "Machine": machine,
+        "Versions": config.get("versions", {}),
+        "Flags": {
+            name: " ".join(spelled(name, value)[1:]) or str(value)
+            for name, value in flag_values(flags).items()
+            if value is not None and name not in UNCOMPARED
+        },
+    }
+    return {
+        group: {printable(str(name)): printable(str(value)) for name, value in some.items()}
+        for group, some in groups.items()
+        if some
+    }
+
+
+def _subtitle(folder: RunFolder, flags: TrainFlags) -> str:
+    return f"preset {flags.training.preset}, {folder.path.resolve().name}"
