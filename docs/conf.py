@@ -31,6 +31,8 @@ html_css_files = ["site.css"]
 html_extra_path = ["extra"]
 html_copy_source = False
 html_show_sphinx = False
+# A page from a file may not fetch the pages that a search finds.
+html_show_search_summary = False
 html_theme_options = {"top_of_page_buttons": []}
 
 # For `make docs-links`. GitHub makes the anchors of its pages by a script.

@@ -1,4 +1,4 @@
-"""Find the browser that pages are tested and photographed with; install Debian's if there is none.
+"""Find the browser that opens pages for tests and screenshots; install Debian's if there is none.
 
     python3 scripts/chromium.py
 
@@ -45,7 +45,7 @@ def install() -> None:
             "Google Chrome as your system does it, and call make again"
         )
     print(
-        "Installing Debian's Chromium with apt-get (0.1 GB to fetch, 1 minute), once ...",
+        "Installing Debian's Chromium (0.1 GB to fetch, 1 minute), once ...",
         flush=True,
     )
     as_root = [apt] if is_root else [str(sudo), apt]

@@ -47,7 +47,7 @@ def description(module: str, name: str) -> str:
         return f".. {kind}:: {full}\n"
     if inspect.isfunction(inspect.unwrap(value)):
         return f".. autofunction:: {full}\n"
-    return f".. py:data:: {full}\n\n{textwrap.indent(constant_text(module, name), '   ')}\n"
+    return f".. py:data:: {name}\n\n{textwrap.indent(constant_text(module, name), '   ')}\n"
 
 
 def constant_text(module: str, name: str) -> str:

@@ -2,12 +2,13 @@
 
     python docs/site/screenshots.py FOLDER
 
-trains the tutorial's network in a folder and draws docs/images/report.png and docs/images/show.png.
+trains the tutorial's network twice in a folder, and draws report.png and show.png in docs/images/.
 """
 
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,9 +53,9 @@ def photograph(pages: Mapping[Path, str], width: int = 600) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of `feedax show` over a folder of runs."""
-    command = [sys.executable, "-m", "feedax", "show", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as show:
+    """The address of `feedax show` over the runs in a folder."""
+    command = [sys.executable, "-m", "feedax", "show"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as show:
         try:
             said = ""
             for line in show.stdout or ():
@@ -68,15 +69,16 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def main(folder: Path) -> None:
-    run = folder / "tutorial"
-    if not run.exists():
-        train = [sys.executable, "-m", "feedax", "train", "--out", str(run)]
-        subprocess.run(train, check=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    feedax = [sys.executable, "-m", "feedax"]
+    subprocess.run([*feedax, "train", "--out", "runs/tutorial"], cwd=folder, check=True)
+    modern = ["--preset", "modern", "--epochs", "8", "--out", "runs/modern"]
+    subprocess.run([*feedax, "train", *modern], cwd=folder, check=True)
+    report = (folder / "runs" / "modern" / "report.html").resolve().as_uri()
     with served(folder) as address:
-        photograph(
-            {IMAGES / "report.png": (run / "report.html").as_uri(), IMAGES / "show.png": address},
-            width=SIZE["width"],
-        )
+        pages = {IMAGES / "report.png": report, IMAGES / "show.png": address}
+        photograph(pages, width=SIZE["width"])
 
 
 if __name__ == "__main__":
