@@ -11,9 +11,10 @@ measured along the colour in which the ink differs most.
 """
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -118,11 +119,52 @@ def prepare_image(path: str | Path, shape: tuple[int, ...], dataset: str = "") -
         warnings.filterwarnings("ignore", category=UserWarning)
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         image = read_picture(path, "prepare_image", ImageError)
-    if tuple(shape[:2]) == (28, 28) and shape[2:] in ((), (1,)):
+    if _is_framed_shape(shape):
         pixels, notes = _framed(image, FRAMINGS.get(dataset, Framing()), path)
     else:
         pixels, notes = _cropped(image, shape)
     return PreparedImage(pixels.reshape(shape), tuple(notes))
+
+
+def canvas_data(
+    shape: tuple[int, ...],
+    dataset: str,
+    class_names: Sequence[str],
+    program: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What ``feedax.canvas`` of a page needs to know, as plain JSON.
+
+    Args:
+        shape, dataset: as in `prepare_image`.
+        class_names: of the network's outputs.
+        program: what `feedax.train.program.network_program` returns, of a network that takes the
+            pixels as they are, in any shape. None where a server prepares and predicts.
+
+    Raises:
+        ImageError: there is a program, and the shape is none that a page brings a drawing to.
+
+    >>> canvas_data((28, 28), "mnist", ["0", "1"])["framing"]["length"]
+    20
+    """
+    if program is not None and not _is_framed_shape(shape):
+        raise ImageError(
+            who="canvas_data",
+            rule="a page brings a drawing to 28 x 28 grey pixels",
+            found=f"the shape of the network's examples is {tuple(shape)}",
+            remedy="let feedax show run it on this machine",
+        )
+    framing = asdict(FRAMINGS.get(dataset, Framing()))
+    return {
+        "shape": list(shape),
+        "framing": {**framing, "blank": BLANK, "noise": NOISE},
+        "classNames": list(class_names),
+        "unsure": UNSURE,
+        "program": program,
+    }
+
+
+def _is_framed_shape(shape: tuple[int, ...]) -> bool:
+    return tuple(shape[:2]) == (28, 28) and shape[2:] in ((), (1,))
 
 
 def _framed(image: Image.Image, framing: Framing, path: str | Path) -> tuple[np.ndarray, list[str]]:

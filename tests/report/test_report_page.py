@@ -16,7 +16,7 @@ from PIL import Image
 import feedax
 from feedax.cli import main
 from feedax.report.content import RunReport
-from feedax.report.page import write_report
+from feedax.report.page import write_page
 from feedax.report.statistics import wilson
 
 CHARTS = """() => Object.fromEntries([...document.querySelectorAll("[data-chart]")].map(
@@ -173,7 +173,7 @@ def test_numbers_have_residuals_and_no_classes(browser, tmp_path: Path) -> None:
     )  # fmt: skip
     found = feedax.predictions(lambda w, x: w[0] * x[0] + w[1], params, [(x, y)])
     run = RunReport(title="a line", history=history, predictions=found, params=params)
-    write_report(tmp_path / "report.html", "a line", run=run)
+    write_page(tmp_path / "report.html", "a line", run=run)
     determined = 1 - np.square(found.outputs - y).sum() / np.square(y - y.mean()).sum()
     with opened(browser) as page:
         page.goto(f"file://{tmp_path}/report.html")
@@ -194,7 +194,7 @@ def test_text_of_others_is_shown_as_text(browser, tmp_path: Path) -> None:
         predictions=feedax.predictions(linear, w, batches(x, y, 16)), command="<b>rm</b>",
         published=("</script>", {"train_loss": [1.0]}), facts={"<i>": {"<u>": "<s>"}},
     )  # fmt: skip
-    write_report(tmp_path / "report.html", names[0], run=run)
+    write_page(tmp_path / "report.html", names[0], run=run)
     with opened(browser) as page:
         page.goto(f"file://{tmp_path}/report.html")
         assert page.inner_text("h1") == names[0]

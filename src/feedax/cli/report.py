@@ -25,14 +25,14 @@ from feedax.random_states import random_states_restored
 from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
 from feedax.report.content import RunReport
 from feedax.report.images import picture
-from feedax.report.page import write_report
+from feedax.report.model_report import model_report
+from feedax.report.page import write_page
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import Record, SweepFolder, column_label
 from feedax.report.trained_run import TrainedRun
-from feedax.train import predictions
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs
-from feedax.train.recipe import CHANGES, learning_rates
+from feedax.train.recipe import CHANGES, IMAGE_HYPERPARAMS, learning_rates
 
 AUGMENTED = 6
 """Examples that are shown as they are changed in training."""
@@ -76,7 +76,7 @@ def _several(paths: Sequence[Path], out: Path) -> int:
             ComparedRun(path.name, rows, best_row(rows, recorded.selection.best) or {}, values)
         )
     names = ", ".join(one.name for one in runs)
-    write_report(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
+    write_page(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
     print(out)
     return 0
 
@@ -113,7 +113,7 @@ def write_run_report(trained: TrainedRun, examples: Examples | None, out: Path) 
     folder = trained.folder
     flags = recorded_flags(folder)
     report = report_of(trained, folder.rows(), flags, examples)
-    write_report(out, report.title, subtitle=_subtitle(folder, flags), run=report)
+    write_page(out, report.title, subtitle=_subtitle(folder, flags), run=report)
 
 
 def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path) -> None:
@@ -126,7 +126,7 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         trained = network_of_sweep(folder, record, flags, examples)
         report = report_of(trained, record["rows"], flags, examples)
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
-    write_report(
+    write_page(
         out,
         f"{len(records)} networks on {folder.setting('dataset')}",
         subtitle=folder.path.name,
@@ -162,33 +162,34 @@ def report_of(
 ) -> RunReport:
     """All that is known of a network: from its folder, and its data set if there is one."""
     recipe = recipe_of(flags)
-    found: dict[str, Any] = {}
+    test: Any = None
+    of_data: dict[str, Any] = {}
     if examples is not None:
-        loaders = examples.loaders()
         check_layers(trained.layers, examples, are_recorded=True)
+        loaders = examples.loaders()
         name = next(one for one in ("test", "validation", "train") if one in loaders)
-        predicted = predictions(
-            trained.predict, trained.params, loaders[name], precision=recipe.precision
-        )
-        found = {
+        test = loaders[name]
+        of_data = {
             "set_name": name,
-            "predictions": predicted,
             "learning_rates": _learning_rates(recipe, loaders["train"], len(rows)),
             "augmented": _augmented(flags, examples, loaders["train"]),
         }
     is_tutorial = replace(recipe, epochs=TUTORIAL.epochs, weight_decay=None) == TUTORIAL
-    return RunReport(
+    is_mnist = flags.data.dataset == "mnist"
+    return model_report(
+        trained.predict,
+        trained.params,
+        rows,
+        test,
         title=f"{'-'.join(map(str, trained.layers))} on {flags.data.dataset}",
-        history=rows,
-        params=trained.params,
         class_names=trained.class_names,
         image_shape=trained.image_shape,
+        dataset=trained.dataset,
+        precision=recipe.precision,
         command=shlex.join(["feedax", "train", *_changed_words(flags)]),
-        published=("JAX tutorial 2020", TUTORIAL_TABLE)
-        if is_tutorial and flags.data.dataset == "mnist"
-        else None,
+        published=("JAX tutorial 2020", TUTORIAL_TABLE) if is_tutorial and is_mnist else None,
         facts=_facts(trained.folder, flags),
-        **found,
+        **of_data,
     )
 
 
@@ -221,16 +222,37 @@ def _augmented(
     with random_states_restored():
         inputs = np.stack([np.asarray(examples.train[i][0]) for i in range(AUGMENTED)])
     keys = jax.random.split(jax.random.key(0), AUGMENTED)
-    shown = [("as they are", inputs)]
-    for change in [*asked, ""] if len(asked) > 1 else asked:
-        others = {name: type(getattr(flags.augment, name))() for name in asked if name != change}
-        only = changed(flags, **others) if change else flags
+
+    def program(only: TrainFlags) -> tuple[Callable[..., jax.Array], dict[str, float]]:
         arguments = fit_arguments(only, examples, loader)
-        given = accepted_kwargs(arguments["augment"], arguments["hyperparams"])
-        images = jax.jit(jax.vmap(partial(arguments["augment"], **given)))(keys, inputs)
-        shown.append((change.replace("_", " ") or "all together", np.asarray(images)))
+        augment = arguments["augment"]
+        mapped = jax.jit(jax.vmap(lambda key, x, scalars: augment(key, x, **scalars), (0, 0, None)))
+        return mapped, accepted_kwargs(augment, arguments["hyperparams"])
+
+    def without(names: Sequence[str]) -> TrainFlags:
+        return changed(flags, **{name: type(getattr(flags.augment, name))() for name in names})
+
+    # Scalars are arguments of one program, which serves them all; the others are parts of theirs.
+    fixed = [name for name in asked if name not in IMAGE_HYPERPARAMS]
+    shown: list[tuple[str, Any]] = [("as they are", inputs)]
+    if len(fixed) < len(asked):
+        run, scalars = program(without(fixed))
+        for name in scalars:
+            alone = {other: value if other == name else 0.0 for other, value in scalars.items()}
+            shown.append((name, run(keys, inputs, alone)))
+        if len(scalars) > 1 and not fixed:
+            shown.append(("all together", run(keys, inputs, scalars)))
+    for name in fixed:
+        run, scalars = program(without([other for other in asked if other != name]))
+        shown.append((name, run(keys, inputs, scalars)))
+    if fixed and len(asked) > 1:
+        run, scalars = program(flags)
+        shown.append(("all together", run(keys, inputs, scalars)))
     return [
-        (name, [one for image in images if (one := picture(image, shape)) is not None])
+        (
+            name.replace("_", " "),
+            [one for image in images if (one := picture(image, shape)) is not None],
+        )
         for name, images in shown
     ]
 

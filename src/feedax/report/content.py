@@ -46,7 +46,7 @@ class RunReport:
         published: others' results to draw beside the curves: a name, and a column of the rows with
             its values.
         augmented: a name for each change, and six pictures of it.
-        layers: the table of layers.
+        layers: what `feedax.summary` returns.
         canvas: what the page needs to run the network on drawings, or why it cannot, in words.
         facts: other facts in groups: a name and its values by name.
     """

@@ -10,7 +10,7 @@ from feedax.report.content import RunReport, sections
 from feedax.web import page
 
 
-def write_report(
+def write_page(
     path: Path,
     title: str,
     *,
@@ -19,7 +19,7 @@ def write_report(
     heading: str = "",
     comparison: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a page about one run, or about several.
+    """Write the page of one run, or of several.
 
     Args:
         path: the file, which is replaced.

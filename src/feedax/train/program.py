@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from feedax.errors import ProgramError, reason
+from feedax.feed import pad
 from feedax.train.equations import Equation, Equations, Value, equations_of, needed
 from feedax.train.evaluation import block_size
 from feedax.train.predictions import softmax
@@ -150,15 +151,16 @@ def _can_be_rounded(folded: _Folded, inputs: np.ndarray, outputs: np.ndarray | N
         return jax.vmap(lambda x: folded.run(constants, x))(rows)
 
     rounded = [_rounded(array) for array in exact.values()]
-    size = block_size([inputs])
+    # Blocks of one size, so that there is one compilation.
+    size = -(-len(inputs) // -(-len(inputs) // block_size([inputs])))
     for start in range(0, len(inputs), size):
-        rows = np.asarray(inputs[start : start + size], folded.example.dtype)
-        before = (
-            np.asarray(run(list(exact.values()), rows))
-            if outputs is None
-            else outputs[start : start + size]
-        )
-        after = np.asarray(run(rounded, rows))
+        part = inputs[start : start + size]
+        count, rows = len(part), pad(np.asarray(part, folded.example.dtype), len(part), size)
+        if outputs is None:
+            before = np.asarray(run(list(exact.values()), rows))[:count]
+        else:
+            before = outputs[start : start + count]
+        after = np.asarray(run(rounded, rows))[:count]
         if not np.isfinite(after).all() or (before.argmax(-1) != after.argmax(-1)).any():
             return False
         if np.abs(softmax(before) - softmax(after)).max() > CLOSE:

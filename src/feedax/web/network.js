@@ -3,9 +3,13 @@
 // arrays of float32, of which each knows the numbers of its inputs and the size of its output.
 
 (() => {
-  const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const bytesOf = (base64) => {
+    const text = atob(base64), bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    return bytes;
+  };
 
-  const halves = (bits) => Float32Array.from(bits, (half) => {
+  const halves = (bits) => new Float32Array(bits).map((half) => {
     const sign = half & 0x8000 ? -1 : 1, exponent = (half >> 10) & 31, fraction = half & 1023;
     if (exponent === 31) return fraction ? NaN : sign * Infinity;
     return exponent ? sign * 2 ** (exponent - 25) * (1024 + fraction) : sign * 2 ** -24 * fraction;
@@ -14,7 +18,7 @@
   const arrayOf = ({ dtype, data }) => {
     const { buffer } = bytesOf(data);
     if (dtype === "float16") return halves(new Uint16Array(buffer));
-    return dtype === "int32" ? Float32Array.from(new Int32Array(buffer)) : new Float32Array(buffer);
+    return dtype === "int32" ? new Float32Array(new Int32Array(buffer)) : new Float32Array(buffer);
   };
 
   // The places of an array's elements that lie at regular steps in another one.
@@ -146,7 +150,7 @@
     return (example) => {
       arrays[program.input] = Float32Array.from(example);
       for (const step of steps) step();
-      return Float32Array.from(arrays[program.output]);
+      return arrays[program.output].slice();
     };
   };
 

@@ -1,0 +1,166 @@
+"""The report of a model that was trained: from a script, or from the folder of a run."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from feedax.errors import FeedaxError, ImageError, ModelError, ProgramError
+from feedax.feed import Source, pair
+from feedax.predicting import canvas_data
+from feedax.report.content import RunReport
+from feedax.report.page import write_page
+from feedax.train.history import Row
+from feedax.train.layers import ModelSummary, summary
+from feedax.train.predictions import Predictions, predictions
+from feedax.train.program import network_program
+
+MOST_PROGRAM = 3_600_000
+"""Bytes of a network in a page, so that the page stays below 5 MB."""
+
+
+def write_report(
+    path: str | Path,
+    predict: Callable[..., Any],
+    params: Any,
+    history: Sequence[Row] = (),
+    test: Iterable[Any] | None = None,
+    *,
+    title: str = "a model",
+    class_names: Sequence[str] | None = None,
+    image_shape: Sequence[int] | None = None,
+    state: Any = None,
+    batched: bool = False,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    hyperparams: Mapping[str, float] | None = None,
+) -> None:
+    """Write a page about a trained model: one HTML file that needs no network.
+
+    It shows how the model learned, where it errs, its layers and weights, and for 28 x 28 grey
+    images a canvas to write on, which the model reads in the page itself.
+
+    Args:
+        path: the file, which is replaced.
+        predict: as in `fit`.
+        params: the trained parameters.
+        history: as `fit` returns it.
+        test: a set to look at, as in `evaluate`; without one the page has no predictions.
+        title: the page's.
+        class_names: of the model's outputs.
+        image_shape: ``(height, width)`` or with channels, where examples are the pixels of images
+            in a row.
+        state, batched, precision, hyperparams: as in `fit`.
+
+    Raises:
+        BatchError, ModelError: the model does not fit the set.
+        RunFolderError: the file cannot be written.
+
+    >>> import tempfile
+    >>> x, y = np.float32([[2, 0], [0, 3], [1, 0]]), np.array([0, 1, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "report.html"
+    ...     write_report(file, lambda w, x: w @ x, np.eye(2, dtype="float32"), test=[(x, y)])
+    ...     "66.67 %" in file.read_text()
+    True
+    """
+    report = model_report(
+        predict,
+        params,
+        history,
+        test,
+        title=title,
+        class_names=class_names,
+        image_shape=image_shape,
+        state=state,
+        batched=batched,
+        precision=precision,
+        hyperparams=hyperparams,
+    )
+    write_page(Path(path), title, run=report)
+
+
+def model_report(
+    predict: Callable[..., Any],
+    params: Any,
+    history: Sequence[Row] = (),
+    test: Iterable[Any] | None = None,
+    *,
+    title: str = "a model",
+    class_names: Sequence[str] | None = None,
+    image_shape: Sequence[int] | None = None,
+    dataset: str = "",
+    precision: Literal["float32", "bfloat16"] | None = None,
+    state: Any = None,
+    batched: bool = False,
+    hyperparams: Mapping[str, float] | None = None,
+    **more: Any,
+) -> RunReport:
+    """What there is to say of a model.
+
+    Args:
+        predict, params, history, test, title, class_names, image_shape, precision, state, batched,
+            hyperparams: as in `write_report`.
+        dataset: the name of the data set, which says how drawings are framed.
+        more: other attributes of the `RunReport`.
+    """
+    found, layers, canvas = None, None, None
+    if test is not None:
+        given = {"state": state, "batched": batched, "hyperparams": hyperparams}
+        found = predictions(predict, params, test, precision=precision, **given)
+        if found.inputs:
+            example = next(iter(found.inputs.values()))
+            layers = _layers(predict, params, example, given)
+            shape = tuple(image_shape or np.shape(example))
+            if found.is_of_classes and len(shape) in (2, 3):
+                names = class_names or [str(label) for label in range(found.outputs.shape[1])]
+                drawings = shape, dataset, names
+                canvas = _canvas(predict, params, example, given, test, found, drawings)
+    return RunReport(
+        title=title,
+        history=history,
+        predictions=found,
+        params=params,
+        class_names=class_names,
+        image_shape=image_shape,
+        layers=layers,
+        canvas=canvas,
+        **more,
+    )
+
+
+def _layers(
+    predict: Callable[..., Any], params: Any, example: Any, given: Mapping[str, Any]
+) -> ModelSummary | None:
+    try:
+        return summary(predict, params, example, **given)
+    except FeedaxError:  # a model may do what no table shows
+        return None
+
+
+def _canvas(
+    predict: Callable[..., Any],
+    params: Any,
+    example: Any,
+    given: Mapping[str, Any],
+    test: Iterable[Any],
+    found: Predictions,
+    drawings: tuple[tuple[int, ...], str, Sequence[str]],
+) -> dict[str, Any] | str:
+    """What the page needs to read drawings, or why it cannot."""
+    source = Source(test)
+    inputs = pair(source.arrays())[0] if source.has_arrays and source.takes_each_once else None
+    try:
+        canvas_data(*drawings, program={})  # refuses what is no drawing, before anything is traced
+        program = network_program(
+            predict,
+            params,
+            example,
+            inputs=inputs,
+            outputs=found.outputs,
+            most_bytes=MOST_PROGRAM,
+            **given,
+        )
+    except (ImageError, ModelError, ProgramError) as error:
+        return f"There is no canvas on this page: {error.rule}, and {error.found}; {error.remedy}."
+    return canvas_data(*drawings, program)
