@@ -59,7 +59,7 @@ class Page(HTMLParser):
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
-        elif tag == "link" and found["rel"] != "search":
+        elif tag == "link" and found["href"] != "#":  # furo's, to the search on this page
             self.asked.append(found["href"])
         if "src" in found:
             self.asked.append(found["src"])

@@ -2,7 +2,8 @@
 
     python docs/site/screenshots.py FOLDER
 
-trains the tutorial's network twice in a folder, and draws report.png and show.png in docs/images/.
+trains the tutorial's network in two ways in a folder, and draws report.png and show.png of
+docs/images/.
 """
 
 import contextlib
@@ -73,8 +74,8 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True)
     feedax = [sys.executable, "-m", "feedax"]
     subprocess.run([*feedax, "train", "--out", "runs/tutorial"], cwd=folder, check=True)
-    modern = ["--preset", "modern", "--epochs", "8", "--out", "runs/modern"]
-    subprocess.run([*feedax, "train", *modern], cwd=folder, check=True)
+    modern = ["train", "--preset", "modern", "--out", "runs/modern"]
+    subprocess.run([*feedax, *modern], cwd=folder, check=True)
     report = (folder / "runs" / "modern" / "report.html").resolve().as_uri()
     with served(folder) as address:
         pages = {IMAGES / "report.png": report, IMAGES / "show.png": address}
