@@ -37,3 +37,13 @@ html_theme_options = {"top_of_page_buttons": []}
 
 # For `make docs-links`. GitHub makes the anchors of its pages by a script.
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", without_inherited_signature)
+
+
+def without_inherited_signature(app, what, name, value, options, signature, returned):
+    """An error that takes what its base takes is shown by its name alone."""
+    is_inherited = what == "exception" and signature and "__init__" not in vars(value)
+    return ("", "") if is_inherited else None

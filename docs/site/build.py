@@ -11,13 +11,13 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import charts
 import gallery
 import reference
+from sphinx.cmd.build import main as sphinx
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -86,14 +86,13 @@ def main() -> None:
     parser.add_argument("--gallery", type=Path, default=DOCS / "_build" / "gallery")
     parser.add_argument("--links", action="store_true", help="look up links to other sites instead")
     asked = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the reference imports JAX, and computes nothing
     source = asked.out.with_name(f"{asked.out.name}-source")
     lay_out(source, asked.gallery)
     shutil.rmtree(asked.out, ignore_errors=True)
+    options = ["--quiet", "--fail-on-warning", "--keep-going", "-d", str(source / ".doctrees")]
     builder = ["-b", "linkcheck" if asked.links else "html"]
-    sphinx = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
-    command = [*sphinx, *builder, "-d", f"{source}/.doctrees", str(source), str(asked.out)]
-    # JAX's search for accelerators and its messages have no place in a build of pages.
-    code = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}).returncode
+    code = sphinx([*options, *builder, str(source), str(asked.out)])
     if code == 0 and not asked.links:
         print(f"The site is built: {asked.out / 'index.html'}")
     sys.exit(code)
