@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feedax.train import *  # noqa: F403
 
 __version__ = "0.2.0"
+"""The version of this package."""
 
 _HOMES = {
     "feedax.data": (
