@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers import change_config
 from shown_runs import make_run, row
 
 import feedax.show.runs as runs_module
@@ -167,6 +168,24 @@ def test_a_broken_configuration_is_torn(folder, ask):
     assert found["state"] == "torn"
     assert found["note"].startswith(f"run folder: {run.config_path} must be JSON, and it cannot")
     assert ask(("a", "", 0))["ticked"] == {}
+
+
+VALUES = [
+    None, True, -1, 1.5, 2**70, 1e308, "x", "9999-12-31T23:59:59+0000", [], [1], {}, {"a": [{}]},
+    "0001-01-01T00:00:00-2359", ["--epochs"], ["--epochs", "9" * 5000], ["--steps", "9" * 4000],
+    ["--epochs", "-3", "--patience", "0", "--best", "x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["arguments", "cpus", "device", "started", "settings", "versions"])
+def test_whatever_a_configuration_says_the_others_are_listed(folder, ask, name):
+    make_run(folder / "b", epochs=1)
+    run = make_run(folder / "a", epochs=1)
+    for value in VALUES:
+        change_config(run.path, **{name: value})
+        answer = ask(("a", "", 0), ("b", "", 0))
+        assert {one["name"] for one in answer["runs"]} == {"a", "b"}
+        assert "b" in answer["ticked"]
 
 
 def test_a_run_that_is_removed_is_gone(folder, ask):

@@ -369,7 +369,7 @@ def _last_set(row: dict[str, Any]) -> dict[str, Any]:
 def _in_words(run: RunFolder) -> dict[str, str]:
     """The flags of a run, or of all settings of a sweep, its layers and where it was trained."""
     values: dict[str, list[str]] = {}
-    settings = run.config.get("settings", [])
+    settings = run.config.get("settings", []) if isinstance(run, SweepFolder) else []
     for words in (run.config.get("arguments", []), *(one["arguments"] for one in settings)):
         for name, value in _flags(words).items():
             some = values.setdefault(name, [])
