@@ -17,7 +17,9 @@ TRAINING = ROOT / "docs" / "training.md"
 AUGMENTATION = ROOT / "docs" / "augmentation.md"
 SWEEPS = ROOT / "docs" / "sweeps.md"
 PRESETS = ROOT / "docs" / "presets.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS]
+INDEX = ROOT / "docs" / "index.md"
+GALLERY = ROOT / "docs" / "gallery.md"
+PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, INDEX, GALLERY]
 
 
 def code(page: Path) -> list[str]:
@@ -43,6 +45,11 @@ def test_the_readmes_fifteen_lines_learn(tmp_path):
     accuracy, plan = run(README, tmp_path).split(" ", 1)
     assert float(accuracy) > 0.95
     assert plan.startswith("streamed: Disc may run any Python for an example")
+
+
+@pytest.mark.slow
+def test_the_sites_first_example_learns(tmp_path):
+    assert float(run(INDEX, tmp_path).removeprefix("test accuracy ")) > 0.95
 
 
 @pytest.mark.slow
@@ -120,6 +127,7 @@ def test_links_lead_somewhere(page):
         (README, {"train", "evaluate", "predict", "show", "plan", "sweep"}),
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
+        (GALLERY, {"train", "report", "sweep"}),
         (ROOT / "docs" / "showing.md", {"show"}),
     ],
     ids=lambda value: getattr(value, "name", ""),

@@ -206,12 +206,16 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
 DELAYED = {
     "cli/compilation_cache.py": {"jax"},
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
-    "cli/progress.py": {"rich"},
     "cli/show.py": {"feedax.cli.compilation_cache", "feedax.cli.network"},  # JAX
     "data/collate.py": {"ml_dtypes"},
     "report/run_folder.py": {"feedax.report.figures", "feedax.storage.params_file"},  # JAX too
-    "report/sweep_folder.py": {"feedax.report.figures", "feedax.train.networks"},  # JAX too
+    "report/sweep_folder.py": {
+        "feedax.report.figures",
+        "feedax.train.history",
+        "feedax.train.networks",
+    },  # JAX too
     "show/networks.py": {"feedax.predicting"},  # SciPy
+    "train/progress.py": {"IPython.display", "rich"},
     "train/adapters.py": {"flax", "flax.core", "flax.errors", "flax.linen"},
 }
 """Modules that import within functions, and the heavy modules that they put off."""

@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from feedax import train as train
     from feedax.data import *  # noqa: F403
     from feedax.feed import prefetch_to_device as prefetch_to_device
+    from feedax.report.diagrams import augmented as augmented
+    from feedax.report.diagrams import confusion_matrix as confusion_matrix
+    from feedax.report.diagrams import first_layer as first_layer
+    from feedax.report.diagrams import mistakes as mistakes
+    from feedax.report.diagrams import reliability_diagram as reliability_diagram
+    from feedax.report.diagrams import residuals as residuals
+    from feedax.report.diagrams import weight_histograms as weight_histograms
+    from feedax.report.figures import plot as plot
+    from feedax.report.model_report import write_report as write_report
     from feedax.train import *  # noqa: F403
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
+"""The version of this package."""
 
 _HOMES = {
     "feedax.data": (
@@ -32,10 +42,22 @@ _HOMES = {
         "register_arrays",
     ),
     "feedax.feed": ("prefetch_to_device",),
+    "feedax.report.diagrams": (
+        "augmented",
+        "confusion_matrix",
+        "first_layer",
+        "mistakes",
+        "reliability_diagram",
+        "residuals",
+        "weight_histograms",
+    ),
+    "feedax.report.figures": ("plot",),
+    "feedax.report.model_report": ("write_report",),
     "feedax.train": (
         "Batch",
         "Checkpoints",
         "EpochEnded",
+        "History",
         "Metric",
         "Model",
         "ModelSummary",

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import pty
 import re
 import shlex
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import run_command
 from PIL import Image
+from terminal import Terminal
 
 from feedax.machine import usable_cpus
 from feedax.predicting import prepare_image
@@ -67,8 +67,7 @@ def started(*arguments, cwd):
     )
 
 
-PROVEN = "16 sampled examples came out equal to the dataset's own, bit for bit. "
-BY_HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order."
+PROVEN = "16 sampled examples came out equal to the dataset's own, bit for bit."
 
 
 @pytest.fixture
@@ -115,8 +114,8 @@ def test_standard_output_is_three_lines_an_epoch(trained):
     cores = f"{usable_cpus()} core{'s' * (usable_cpus() > 1)}"
     assert said[0] == f"feedax train: the run's folder is run; it trains on the CPU, {cores}"
     assert said[1] == (
-        "feedax train: resident: all 60,000 examples of MNIST with FlattenAndCast take 188.6 MB as "
-        f"arrays and fit on the device. {PROVEN}{BY_HAND}"
+        "feedax train: resident: all 60,000 examples of MNIST take 188.6 MB as arrays and fit on "
+        f"the device. {PROVEN}"
     )
     assert (
         said[2]
@@ -132,9 +131,9 @@ def test_standard_output_is_three_lines_an_epoch(trained):
 def test_the_plan_of_ones_own_dataset_tells_of_its_dtypes(tiny, feedax):
     done = feedax("train", "--dataset", f"npz:{tiny}", "--steps", 1, "--hidden", 4, "--out", "run")
     assert done.stderr.splitlines()[1] == (
-        "feedax train: resident: all 300 examples of ArrayDataset with FlattenAndCast take 0.1 MB "
-        f"as arrays and fit on the device. {PROVEN}Its int64 values reach a device as int32 unless "
-        f"jax_enable_x64 is set. {BY_HAND}"
+        "feedax train: resident: all 300 examples of ArrayDataset take 0.1 MB as arrays and "
+        f"fit on the device. {PROVEN} Its int64 values reach a device as int32 unless "
+        "jax_enable_x64 is set."
     )
 
 
@@ -557,39 +556,30 @@ def test_inputs_of_several_shapes_are_refused_before_a_folder_is_made(feedax, tm
     assert not (tmp_path / "runs").exists()
 
 
-def on_a_terminal(*words, cwd):
-    """What a command draws on a terminal, with and without its control sequences."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [*FEEDAX, *words],
-        cwd=cwd,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(follower)
-    screen = b""
-    while True:
-        try:
-            screen += os.read(leader, 65536)
-        except OSError:  # the other end is closed
-            break
-    os.close(leader)
-    assert process.wait(60) == 0, screen.decode()
-    return screen, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
-
-
-def test_on_a_terminal_there_is_a_bar_and_the_same_lines(tmp_path, tiny):
+def test_on_a_terminal_there_is_a_bar_the_same_lines_and_what_to_type_next(tmp_path, tiny):
     flags = ["--dataset", f"npz:{tiny}", "--hidden", "4", "--out", "run"]
-    screen, text = on_a_terminal("train", *flags, "--epochs", "2", cwd=tmp_path)
-    assert "3 steps" in text.replace("/", " ")
+    screen = Terminal([*FEEDAX, "train", *flags, "--epochs", "2"], cwd=tmp_path)
+    assert screen.returncode == 0, screen.text
     for line in (r"Epoch 0 in \d+\.\d\d sec", r"Epoch 1 in \d+\.\d\d sec"):
-        assert re.search(rf"\r{line}\r\n", text)
-    assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")  # the cursor comes back
-    assert set(re.findall(r"Epoch (\d+) ", text)) == {"0", "1"}
-    _, text = on_a_terminal("train", "--resume", "run", *flags[:2], "--epochs", "3", cwd=tmp_path)
-    assert set(re.findall(r"Epoch (\d+) ", text)) == {"2"}
+        assert re.search(rf"^{line}$", screen.text, re.MULTILINE)
+    assert re.search(r"^epoch 0 ━+", screen.text, re.MULTILINE)
+    row = RunFolder.open(tmp_path / "run").rows()[-1]
+    table = screen.text[screen.text.index("\nTraining set  ") :].splitlines()
+    assert table[1:3] == [
+        f"Training set  accuracy {row['train_accuracy']:.4f}",
+        "Test set      none",
+    ]
+    assert re.fullmatch(r"time {10}\S+ s training, \S+ s compiling; \S+ s since .*", table[3])
+    assert table[4:] == [
+        "run           run",
+        "",
+        "next:",
+        "  feedax show run",
+        "  feedax predict run seven.png",
+    ]
+    resume = ["train", "--resume", "run", *flags[:2], "--epochs", "3"]
+    again = Terminal([*FEEDAX, *resume], cwd=tmp_path)
+    assert set(re.findall(r"[Ee]poch (\d+) ", again.text)) == {"2"}
 
 
 def test_waiting_for_data_is_shown_and_said_once(feedax, tmp_path, monkeypatch):

@@ -97,6 +97,51 @@ def test_the_page_shows_what_the_run_did(reported: Path, browser, mnist_test) ->
         assert button.get_attribute("aria-pressed") == "true"
 
 
+RESULT = "() => document.getElementById('drawing').result"
+NEXT_FRAMES = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"""
+
+
+def draw(page, stroke: list[tuple[float, float]]) -> None:
+    """Draw with the mouse; points are fractions of the canvas's sides."""
+    canvas = page.locator("#drawing canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for i, (x, y) in enumerate(stroke):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        if i == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+SEVEN = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]
+THREE = [
+    (0.3, 0.25), (0.5, 0.16), (0.68, 0.3), (0.5, 0.46), (0.7, 0.62), (0.55, 0.82), (0.3, 0.75)
+]  # fmt: skip
+
+
+def test_the_canvas_reads_as_feedax_predict_does(reported: Path, browser, tmp_path, capsys) -> None:
+    with opened(browser) as page:
+        page.goto(f"file://{reported}/report.html")
+        for name, stroke in (("7 - seven", SEVEN), ("3 - three", THREE)):
+            draw(page, stroke)
+            page.evaluate(NEXT_FRAMES)
+            read = page.evaluate(RESULT)
+            png = page.eval_on_selector("#drawing canvas", "(canvas) => canvas.toDataURL()")
+            (tmp_path / "drawn.png").write_bytes(base64.b64decode(png.partition(",")[2]))
+            capsys.readouterr()
+            assert main(["predict", str(reported), str(tmp_path / "drawn.png")]) == 0
+            said = re.findall(r"(\d - \w+) with probability ([\d.]+)", capsys.readouterr().out)
+            assert said[0][0] == name
+            assert said[0][0] in page.inner_text("#drawing [role=status]")
+            for likely, probability in said:
+                ours = read["probabilities"][int(likely[0])]
+                assert ours == pytest.approx(float(probability), abs=1e-3)
+            page.click("#drawing button:text('Clear')")
+            page.evaluate(NEXT_FRAMES)
+            assert page.evaluate(RESULT) is None
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_fits_a_phone_and_a_printer(reported: Path, browser, dark: bool) -> None:
     with opened(browser, dark) as page:

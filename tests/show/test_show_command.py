@@ -97,6 +97,9 @@ def test_a_run_is_shown_alone(folder):
          "there; make one with feedax train, or name another folder"),
         ("{folder}/file", 1, "{folder}/file must be a folder of runs, or of one, and it is a "
          "file; make one with feedax train, or name another folder"),
+        ("{folder} {folder}", 2, "one RUN or FOLDER must be given, and there are 2; give the "
+         "folder that they lie in"),
+        ("--prot 3", 2, "there is no flag --prot; see feedax show --help"),
         ("{folder} --port 0", 2, "--port must be from 1 to 65535, and it is 0"),
         ("{folder} --port 65536", 2, "--port must be from 1 to 65535, and it is 65536"),
     ],

@@ -278,7 +278,8 @@ def test_a_sweep_is_listed_with_its_networks(folder, ask):
     answer = ask(("a", "", 0))
     expected = {"kind": "sweep", "state": "stopped", "done": 3, "planned": 4, "seconds": 6.0}
     expected |= {"accuracy": 0.88, "sees_pictures": False}  # of the best setting's mean
-    assert entry(answer) | expected == entry(answer)
+    assert entry(answer) | expected == entry(answer) | {"accuracy": 0.88}
+    assert entry(answer)["accuracy"] == pytest.approx(0.88)
     told = answer["ticked"]["a"]
     assert told["config"] == {"seeds": "2", "dropout": "0.0, 0.1"}
     assert told["rows"][1] == {

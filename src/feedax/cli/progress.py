@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Self
 
@@ -25,11 +26,10 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.networks import Network, setting_name
+from feedax.train.progress import ProgressBar, is_terminal
 
 SHOWN_SHARE, SHOWN_SECONDS = 0.05, 0.1
 """Waiting for data is shown from this share of an epoch on, and from so many seconds."""
-REFRESHES = 4
-"""Times a second that the bar is drawn; training says as often what is new, and needs the CPU."""
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 ONE_PRESS_SECONDS = 0.5
 """Signals this close are one: `timeout` and `make` hand on what a terminal has sent already."""
@@ -143,10 +143,8 @@ class Progress:
         stop: is asked to stop when the lines cannot be written any more.
         quiet: whether another process says it all.
         shorter: what is said in place of some texts.
+        steps: how many were asked for in all, or None.
     """
-
-    is_of_networks = False
-    """Whether the bar counts networks, and not the steps of one."""
 
     def __init__(
         self,
@@ -154,13 +152,14 @@ class Progress:
         stop: StopRequest,
         quiet: bool = False,
         shorter: Mapping[str, str] | None = None,
+        steps: int | None = None,
     ) -> None:
         self._shorter = shorter or {}
         self._note = note
         self._stop = stop
         self._quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
+        is_shown = is_terminal(sys.stdout) and not quiet
+        self._bar = ProgressBar(steps, sys.stdout, says_rows=False) if is_shown else None
         self._notes = _Notes(self._say)
         self._log = logging.getLogger("feedax")
 
@@ -180,21 +179,13 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started(steps=steps, how=how, history=history):
+            case Started(how=how):
                 self._say(self._shorter.get(how, how))
-                if sys.stdout.isatty() and not self._quiet:
-                    self._start_bar(f"Epoch {len(history)}", steps)
-            case Stepped() if self._bar is not None:
-                self._bar.update(
-                    self._task,
-                    completed=event.step,
-                    said=f"{event.examples_per_second:,.0f} examples/s  loss {event.loss:.4f}",
-                )
-            case EpochEnded(epoch=epoch, row=row) if not self._quiet:
+            case EpochEnded(row=row) if not self._quiet:
                 for line in (epoch_line(row), *accuracy_lines(row)):
                     self._print(line)
-                if self._bar is not None and not event.is_last:
-                    self._bar.reset(self._task, description=f"Epoch {epoch + 1}", said="")
+        if self._bar is not None:
+            self._bar(event)
 
     def _say(self, sentence: str) -> None:
         if not self._quiet:
@@ -205,32 +196,11 @@ class Progress:
             if self._bar is None:
                 print(line, flush=True)
             else:
-                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._bar.print(line)
         except OSError as error:
             forget(sys.stdout)
             code = 141 if isinstance(error, BrokenPipeError) else 1
             self._stop.ask(f"its standard output ({error.strerror})", code)
-
-    def _start_bar(self, description: str, total: int | None) -> None:
-        # Only here: piped output does without rich.
-        from rich import progress
-
-        said, left = "steps  {task.fields[said]}", []
-        if self.is_of_networks:
-            said = "{task.fields[said]}"
-            left = [progress.TextColumn("left"), progress.TimeRemainingColumn()]
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
-            *([] if self.is_of_networks else [progress.MofNCompleteColumn()]),
-            progress.TextColumn(said),
-            progress.TimeElapsedColumn(),
-            *left,
-            transient=True,
-            refresh_per_second=REFRESHES,
-        )
-        self._task = self._bar.add_task(description, total=total, said="")
-        self._bar.start()
 
 
 class SweepProgress(Progress):
@@ -244,8 +214,6 @@ class SweepProgress(Progress):
         keep: is given what is to be written down of a network that has ended.
     """
 
-    is_of_networks = True
-
     def __init__(
         self,
         note: Callable[[str], None],
@@ -257,7 +225,7 @@ class SweepProgress(Progress):
         self._count = len(names)
         self._width = max(map(len, names))
         self._keep = keep
-        self._started = NetworksStarted([], 0, 0, None, None)
+        self._at_once = 1
 
     def watch(
         self, record_of: Callable[[Network, int], Record], before: int
@@ -273,39 +241,17 @@ class SweepProgress(Progress):
             match event:
                 case NetworksStarted() | Stepped() if self._stop.by:
                     raise StopTraining
-                case NetworksStarted():
-                    self._started = event
-                    self._show(before + event.ended, "")
-                case Stepped(epoch=epoch, loss=loss):
-                    done = before + self._started.ended + self._share(event)
-                    self._show(done, f"{len(self._started.names)} at once  ", epoch, loss)
+                case NetworksStarted(names=names, ended=ended):
+                    self._at_once = len(names)
+                    event = replace(event, ended=before + ended, count=self._count)
                 case NetworkEnded(network=network):
-                    record = record_of(network, len(self._started.names))
+                    record = record_of(network, self._at_once)
                     self._keep(record)
                     self._print(network_line(record, self._width))
+            if self._bar is not None:
+                self._bar(event)
 
         return tell
-
-    def _share(self, event: Stepped) -> float:
-        """How many networks' worth of the work of those at work is done."""
-        started = self._started
-        if started.epochs is None or not started.steps:
-            return 0.0
-        done = event.epoch + event.step / started.steps
-        return len(started.names) * min(1.0, done / started.epochs)
-
-    def _show(self, done: float, said: str, epoch: int = 0, loss: float | None = None) -> None:
-        if self._bar is None and sys.stdout.isatty():
-            self._start_bar("", self._count)
-        if self._bar is None:
-            return
-        said = said if len(self._started.names) > 1 else ""
-        if loss is not None:
-            said += f"epoch {epoch}  loss {loss:.4f}"
-        # Whole networks are counted; the bar shows the rest.
-        self._bar.update(
-            self._task, completed=done, said=said, description=f"{int(done)}/{self._count} networks"
-        )
 
 
 def network_line(record: Record, width: int) -> str:

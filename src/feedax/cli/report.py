@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from feedax import datasets
 from feedax.cli import say
 from feedax.cli.commands import ReportFlags
 from feedax.cli.compilation_cache import use_compilation_cache
@@ -19,7 +20,7 @@ from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags, complete, defaults, recipe_of, recorded_flags
 from feedax.cli.network import check_layers, fit_arguments, network_of_sweep, trained_run
 from feedax.cli.parse import changed, flag_values, read_words, spelled
-from feedax.errors import FeedaxError, RunFolderError, one_line, printable, shown
+from feedax.errors import FeedaxError, RunFolderError, one_line, shown
 from feedax.presets import TUTORIAL, TUTORIAL_TABLE, Recipe
 from feedax.random_states import random_states_restored
 from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
@@ -128,7 +129,7 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
     write_page(
         out,
-        f"{len(records)} networks on {folder.setting('dataset')}",
+        f"{len(records)} networks on {_short_name(folder.setting('dataset'))}",
         subtitle=folder.path.name,
         run=report,
         heading=heading,
@@ -181,7 +182,7 @@ def report_of(
         trained.params,
         rows,
         test,
-        title=f"{'-'.join(map(str, trained.layers))} on {flags.data.dataset}",
+        title=f"{'-'.join(map(str, trained.layers))} on {_short_name(flags.data.dataset)}",
         class_names=trained.class_names,
         image_shape=trained.image_shape,
         dataset=trained.dataset,
@@ -276,10 +277,15 @@ def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
         },
     }
     return {
-        group: {printable(str(name)): printable(str(value)) for name, value in some.items()}
+        group: {str(name): str(value) for name, value in some.items()}
         for group, some in groups.items()
         if some
     }
+
+
+def _short_name(dataset: str) -> str:
+    """The name of a data set, of a file or a folder without where it lies."""
+    return Path(dataset.partition(":")[2]).name if datasets.is_path(dataset) else dataset
 
 
 def _subtitle(folder: RunFolder, flags: TrainFlags) -> str:

@@ -1,6 +1,7 @@
 """``feedax sweep``."""
 
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,6 +11,7 @@ import jax
 
 from feedax.cli import UsageError, and_listed, say
 from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.ending import sweep_ending
 from feedax.cli.examples import Examples
 from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
 from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
@@ -35,6 +37,7 @@ from feedax.train.evaluation import Evaluation
 from feedax.train.history import Best
 from feedax.train.model import Model, compute_dtype
 from feedax.train.networks import Member, Network, file_name, network_name, setting_name
+from feedax.train.progress import is_terminal
 from feedax.train.recipe import hyperparams
 from feedax.train.sweep import sweep_members
 
@@ -160,7 +163,12 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     if flags.output.report and combinations[0].flags.output.report:
         write = partial(write_sweep_report, folder, examples, folder.report_path)
         files += ["report.html"] * try_to_write(write, folder, note)
-    note(f"done; {and_listed(files)} are in {folder.path}")
+    if is_terminal(sys.stdout):
+        rows = [row for one in done for row in one["rows"]]
+        more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"
+        print("\n".join(sweep_ending(folder.path, rows, more)))
+    else:
+        note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
 
 

@@ -1,12 +1,12 @@
 """``feedax train``."""
 
 import dataclasses
-import os
 import secrets
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax
 from feedax import datasets
 from feedax.cli import and_listed, say
 from feedax.cli.compilation_cache import use_compilation_cache
+from feedax.cli.ending import process_started, run_ending
 from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags, complete
 from feedax.cli.network import (
@@ -30,6 +31,7 @@ from feedax.cli.report import try_to_write, write_run_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
+    evaluate_command,
     from_anywhere,
     recorded_layers,
     refuse_unnamed_start,
@@ -41,7 +43,8 @@ from feedax.feed import Devices
 from feedax.report.recorder import Recorder
 from feedax.report.run_folder import RunFolder
 from feedax.train import fit, init_mlp, processes
-from feedax.train.history import Best
+from feedax.train.history import Best, best_row
+from feedax.train.progress import is_terminal
 
 note = partial(say, "feedax train")
 """Says what is not one of the lines of an epoch."""
@@ -109,22 +112,23 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     # Of the datasets that feedax knows by name, their labels' dtype is nobody's concern.
     plan, name = loaders["train"].plan(), flags.data.dataset
     is_own = datasets.is_code(name) or datasets.is_path(name)
-    shorter = {} if is_own else {str(plan): str(plan.without_dtypes())}
+    shorter = {str(plan): str(plan.shorter(dtypes=is_own))}
     with StopRequest(preemptible=processes.count() > 1) as stop:
         failure = None
         try:
-            with Progress(note, stop, folder is None, shorter) as progress:
-                params, _ = fit(
+            with Progress(note, stop, folder is None, shorter, flags.training.steps) as shown:
+                params, rows = fit(
                     params=params,
                     train=loaders["train"],
                     **computed,
                     key=jax.random.key(flags.data.seed),
                     evaluate=loaders,
-                    callbacks=(*([recorder] if recorder else []), progress, stop),
+                    callbacks=(*([recorder] if recorder else []), shown, stop),
                     best=flags.selection.best,
                     patience=flags.selection.patience,
                     checkpoints=checkpoints_of(flags.checkpoint, folder),
                     devices=flags.device.devices,
+                    progress=False,
                 )
         except NotANumberError as error:
             params, failure = error.params, error
@@ -153,6 +157,15 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         )
         write = partial(write_run_report, found, examples, folder.report_path)
         files += ["report.html"] * try_to_write(write, folder, note)
+    if is_terminal(sys.stdout):
+        kept = best_row(rows, flags.selection.best)
+        then = evaluate_command(folder.path, flags.data)
+        if examples.image_shape is not None:
+            then = shlex.join(["feedax", "predict", str(folder.path), "seven.png"])
+        print("\n".join(run_ending(folder.path, rows, kept, then)))
+        return stop.exit_code
+    if "test" not in loaders:
+        note(f"{flags.data.dataset} has no test set, so there is no test accuracy")
     note(f"done; {and_listed(files)} are in {folder.path}")
     note(f"{start_up}")
     return stop.exit_code  # not 0 when the request came too late to stop anything
@@ -192,15 +205,3 @@ class StartUp:
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.seconds.items())
         return f"start-up {sum(self.seconds.values()):.1f} s: {parts}"
-
-
-def process_started() -> float:
-    """When this process started, in seconds since the epoch; now where Linux does not say."""
-    try:
-        # After the name of the program, which may hold anything; see proc_pid_stat(5), field 22.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
-        return time.time()
-    return time.time() - age

@@ -54,10 +54,15 @@ class Plan:
     def is_streamed(self) -> bool:
         return self.name == "streamed"
 
-    def without_dtypes(self) -> "Plan":
-        """The same without the note on what JAX does to 64-bit values."""
-        kept = tuple(note for note in self.notes if not note.endswith(_ON_A_DEVICE))
-        return replace(self, notes=kept)
+    def shorter(self, dtypes: bool) -> "Plan":
+        """The same for somebody who trains: neither how it is iterated by hand, nor the cast.
+
+        Args:
+            dtypes: whether the note on what JAX does to 64-bit values is kept.
+        """
+        left_out = (_BY_HAND,) if dtypes else (_BY_HAND, _ON_A_DEVICE)
+        kept = tuple(note for note in self.notes if not note.endswith(left_out))
+        return replace(self, reason=self.reason.replace(" with FlattenAndCast", ""), notes=kept)
 
     def __str__(self) -> str:
         return f"{self.name}: {'. '.join((self.reason, *self.notes))}."
@@ -148,7 +153,7 @@ def choose_plan(
         reason = f"it was asked for; {described}"
     elif size <= memory_budget or wanted == "resident":
         name = "resident"
-        notes += ("Iterated by hand, it gathers each batch with NumPy, in the same order",)
+        notes += (_BY_HAND,)
         reason = f"{described} and fit on the device"
     else:
         reason = f"{described}, over the budget of {_megabytes(memory_budget)} for a device"
@@ -252,6 +257,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
+_BY_HAND = "Iterated by hand, it gathers each batch with NumPy, in the same order"
 _ON_A_DEVICE = "unless jax_enable_x64 is set"
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 

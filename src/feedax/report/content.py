@@ -182,7 +182,7 @@ def curves(run: RunReport) -> list[dict[str, Any]]:
                 label = f"{column_label(name)}, {title}"
                 series.append({"label": label, "values": _fitted(values, len(epochs))})
         if series:
-            found.append(chart(measure, epochs, series, log=measure == "loss"))
+            found.append(chart(measure, epochs, series, log=True))
     if run.learning_rates is not None:
         rates = [{"label": "learning rate", "values": list(run.learning_rates)}]
         found.append(chart("learning rate", epochs, rates, log=True))
@@ -381,6 +381,7 @@ def tiles(run: RunReport) -> dict[str, Any] | None:
         "picture": data_uri(mosaic(in_colours(shown), columns)),
         "shown": len(shown),
         "count": len(found),
+        "in_colour": found.ndim == 4,
         "size": f"{found.shape[1]} x {found.shape[2]}",
     }
 

@@ -1,11 +1,11 @@
-"""Figures as PNGs: loss and accuracy by epoch, of a run or a sweep, and what a network saw."""
+"""Curves by epoch, of a run, of several or of a sweep; what a network saw; and the house style."""
 
 import io
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from feedax.report.sweep_folder import Record, by_setting, column_label
-
-if TYPE_CHECKING:
-    from feedax.train.history import Row
+from feedax.train.history import TIMES, Row
+from feedax.train.networks import Sweep
 
 INK = "#333333"
 # Told apart also by those who see no difference between red and green, and in grey print.
@@ -51,7 +50,110 @@ BARS = 10
 """Classes of an image that are drawn: the likeliest ones, where there are more."""
 
 
-def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
+class Drawing(Figure):
+    """A figure that shows itself in a notebook, without pyplot.
+
+    Args:
+        size: width and height in inches.
+    """
+
+    def __init__(self, size: tuple[float, float]) -> None:
+        layout = ConstrainedLayoutEngine(wspace=0.06)
+        super().__init__(size, layout=layout, facecolor="white")
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        return _png(self, dpi=100)
+
+
+def plot(*histories: Sequence[Row] | Mapping[str, Sequence[Row]] | Sweep) -> Drawing:
+    """Draw histories: a panel each for the loss, the accuracy and every other metric.
+
+    Args:
+        histories: what `fit` returns, rows that have an ``epoch`` each; several, or a dict of them
+            by name, are drawn over each other, by their test set if they have one. Of a `Sweep`,
+            for each setting the mean of its networks, in a band from the lowest to the highest.
+
+    Returns:
+        A matplotlib figure, which shows itself in a notebook; ``figure.savefig("curves.png")``
+        writes it.
+
+    >>> rows = [{"epoch": 0, "loss": 1.0, "test_loss": 1.5}, {"epoch": 1, "loss": 0.5}]
+    >>> [axes.get_ylabel() for axes in plot(rows).axes]
+    ['loss']
+    """
+    if len(histories) == 1 and isinstance(histories[0], Sweep):
+        return _sweep_figure([_record(one) for one in histories[0].networks])
+    named: dict[str, Sequence[Row]] = {}
+    for i, one in enumerate(histories):
+        if isinstance(one, Mapping):
+            named |= one
+        elif isinstance(one, Sweep):
+            named |= {network.name: network.history for network in one.networks}
+        else:
+            named[f"history {i}"] = one
+    every = [row for rows in named.values() for row in rows]
+    measures = _measures(every) or ["loss"]
+    columns = min(3, len(measures))
+    lines = -(-len(measures) // columns)
+    labels = list(named) if len(named) > 1 else []
+    across = 2 if labels and max(map(len, labels)) <= LONG else 1
+    height = 3.6 * lines + 0.22 * -(-len(labels) // across)
+    figure = Drawing((max(6.0, 5.0 * columns), height))
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, measure in zip(panels, measures, strict=False):
+        if labels:
+            _draw_histories(axes, list(named.values()), measure)
+        else:
+            _draw_run(axes, every, measure, while_training=True)
+    for axes in panels[len(measures) :]:
+        axes.set_axis_off()
+    if labels:
+        figure.legend(
+            figure.axes[0].get_lines(), labels, loc="outside lower center", ncols=across,
+            frameon=False, labelcolor=INK, fontsize=9,
+        )  # fmt: skip
+    return figure
+
+
+def _measures(rows: Sequence[Row]) -> list[str]:
+    """What the rows measure: their columns without the names of sets."""
+    other = {"epoch", "skipped_steps", *TIMES}
+    names = dict.fromkeys(name for row in rows for name in row if name not in other)
+    return [
+        name for name in names if not any(name.endswith(f"_{one}") for one in names if one != name)
+    ]
+
+
+def _record(network: Any) -> Record:
+    """A network as a `SweepFolder` keeps it."""
+    return {
+        "setting": network.setting,
+        "error": network.error,
+        "result": network.result,
+        "rows": network.history,
+    }
+
+
+def _draw_histories(axes: Any, histories: Sequence[Sequence[Row]], measure: str) -> None:
+    column = _column([{"rows": rows} for rows in histories], measure)
+    for i, rows in enumerate(histories):
+        turn, place = divmod(i, len(SWEEP_COLOURS))
+        axes.plot(
+            [row["epoch"] for row in rows], _values(rows, column), STYLES[turn % len(STYLES)],
+            color=SWEEP_COLOURS[place], linewidth=1.8, marker="o", ms=3,
+        )  # fmt: skip
+    _finish_panel(
+        axes, column_label(column), [v for rows in histories for v in _values(rows, column)]
+    )
+
+
+def _values(rows: Sequence[Row], column: str) -> list[float]:
+    """A column; NaN where there is none, as JSON has it for a NaN."""
+    return [math.nan if row.get(column) is None else row[column] for row in rows]
+
+
+def curves_png(rows: Sequence[Row], title: str = "") -> bytes:
     """Draw the history of a run.
 
     Args:
@@ -62,32 +164,47 @@ def curves_png(rows: "Sequence[Row]", title: str = "") -> bytes:
     Returns:
         A PNG of 1600 x 640 pixels.
     """
-    figure = _new_figure(4)
+    figure = Drawing((10, 4))
     for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
         _draw_run(axes, rows, measure)
     return _png(figure, title)
 
 
-def _draw_run(axes: Any, rows: "Sequence[Row]", measure: str) -> None:
-    names = [name for name in rows[0] if name.endswith(f"_{measure}")]
-    if not names and measure in rows[0]:
-        names = [measure]
+def _draw_run(axes: Any, rows: Sequence[Row], measure: str, while_training: bool = False) -> None:
+    every = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in every if name.endswith(f"_{measure}")]
+    if (while_training or not names) and measure in every:
+        names.append(measure)
     epochs = [row["epoch"] for row in rows]
     for name, colour in zip(names, COLOURS, strict=False):
-        values = [float("nan") if row.get(name) is None else row[name] for row in rows]
         label = column_label(name).removesuffix(f" {measure}").removeprefix(f"{measure} ")
-        axes.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker="o", ms=3.5)
+        style = "--" if name == measure and len(names) > 1 else "-"
+        axes.plot(
+            epochs, _values(rows, name), style, label=label, color=colour, linewidth=1.8,
+            marker="o", ms=3.5,
+        )  # fmt: skip
 
     _finish_panel(axes, measure)
-    if names:
-        axes.legend(frameon=False, labelcolor=INK)
+    if names:  # above the lines, of which it hides none
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, labelcolor=INK,
+            borderaxespad=0.2, fontsize=9,
+        )  # fmt: skip
 
 
-def _finish_panel(axes: Any, name: str) -> None:
-    """Name the axes of a panel over the epochs, and draw them in the house style."""
-    axes.set_xlabel("epoch", color=INK)
-    axes.set_ylabel(name, color=INK)
+def _finish_panel(axes: Any, name: str, values: Sequence[float] = ()) -> None:
+    """Name the axes of a panel over the epochs; logarithmic for a loss of many sizes."""
+    is_loss = name.endswith(("loss", "loss while training"))
+    if is_loss and values and min(values) > 0 and max(values) > WIDE * min(values):
+        axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    style_axes(axes, "epoch", name)
+
+
+def style_axes(axes: Any, x: str, y: str) -> None:
+    """Name the axes of a panel, and draw them in the house style."""
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -108,6 +225,10 @@ def sweep_curves_png(records: Sequence[Record], title: str = "") -> bytes:
     Returns:
         A PNG, 1600 pixels wide.
     """
+    return _png(_sweep_figure(records), title)
+
+
+def _sweep_figure(records: Sequence[Record]) -> Drawing:
     groups = by_setting([one for one in records if one["error"] is None and one["rows"]])
     # Chosen as networks are, not by the test set where there is another.
     accuracy = _column(records, "accuracy", sets=("validation", "test"))
@@ -117,7 +238,7 @@ def sweep_curves_png(records: Sequence[Record], title: str = "") -> bytes:
     labels = [_label(group) for group in shown]
     count = 2 if len(labels) > 1 and max(map(len, labels)) <= LONG else 1
     height = 4 + 0.22 * (1 - (-len(labels) // count))
-    figure = _new_figure(height)
+    figure = Drawing((10, height))
     lines: list[Any] = []
     for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
         lines = _draw_sweep(axes, shown, _column(records, measure), measure)
@@ -130,7 +251,7 @@ def sweep_curves_png(records: Sequence[Record], title: str = "") -> bytes:
             fontsize=9, title=what, title_fontsize=9,
         )  # fmt: skip
         legend.get_title().set_color(INK)
-    return _png(figure, title)
+    return figure
 
 
 def _column(
@@ -169,9 +290,7 @@ def _draw_sweep(
             linewidth=1.8, marker="o", ms=3,
         )  # fmt: skip
 
-    if measure == "loss" and every and min(every) > 0 and max(every) > WIDE * min(every):
-        axes.set_yscale("log")
-    _finish_panel(axes, column_label(column))
+    _finish_panel(axes, column_label(column), every)
     return lines
 
 
@@ -191,17 +310,16 @@ def seen_png(seen: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence
     Returns:
         A PNG, 1000 pixels wide and 360 high for each image.
     """
-    figure = Figure((6.25, 2.25 * len(seen)), layout=ConstrainedLayoutEngine(), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Drawing((6.25, 2.25 * len(seen)))
     panels = figure.subplots(len(seen), 2, squeeze=False, width_ratios=(1, 1.6))
     for (left, right), (title, pixels, probabilities) in zip(panels, seen, strict=True):
         left.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         left.set_axis_off()
-        left.set_title(_short(title), fontsize=8, color=INK, parse_math=False)
+        left.set_title(short(title), fontsize=8, color=INK, parse_math=False)
         likeliest = np.sort((-probabilities).argsort(kind="stable")[:BARS])
         right.barh(range(len(likeliest)), probabilities[likeliest], color=COLOURS[0])
         right.set_yticks(
-            range(len(likeliest)), [_short(names[label]) for label in likeliest], parse_math=False
+            range(len(likeliest)), [short(names[label]) for label in likeliest], parse_math=False
         )
         right.invert_yaxis()
         right.set_xlim(0, 1)
@@ -212,19 +330,14 @@ def seen_png(seen: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence
         return _png(figure)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:21]}..."
+def short(text: str, most: int = 24) -> str:
+    """A text, or the beginning of a longer one."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _new_figure(height: float) -> Figure:
-    figure = Figure((10, height), layout=ConstrainedLayoutEngine(wspace=0.06), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure, title: str = "") -> bytes:
+def _png(figure: Figure, title: str = "", dpi: int = 160) -> bytes:
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=160)
+    figure.savefig(png, format="png", dpi=dpi)
     return png.getvalue()

@@ -148,10 +148,11 @@ def column_label(column: str) -> str:
 
 def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
+    from feedax.train.history import History
     from feedax.train.networks import Network, Sweep
 
     networks = [
-        Network(one["seed"], one["setting"], None, *_outcome(one))
+        Network(one["seed"], one["setting"], None, History(_rows(one)), _error(one))
         for some in by_setting(records)
         if any(one["result"] is None or column in one["result"] for one in some)
         for one in some
@@ -165,10 +166,12 @@ def mean_seconds(records: Sequence[Record]) -> float:
     return statistics.fmean(seconds) if seconds else math.nan
 
 
-def _outcome(record: Record) -> tuple[list[dict[str, float]], NotANumberError | None]:
-    """The history and the error of a network."""
+def _rows(record: Record) -> list[dict[str, float]]:
     # JSON has no NaN: it was written as null.
     result = record["result"] or {}
     row = {name: math.nan if value is None else value for name, value in result.items()}
-    error = None if record["error"] is None else NotANumberError(record["error"])
-    return [row] if row else [], error
+    return [row] if row else []
+
+
+def _error(record: Record) -> NotANumberError | None:
+    return None if record["error"] is None else NotANumberError(record["error"])

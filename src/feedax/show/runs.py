@@ -30,6 +30,9 @@ MOST_BYTES = 2**22
 MOST_REPORT = 2**26
 """Bytes of a report."""
 
+MOST_SETTINGS = 1000
+"""Of a sweep whose means are kept."""
+
 MOST_ENTRIES = 300
 """Of a configuration that are sent."""
 
@@ -69,7 +72,7 @@ class Summary:
     last: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
     best_at: int = -1
-    results: dict[str, list[float]] = field(default_factory=dict)
+    means: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, row: dict[str, Any], best: str | None) -> None:
         """Take over a row; `best` is the column by which the run keeps its parameters."""
@@ -87,8 +90,10 @@ class Summary:
         self.seconds += record["seconds"]
         self.count += 1
         accuracy = _last_set(record["result"] or {})["accuracy"]
-        if accuracy is not None:
-            self.results.setdefault(repr(record["setting"]), []).append(accuracy)
+        setting = shown(record["setting"])
+        if accuracy is not None and (setting in self.means or len(self.means) < MOST_SETTINGS):
+            mean, count = self.means.get(setting, (0.0, 0))
+            self.means[setting] = mean + (accuracy - mean) / (count + 1), count + 1
 
 
 class Runs:
@@ -237,16 +242,15 @@ class Runs:
         else:
             state = "ended" if _has_ended(run, summary, flags) else "stopped"
         results = _last_set(summary.last)
-        if summary.results:  # of a sweep: the best setting's mean
-            means = [sum(some) / len(some) for some in summary.results.values()]
-            results["accuracy"] = max(means)
+        if summary.means:  # of a sweep: that of its best setting
+            results["accuracy"] = max(mean for mean, _ in summary.means.values())
         return {
             "name": run.path.name,
             "kind": "sweep" if is_sweep else "run",
             "state": state,
             "note": rows.torn if state == "torn" else None,
             "started": _started(run, descriptor),
-            "dataset": run.config.get("dataset"),
+            "dataset": shortened(run.config.get("dataset", "")),
             **results,
             "done": summary.count,
             "planned": _planned(run, flags),

@@ -18,6 +18,7 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.fit import fit
+from feedax.train.history import History
 from feedax.train.layers import ModelSummary, summary
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
@@ -47,6 +48,7 @@ __all__ = [
     "Batch",
     "Checkpoints",
     "EpochEnded",
+    "History",
     "Metric",
     "Model",
     "ModelSummary",

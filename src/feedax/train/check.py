@@ -140,8 +140,14 @@ class ModelCheck:
         def remedy() -> str:
             """What predict does work on, and what to change then."""
             other = dataclasses.replace(self.model, batched=not self.model.batched)
+            flat = jax.eval_shape(
+                lambda x: jax.tree.map(lambda a: a.reshape(len(a), -1), x), inputs
+            )
             if _works(shapes, self.model, targets):
                 return "; it works on the targets: let the batches be (inputs, targets)"
+            if _works(shapes, self.model, flat):
+                ravel = "x.reshape(len(x), -1)" if self.model.batched else "x.ravel()"
+                return f"; it works on flat inputs: begin it with x = {ravel}"
             if not _works(shapes, other, shapes_of(inputs, _BATCH)):
                 return ""
             if other.batched:

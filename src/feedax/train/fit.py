@@ -8,9 +8,10 @@ from jax import Array
 from feedax.train.check import Scores
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.events import Event
-from feedax.train.history import Row
+from feedax.train.history import History
 from feedax.train.losses import cross_entropy
 from feedax.train.optimizers import Optimizer
+from feedax.train.progress import progress_bar
 from feedax.train.specification import FitSpecification
 from feedax.train.training import Training
 
@@ -39,7 +40,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     devices: int | None = None,
     precision: Literal["float32", "bfloat16"] | None = None,
-) -> tuple[Any, list[Row]]:
+    progress: bool | None = None,
+) -> tuple[Any, History]:
     """Train a model.
 
     Args:
@@ -93,10 +95,14 @@ def fit(
             if None, and one CPU. The devices of all processes work together.
         precision: ``"bfloat16"`` to compute the model in it, with float32 parameters, losses and
             batch statistics; otherwise it is computed in the dtypes of its parameters.
+        progress: whether to show a bar, with the time left, and a line for each epoch (of epochs
+            shorter than 0.2 s, for some). None to show it where somebody looks: in a notebook,
+            and on standard error where that is a terminal.
 
     Returns:
         The trained parameters (with ``state=``, the pair of parameters and state), of the last
-        step or of the epoch that `best` chose, and the history: a row for each epoch.
+        step or of the epoch that `best` chose, and the history: a list of dicts, one
+        for each epoch, that prints as a table (`feedax.plot` draws it).
 
         ===================== =====================================================================
         Column                Meaning
@@ -144,6 +150,8 @@ def fit(
     >>> [row["epoch"] for row in history], history[-1]["loss"] < history[0]["loss"]
     ([0, 1, 2], True)
     """
-    specification = FitSpecification(**locals())
-    (network,) = Training([specification]).run()
+    arguments = locals()
+    with progress_bar(arguments.pop("progress"), steps) as bars:
+        arguments["callbacks"] = (*bars, *callbacks)
+        (network,) = Training([FitSpecification(**arguments)]).run()
     return network.params, network.history

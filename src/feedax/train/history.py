@@ -1,9 +1,10 @@
 """The history of a network: its rows, the best of them, and the clock that they are read off."""
 
+import html
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex, overload
 
 import jax
 import numpy as np
@@ -19,6 +20,135 @@ Row = dict[str, float]
 
 LOW_IS_BEST = ("loss", "error")
 """Endings of the names of columns that are to be low; all others are to be high."""
+
+TIMES = (
+    "seconds",
+    "compile_seconds",
+    "wait_seconds",
+    "load_seconds",
+    "transfer_seconds",
+    "start_seconds",
+    "examples_per_second",
+)
+"""Columns about time; of these a table shows the seconds alone."""
+SHOWN_ROWS = 20
+"""Of a longer history, a table shows so many rows, the first and the last ones."""
+
+
+class History(list[Row]):
+    """The rows of a run: a list of dicts, a row for each epoch, that prints as a table.
+
+    In a notebook the table has a small curve of each column. `feedax.plot` draws them large.
+
+    >>> history = History([{"epoch": 0, "seconds": 1.5, "loss": 0.25, "accuracy": 0.9}])
+    >>> print(history)
+    epoch    loss  accuracy  seconds
+        0  0.2500    0.9000     1.50
+    >>> history[-1]
+    {'epoch': 0, 'seconds': 1.5, 'loss': 0.25, 'accuracy': 0.9}
+    """
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "History": ...
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return History(found) if isinstance(index, slice) else found
+
+    def __str__(self) -> str:
+        if not self:
+            return "no epoch has ended"
+        cells = list(zip(*_cells(self), strict=True))
+        widths = [max(map(len, column)) for column in cells]
+        lines = (
+            "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+            for row in zip(*cells, strict=True)
+        )
+        return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython, in a terminal."""
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table(self, curves=True) if self else str(self)
+
+
+# As a list is one.
+jax.tree_util.register_pytree_node(
+    History, lambda rows: (list(rows), None), lambda _, rows: History(rows)
+)
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], curves: bool = False) -> str:
+    """Rows as an HTML table of their main columns, with a small curve of each if asked for."""
+    head, *body = _cells(rows)
+    lines = ["".join(f"<th>{html.escape(name)}</th>" for name in head)]
+    if curves and len(rows) > 1:
+        of = [[] if name == "epoch" else [row.get(name) for row in rows] for name in head]
+        lines.append("".join(f"<td>{_curve(values)}</td>" for values in of))
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """The main columns of a row, in a line.
+
+    >>> line_of({"epoch": 0, "seconds": 1.5, "wait_seconds": 0.5, "loss": 0.25})
+    'epoch 0  loss 0.2500  seconds 1.50'
+    """
+    return "  ".join(f"{name} {_cell(name, row[name])}" for name in _columns([row]))
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns that a table shows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in TIMES] + [*{"seconds"} & names.keys()]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A table: the names of its columns, and then the cells of each row."""
+    columns, half = _columns(rows), SHOWN_ROWS // 2
+    cells = [columns]
+    cells += [[_cell(name, row.get(name)) for name in columns] for row in rows]
+    if len(rows) > SHOWN_ROWS:
+        cells[half + 1 : -half] = [["..."] * len(columns)]
+    return cells
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if name == "seconds":
+        return f"{value:.2f}"
+    is_plain = value == 0 or 1e-3 <= abs(value) < 1e5
+    return f"{value:.4f}" if is_plain else f"{value:.3g}"
+
+
+def _curve(values: Sequence[Any]) -> str:
+    """A small curve, as SVG."""
+    points = [
+        (i, float(value))
+        for i, value in enumerate(values)
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]
+    if len(points) < 2:
+        return ""
+    low = min(value for _, value in points)
+    size = max(value for _, value in points) - low or 1.0
+    width, height = 72.0, 24.0
+    path = " ".join(
+        f"{2 + i * width / (len(values) - 1):.1f},{2 + height - (value - low) * height / size:.1f}"
+        for i, value in points
+    )
+    return (
+        f'<svg width="76" height="28"><polyline points="{path}" fill="none" stroke="#1f6fb4" '
+        'stroke-width="1.5"/></svg>'
+    )
 
 
 class EpochClock:

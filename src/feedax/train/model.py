@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from feedax.errors import ModelError
+from feedax.errors import ModelError, shown
 from feedax.storage.snapshot import is_key
 
 PyTree = Any
@@ -245,6 +245,29 @@ def refuse_no_function(predict: Any, params: PyTree, who: str) -> None:
         raise ModelError(
             f"{who}: predict must be a function of (params, x), and it is a "
             f"{type(predict).__name__}; call {who}(predict, params, ...)"
+        )
+
+
+def name_in_torch(given: Any) -> str | None:
+    """The name of what is torch's: a function, a class or an object of one; None for all else."""
+    whole = given if hasattr(given, "__name__") else type(given)
+    is_torchs = str(getattr(whole, "__module__", "")).partition(".")[0] == "torch"
+    return whole.__name__ if is_torchs else None
+
+
+def refuse_no_loss(loss: Any, who: str) -> None:
+    """Refuse a loss that cannot be called, and one of torch.
+
+    Raises:
+        ModelError: that is so; `who` speaks.
+    """
+    name = name_in_torch(loss)
+    if name is not None or not callable(loss):
+        found = shown(loss) if name is None else f"torch's {name}"
+        raise ModelError(
+            f"{who}: loss must be a function of one example's prediction and target as JAX arrays, "
+            f"and it is {found}; give feedax.cross_entropy, or "
+            "lambda prediction, target: ((prediction - target) ** 2).mean(), say"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from feedax.errors import ModelError, NotANumberError
-from feedax.train.history import Row, best_row
+from feedax.train.history import History, Row, best_row
 
 LONGEST = 200
 """Letters of a name; file systems take 255 bytes, with what is added to it."""
@@ -119,7 +119,7 @@ class Network:
     seed: int
     setting: Setting
     params: Any
-    history: list[Row]
+    history: History
     error: NotANumberError | None = None
     best: str | None = None
 

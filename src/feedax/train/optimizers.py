@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from feedax.errors import ModelError, OptimizerError, did_you_mean
 from feedax.presets import WEIGHT_DECAY, OptimizerName, ScheduleName
-from feedax.train.model import Hyperparams, PyTree, accepted_kwargs
+from feedax.train.model import Hyperparams, PyTree, accepted_kwargs, name_in_torch
 
 Schedule = Callable[[ArrayLike], Array]
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
@@ -283,6 +283,12 @@ def make_optimizer(
         ModelError: there is none; `who` speaks.
     """
     made: Any = optimizer
+    if name := name_in_torch(optimizer):
+        ours = name.lower() if hasattr(optax, name.lower()) else "adam"
+        raise ModelError(
+            f"{who}: optimizer must be an optax transformation, and it is torch's {name}; give "
+            f"optax.{ours}(1e-3), say"
+        )
     if callable(optimizer):
         try:
             made = optimizer(**accepted_kwargs(optimizer, hyperparams))

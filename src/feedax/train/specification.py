@@ -25,6 +25,7 @@ from feedax.train.model import (
     refuse_hyperparams,
     refuse_mixup,
     refuse_no_function,
+    refuse_no_loss,
     untrained,
 )
 from feedax.train.optimizers import Optimizer, build_optimizer, make_optimizer
@@ -85,6 +86,7 @@ class FitSpecification:
                     "leave it out"
                 )
         refuse_no_function(self.predict, self.params, self.who)
+        refuse_no_loss(self.loss, self.who)
         refuse_no_checkpoints(self.checkpoints, self.who)
         train = Source.of(self.train, f"{self.who}: train")
         is_one_pass = self.epochs is None and self.steps is not None and train.comes_once

@@ -31,9 +31,11 @@ from feedax.train.events import (
     StopTraining,
     tell,
 )
+from feedax.train.history import History
 from feedax.train.model import partition
 from feedax.train.networks import Member, Network, Sweep, file_name, grid
 from feedax.train.programs import Programs, States, initial_values
+from feedax.train.progress import progress_bar
 from feedax.train.specification import FitSpecification, random_key
 from feedax.train.step import train_step
 from feedax.train.training import Trained, Training
@@ -59,6 +61,7 @@ def sweep(
     together: int | None = None,
     checkpoints: Checkpoints | None = None,
     callbacks: Iterable[Callable[[NetworksStarted | Stepped | NetworkEnded], None]] = (),
+    progress: bool | None = None,
     **options: Any,
 ) -> Sweep:
     """Train many networks: every combination of learning rates and hyperparameters, many seeds.
@@ -86,6 +89,7 @@ def sweep(
         callbacks: functions of one event: `NetworksStarted`, `Stepped` or `NetworkEnded`. One that
             raises `StopTraining` ends the sweep in good order. Of networks side by side, `Stepped`
             has their mean loss, and their parameters stacked.
+        progress: as in `fit`; the bar counts networks.
         options: loss, optimizer, epochs, steps, evaluate, metrics, augment, mixup, state, batched,
             best, patience, devices and precision, as in `fit`.
 
@@ -120,9 +124,10 @@ def sweep(
     if unknown := options.keys() - known:
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     members = grid(seeds, learning_rate, hyperparams or {})
-    return sweep_members(
-        members, predict, init, train, together, checkpoints, tuple(callbacks), **options
-    )
+    with progress_bar(progress) as bars:
+        return sweep_members(
+            members, predict, init, train, together, checkpoints, (*bars, *callbacks), **options
+        )
 
 
 def sweep_members(
@@ -286,7 +291,7 @@ class Sweeping:
         try:
             trained = Training(asked, programs, names, group.size).run()
         except NotANumberError as error:  # of one network; those of a group are set apart
-            trained = [Trained(error.params, error.history, error)]
+            trained = [Trained(error.params, History(error.history), error)]
         if self.is_stopped:
             raise StopTraining
         new = []
@@ -338,7 +343,8 @@ class Sweeping:
         content = EndedNetworkContent.from_json(about, path, _numbers_of(asked, checkpoints.run))
         like = on_device({"params": asked.trained, "state": asked.state})
         tree = restore(arrays, like, source=path)
-        whole, history = asked.whole(tree["params"], tree["state"]), content.history
+        whole = asked.whole(tree["params"], tree["state"])
+        history = History(content.history)
         if content.error is not None:
             content.error.params, content.error.history = whole, history
         self.ended[member.name] = Network(

@@ -41,7 +41,7 @@ from feedax.train.events import (
     StopTraining,
     tell,
 )
-from feedax.train.history import Best, EpochClock, ReportInterval, Row, epoch_rows
+from feedax.train.history import Best, EpochClock, History, ReportInterval, Row, epoch_rows
 from feedax.train.programs import InitialValues, Programs, initial_values
 from feedax.train.specification import FitSpecification
 from feedax.train.step import TrainState
@@ -56,7 +56,7 @@ class Trained(NamedTuple):
     """What came out of a network: as `fit` returns it, and why it ended before its time."""
 
     params: Any
-    history: list[Row]
+    history: History
     error: NotANumberError | None
 
 
@@ -74,7 +74,7 @@ class NetworkRun:
 
     source: Source
     best: Best
-    history: list[Row] = field(default_factory=list)
+    history: History = field(default_factory=History)
     position: SourcePosition = field(default_factory=lambda: {"batches": 0})
     skip: int = 0
     state_dict: StateDict | None = None
@@ -232,7 +232,7 @@ class Training:
                 "asked for; nothing is trained"
             )
         for network, saved in zip(self._networks, content.networks, strict=True):
-            network.history = saved.history
+            network.history = History(saved.history)
             network.best.load_state_dict(saved.best)
             network.position = saved.position
             network.skip = network.source.resume(saved.position, self._asked.who)

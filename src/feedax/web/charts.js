@@ -73,7 +73,11 @@ feedax.lines = (element, spec) => {
     plot = new uPlot({
       width: Math.max(200, element.clientWidth), height: height(),
       scales: {
-        x: { time: false, ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] } : {}) },
+        x: {
+          time: false,
+          ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] }
+            : { range: (self, low, high) => (spec.x.length === 1 ? [low - 0.5, low + 0.5] : [low, high]) }),
+        },
         y: isLog ? { distr: 3 } : {},
       },
       axes: [
@@ -84,7 +88,12 @@ feedax.lines = (element, spec) => {
           ...(spec.xLog ? { filter: (self, ticks) => ticks.map((tick) => ("125".includes(tick.toExponential()[0]) ? tick : null)) } : {}),
           values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(6))))),
         },
-        { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
+        {
+          ...axis, size: (self, texts) => 24 + 7 * Math.max(4, ...(texts || []).map((text) => text.length)),
+          // As many digits as tell ticks apart that lie so close.
+          values: (self, ticks, i, space, step) => ticks.map((tick) => (tick === null ? ""
+            : feedax.number(tick, isLog || !tick ? 3 : Math.max(1, Math.ceil(Math.log10(Math.abs(tick) / step)) + 1)))),
+        },
       ],
       cursor: { y: false, drag: { x: false, y: false } },
       legend: { live: true },
