@@ -41,8 +41,8 @@ def predict(params, x):
 
 @pytest.fixture(scope="module")
 def network(mnist_train, mnist_test):
-    few = Subset(mnist_train, range(15_000))
-    loader = feedax.NumpyLoader(few, 64, shuffle=True, seed=0)
+    few = Subset(mnist_train, range(12_800))
+    loader = feedax.NumpyLoader(few, 128, shuffle=True, seed=0)
     params, _ = feedax.fit(
         predict,
         feedax.init_mlp([784, 512, 512, 10], jax.random.key(0)),
@@ -203,7 +203,7 @@ DRAW = """([strokes, pen]) => {
 
 
 @pytest.mark.parametrize(
-    ("dataset", "drawings"), [("mnist", 25), ("fashion_mnist", 8), ("emnist", 8)]
+    ("dataset", "drawings"), [("mnist", 20), ("fashion_mnist", 6), ("emnist", 6)]
 )
 def test_any_drawing_becomes_the_image_that_predict_sees(
     browser, network, tmp_path, dataset, drawings
