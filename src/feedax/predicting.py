@@ -138,8 +138,8 @@ def canvas_data(
     Args:
         shape, dataset: as in `prepare_image`.
         class_names: of the network's outputs.
-        program: what `feedax.train.program.network_program` returns, of a network that takes the
-            pixels in any shape. None where a server prepares and predicts.
+        program: what `feedax.train.page_program.network_program` returns, of a network that takes
+            the pixels in any shape. None where a server prepares and predicts.
         white: what the network's examples have for a white pixel; black is 0.
 
     Raises:

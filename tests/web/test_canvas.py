@@ -14,8 +14,8 @@ from torch.utils.data import Subset
 import feedax
 from feedax.errors import ImageError
 from feedax.predicting import canvas_data, prepare_image
+from feedax.train.page_program import network_program
 from feedax.train.predictions import softmax
-from feedax.train.program import network_program
 from feedax.web import content_of, script_json
 
 DIGITS = [str(digit) for digit in range(10)]

@@ -1,7 +1,7 @@
 """What a model computes of one example: its equations in a row, as JAX traces them.
 
-Calls are inlined, so that whoever reads them (`feedax.train.program`, `feedax.train.layers`) meets
-arithmetic alone.
+Calls are inlined, so that whoever reads them (`feedax.train.page_program`, `feedax.train.layers`)
+meets arithmetic alone.
 """
 
 from collections.abc import Callable, Mapping

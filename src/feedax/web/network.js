@@ -1,5 +1,5 @@
 "use strict";
-// A network that runs in the page. feedax/train/program.py writes the program: operations on flat
+// A network that runs in the page. feedax/train/page_program.py writes the program: operations on flat
 // arrays of float32, of which each knows the numbers of its inputs and the size of its output.
 
 (() => {

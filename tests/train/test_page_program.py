@@ -16,8 +16,8 @@ from jax import lax
 
 import feedax
 from feedax.errors import ModelError, ProgramError
+from feedax.train.page_program import network_program
 from feedax.train.predictions import predictions, softmax
-from feedax.train.program import network_program
 from feedax.web import content_of
 
 KEY = jax.random.key(0)
