@@ -28,6 +28,7 @@ TIMES = (
     "load_seconds",
     "transfer_seconds",
     "start_seconds",
+    "evaluate_seconds",
     "examples_per_second",
 )
 """Columns about time; of these a table shows the seconds alone."""
