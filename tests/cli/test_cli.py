@@ -53,13 +53,13 @@ def test_help_of_a_command_is_quick_and_has_examples(tmp_path, command):
 USAGE = [
     (
         ["trian"],
-        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, not "
-        "'trian'; did you mean train?",
+        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, "
+        "not 'trian'; did you mean train?",
     ),
     (
         ["xyz"],
-        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, not "
-        "'xyz'; see feedax --help",
+        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, "
+        "not 'xyz'; see feedax --help",
     ),
     (["train", "--shufle"], "feedax train: there is no flag --shufle; did you mean --shuffle?"),
     (["train", "--zzz=3"], "feedax train: there is no flag --zzz; see feedax train --help"),

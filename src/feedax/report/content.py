@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from feedax.report.columns import column_label, columns_of, measures
 from feedax.report.images import data_uri, first_layer, in_colours, mosaic, picture, strongest
 from feedax.report.statistics import calibration, class_scores, confusion, wilson
-from feedax.report.sweep_folder import column_label
 from feedax.train.history import Row
 from feedax.train.predictions import Predictions
 
@@ -167,14 +167,11 @@ def curves(run: RunReport) -> list[dict[str, Any]]:
     if not run.history:
         return []
     epochs = [int(row["epoch"]) for row in run.history]
-    names = [name for name in run.history[0] if is_measured(name)]
-    measures = dict.fromkeys(["loss", "accuracy", *(name.rpartition("_")[2] for name in names)])
     found = []
-    for measure in measures:
+    for measure in measures(run.history):
         series = [
             {"label": column_label(name), "values": [row.get(name) for row in run.history]}
-            for name in names
-            if name == measure or name.endswith(f"_{measure}")
+            for name in columns_of(run.history, measure)
         ]
         title, others = run.published or ("", {})
         for name, values in others.items():
@@ -187,14 +184,6 @@ def curves(run: RunReport) -> list[dict[str, Any]]:
         rates = [{"label": "learning rate", "values": list(run.learning_rates)}]
         found.append(chart("learning rate", epochs, rates, log=True))
     return found
-
-
-NOT_MEASURED = ("epoch", "skipped_steps", "examples_per_second")
-
-
-def is_measured(column: str) -> bool:
-    """Whether a column of the rows is a loss or a metric."""
-    return column not in NOT_MEASURED and not column.endswith("_seconds") and column != "seconds"
 
 
 def chart(

@@ -135,17 +135,6 @@ def columns(records: Sequence[Record]) -> list[str]:
     return of_sets or [name for name in ("loss", "accuracy") if name in names]
 
 
-def column_label(column: str) -> str:
-    """A column of losses or accuracies, as a person reads it.
-
-    >>> column_label("train_loss"), column_label("accuracy")
-    ('training set loss', 'accuracy while training')
-    """
-    name, _, measure = column.rpartition("_")
-    name = "training" if name == "train" else name
-    return f"{name} set {measure}" if name else f"{measure} while training"
-
-
 def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
     from feedax.train.history import History
