@@ -125,7 +125,7 @@ def test_standard_output_is_three_lines_an_epoch(trained):
         r"feedax train: start-up \d+\.\d s: imports \d+\.\d, data \d+\.\d, compile \d+\.\d", said[3]
     )
     assert len(said) == 4
-    assert sorted(path.name for path in run.iterdir()) == FILES
+    assert sorted(path.name for path in run.iterdir()) == [*FILES, "report.html"]
 
 
 def test_the_plan_of_ones_own_dataset_tells_of_its_dtypes(tiny, feedax):
