@@ -476,8 +476,9 @@ def test_on_a_terminal_a_sweep_counts_networks_and_says_what_to_type_next(tmp_pa
     screen = Terminal(words, tmp_path)
     assert screen.returncode == 0, screen.text
     assert re.search(r"^0/2 networks ━+", screen.text, re.MULTILINE)
-    assert screen.text.splitlines()[-5:] == [
-        "sweep  my sweep",
+    assert screen.text.splitlines()[-6:] == [
+        "sweep   my sweep",
+        "report  my sweep/report.html",
         "",
         "next:",
         "  feedax show 'my sweep'",

@@ -572,6 +572,7 @@ def test_on_a_terminal_there_is_a_bar_the_same_lines_and_what_to_type_next(tmp_p
     assert re.fullmatch(r"time {10}\S+ s training, \S+ s compiling; \S+ s since .*", table[3])
     assert table[4:] == [
         "run           run",
+        "report        run/report.html",
         "",
         "next:",
         "  feedax show run",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feedax.cli.examples import TITLES
+from feedax.report.run_folder import REPORT
 from feedax.train.history import Row
 
 
@@ -25,13 +26,17 @@ def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -
         if (accuracy := (best or {}).get(f"{name}_accuracy")) is not None or name == "test"
     }
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(scores | _times(rows) | {"run": str(folder)}, [show, then])
+    return _lines(scores | _times(rows) | {"run": str(folder)} | _page(folder), [show, then])
 
 
 def sweep_ending(folder: Path, rows: Sequence[Row], then: str) -> list[str]:
     """The lines of a sweep, whose networks have these rows."""
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(_times(rows) | {"sweep": str(folder)}, [show, then])
+    return _lines(_times(rows) | {"sweep": str(folder)} | _page(folder), [show, then])
+
+
+def _page(folder: Path) -> dict[str, str]:
+    return {"report": str(folder / REPORT)} if (folder / REPORT).exists() else {}
 
 
 def _times(rows: Sequence[Row]) -> dict[str, str]:
