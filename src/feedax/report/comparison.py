@@ -49,6 +49,7 @@ def compared_runs(runs: Sequence[ComparedRun]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for run in runs for name in run.values))
     different = [name for name in names if len({repr(run.values.get(name)) for run in runs}) > 1]
     scores = list(dict.fromkeys(name for run in runs for name in run.result if name not in OTHERS))
+    scores.sort(key=_place)
     rows = []
     for run in runs:
         seconds = sum(row["seconds"] for row in run.history)
@@ -132,6 +133,12 @@ def compared_networks(records: Sequence[Record], command: str | None) -> dict[st
         },
         "differences": None,
     }
+
+
+def _place(column: str) -> int:
+    """What was not trained on comes first, and what was measured in training last."""
+    starts = ("test_", "validation_", "train_")
+    return next((i for i, start in enumerate(starts) if column.startswith(start)), len(starts))
 
 
 def cell(value: Any, column: str = "") -> dict[str, str]:
