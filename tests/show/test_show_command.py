@@ -15,7 +15,6 @@ import pytest
 from helpers import free_port, run_command
 from shown_runs import make_run, served
 
-
 # Of its own: that of the process may have seen a proxy, in a test of downloads.
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
