@@ -154,7 +154,8 @@ def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     networks = [
         Network(one["seed"], one["setting"], None, History(_rows(one)), _error(one))
         for some in by_setting(records)
-        if any(one["result"] is None or column in one["result"] for one in some)
+        # One that failed may have no row at all, or one without the scores of the test set.
+        if any(one["error"] is not None or column in (one["result"] or ()) for one in some)
         for one in some
     ]
     return Sweep(networks, True).summaries(column)
