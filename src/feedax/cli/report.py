@@ -66,18 +66,19 @@ def run(flags: ReportFlags, arguments: Sequence[str]) -> int:
 
 def _several(paths: Sequence[Path], out: Path) -> int:
     runs = []
-    for path in paths:
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(map(str, paths))
+    for path, name in zip(paths, names, strict=True):
         folder = RunFolder.open(path)
         recorded = recorded_flags(folder)
         rows = folder.rows()
         values = {
-            name: value for name, value in flag_values(recorded).items() if name not in UNCOMPARED
+            flag: value for flag, value in flag_values(recorded).items() if flag not in UNCOMPARED
         }
-        runs.append(
-            ComparedRun(path.name, rows, best_row(rows, recorded.selection.best) or {}, values)
-        )
-    names = ", ".join(one.name for one in runs)
-    write_page(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
+        runs.append(ComparedRun(name, rows, best_row(rows, recorded.selection.best) or {}, values))
+    title, subtitle = f"{len(runs)} runs compared", ", ".join(names)
+    write_page(out, title, subtitle=subtitle, comparison=compared_runs(runs))
     print(out)
     return 0
 
@@ -151,7 +152,7 @@ def flags_of(folder: SweepFolder, record: Record) -> TrainFlags:
     """The flags that a sweep's network was trained with."""
     for one in folder.setting("settings"):
         if one["setting"] == record["setting"]:
-            return read_words(TrainFlags, one["arguments"])
+            return changed(read_words(TrainFlags, one["arguments"]), seed=record["seed"])
     raise RunFolderError(
         f"run folder: {folder.metrics_path} must hold networks of this sweep, and it holds one "
         f"named {shown(record['name'])}; restore it from a copy or train again"
@@ -175,7 +176,10 @@ def report_of(
             "learning_rates": _learning_rates(recipe, loaders["train"], len(rows)),
             "augmented": _augmented(flags, examples, loaders["train"]),
         }
-    is_tutorial = replace(recipe, epochs=TUTORIAL.epochs, weight_decay=None) == TUTORIAL
+    without_decay = replace(
+        recipe, epochs=TUTORIAL.epochs, weight_decay=recipe.weight_decay or None
+    )
+    is_tutorial = without_decay == TUTORIAL
     is_mnist = flags.data.dataset == "mnist"
     return model_report(
         trained.predict,
@@ -260,7 +264,12 @@ def _augmented(
 
 def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
     config = folder.config
-    device = config.get("device", {})
+
+    def group(name: str) -> dict[str, Any]:
+        found = config.get(name)  # a file may say anything
+        return found if isinstance(found, dict) else {}
+
+    device = group("device")
     machine = {
         "device": f"{device.get('count', '?')} x {device.get('kind', '?')}",
         "usable CPUs": config.get("cpus", "?"),
@@ -269,7 +278,7 @@ def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
     groups = {
         "How batches are made": {"plan": config["plan"]} if "plan" in config else {},
         "Machine": machine,
-        "Versions": config.get("versions", {}),
+        "Versions": group("versions"),
         "Flags": {
             name: " ".join(spelled(name, value)[1:]) or str(value)
             for name, value in flag_values(flags).items()
@@ -277,8 +286,8 @@ def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
         },
     }
     return {
-        group: {str(name): str(value) for name, value in some.items()}
-        for group, some in groups.items()
+        title: {str(name): str(value) for name, value in some.items()}
+        for title, some in groups.items()
         if some
     }
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from feedax.report.content import DASHES, chart, is_measured, percent, seconds_of
 from feedax.report.sweep_folder import Record, by_setting, column_label, columns, summaries
@@ -152,7 +152,7 @@ def _share(value: float) -> str:
     return percent(value) if _is_number(value) else "–"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
