@@ -25,24 +25,21 @@ def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -
         if (accuracy := (best or {}).get(f"{name}_accuracy")) is not None or name == "test"
     }
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(scores | _times(rows) | {"run": str(folder)}, [show, then])
-
-
-def sweep_ending(folder: Path, rows: Sequence[Row], then: str) -> list[str]:
-    """The lines of a sweep, whose networks have these rows."""
-    show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(_times(rows) | {"sweep": str(folder)}, [show, then])
-
-
-def _times(rows: Sequence[Row]) -> dict[str, str]:
     training, compiling = (
         sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
     )
-    whole = time.time() - process_started()
-    return {
-        "time": f"{training:.1f} s training, {compiling:.1f} s compiling; "
-        f"{whole:.1f} s since the command began"
-    }
+    parts = f"{training:.1f} s training, {compiling:.1f} s compiling"
+    return _lines(scores | {"time": _time(parts), "run": str(folder)}, [show, then])
+
+
+def sweep_ending(folder: Path, seconds: float, then: str) -> list[str]:
+    """The lines of a sweep, whose networks were trained for so many seconds in all."""
+    show = shlex.join(["feedax", "show", str(folder)])
+    return _lines({"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}, [show, then])
+
+
+def _time(parts: str) -> str:
+    return f"{parts}; {time.time() - process_started():.1f} s since the command began"
 
 
 def _lines(table: Mapping[str, str], commands: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from feedax.report.images import picture
 from feedax.report.model_report import model_report
 from feedax.report.page import write_page
 from feedax.report.run_folder import RunFolder
-from feedax.report.sweep_folder import Record, SweepFolder, column_label
+from feedax.report.sweep_folder import Record, SweepFolder, column_label, own_rows
 from feedax.report.trained_run import TrainedRun
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs
@@ -126,7 +126,7 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         column, record = best
         flags = flags_of(folder, record)
         trained = network_of_sweep(folder, record, flags, examples)
-        report = report_of(trained, record["rows"], flags, examples)
+        report = report_of(trained, own_rows(record), flags, examples)
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
     write_page(
         out,

@@ -167,6 +167,25 @@ def mean_seconds(records: Sequence[Record]) -> float:
     return statistics.fmean(seconds) if seconds else math.nan
 
 
+def own_rows(record: Record) -> list[dict[str, Any]]:
+    """The rows of a network, with its share of the seconds: of networks side by side, each row has
+    those of all of them.
+
+    >>> record = {"seconds": 1.0, "rows": [{"epoch": 0, "seconds": 4.0, "compile_seconds": 8.0}]}
+    >>> own_rows(record)
+    [{'epoch': 0, 'seconds': 1.0, 'compile_seconds': 2.0}]
+    """
+    whole = sum(row.get("seconds") or 0.0 for row in record["rows"])
+    share = record["seconds"] / whole if whole else 1.0
+    return [
+        {
+            name: value * share if value and name.endswith("seconds") else value
+            for name, value in row.items()
+        }
+        for row in record["rows"]
+    ]
+
+
 def _rows(record: Record) -> list[dict[str, float]]:
     # JSON has no NaN: it was written as null.
     result = record["result"] or {}
