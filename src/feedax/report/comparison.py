@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from feedax.report.content import DASHES, chart, is_measured, percent, seconds_of
+from feedax.report.content import DASHES, chart, percent, seconds_of
 from feedax.report.sweep_folder import Record, by_setting, column_label, columns, summaries
-from feedax.train.history import Row
+from feedax.train.history import Row, is_measured
 from feedax.train.networks import setting_name
 
 MOST_LINES = 8
