@@ -3,9 +3,12 @@
 import math
 
 import numpy as np
+import torch
+from torch.utils.data import TensorDataset
 
 import feedax
 from feedax.report.content import RunReport, sections
+from feedax.report.model_report import model_report
 from feedax.web import script_json
 
 
@@ -39,3 +42,15 @@ def test_numbers_that_json_lacks_are_gaps():
     assert page["headline"]["times"][0]["seconds"] == "2.00 s"
     assert page["numbers"]["predicted"]["x"] == [1.0, 3.0]
     assert script_json([loss, page["numbers"]])
+
+
+def test_parameters_are_rounded_for_the_page_whatever_the_run_computed_in(rng):
+    x = rng.integers(0, 256, (64, 784)).astype(np.float32)
+    w = rng.normal(size=(10, 784)).astype(np.float32) / 255
+    arrays = map(torch.from_numpy, (x, np.arange(64) % 10))
+    test = feedax.NumpyLoader(TensorDataset(*arrays), batch_size=64)
+    for precision in (None, "bfloat16"):
+        found = model_report(
+            lambda w, x: w @ x, w, test=test, image_shape=(28, 28), precision=precision
+        )
+        assert [one["dtype"] for one in found.canvas["program"]["constants"]] == ["int16"]
