@@ -116,6 +116,9 @@ def test_mistakes_are_pictures_or_rows():
     assert feedax.mistakes(flat, (6, 5)).axes[0].images[0].get_array().shape == (6, 5)
     (text,) = feedax.mistakes(flat, class_names=["a", "b", "c"]).texts
     assert text.get_text().split()[:4] == [str(first), f"{'abc'[true]},", "taken", "for"]
+    outside = Predictions(np.array([-1, 7]), found.outputs[:2], {0: flat.inputs[first], 1: first})
+    (text,) = feedax.mistakes(outside, class_names=["a", "b"]).texts
+    assert {line.split()[1] for line in text.get_text().splitlines()} == {"-1,", "7,"}
     (text,) = feedax.mistakes(of_numbers()).texts
     assert text.get_text().endswith("0 1 2 3 4 5 6 7 ...")
     (text,) = feedax.mistakes(Predictions(np.arange(2), np.eye(2, dtype="f4"), {})).texts

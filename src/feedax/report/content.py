@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from feedax.report.images import data_uri, first_layer, in_colours, mosaic, picture, strongest
-from feedax.report.statistics import calibration, class_scores, confusion, wilson
+from feedax.report.statistics import calibration, class_name, class_scores, confusion, wilson
 from feedax.report.sweep_folder import column_label
 from feedax.train.history import Row, is_measured, measures
 from feedax.train.predictions import Predictions
@@ -70,8 +70,7 @@ class RunReport:
 
     def name_of(self, label: int) -> str:
         """The name of a class."""
-        names = self.class_names or ()
-        return names[label] if 0 <= label < len(names) else str(label)
+        return class_name(self.class_names, label)
 
 
 def sections(run: RunReport) -> dict[str, Any]:
