@@ -86,16 +86,32 @@ def first_layer(params: Any, shape: Sequence[int]) -> np.ndarray | None:
             tiles = rows.reshape(len(rows), *shape)
             if len(shape) == 3 and shape[0] == channels:
                 tiles = np.moveaxis(tiles, 1, -1)
-        elif leaf.ndim == 4 and leaf.shape[1] == channels and max(leaf.shape[2:]) <= LARGEST:
-            tiles = np.moveaxis(leaf, 1, -1)
-        elif leaf.ndim == 4 and leaf.shape[2] == channels and max(leaf.shape[:2]) <= LARGEST:
-            tiles = np.moveaxis(leaf, -1, 0)
+        elif leaf.ndim == 4 and (filters := _filters(leaf, channels)) is not None:
+            tiles = filters
         else:
             continue
         if channels == 1:
             return tiles.reshape(tiles.shape[:3])
         return tiles if channels == 3 else None
     return None
+
+
+def _filters(leaf: np.ndarray, channels: int) -> np.ndarray | None:
+    """Filters of a convolution, ``(filters, height, width, channels)``; None of another one.
+
+    Where both orders would do, the filters are square: ``(3, 3, 3, 16)`` are 16 of 3 x 3.
+    """
+    orders = [
+        (leaf.shape[1], leaf.shape[2:], np.moveaxis(leaf, 1, -1)),
+        (leaf.shape[2], leaf.shape[:2], np.moveaxis(leaf, -1, 0)),
+    ]
+    fitting = [
+        (sides, filters)
+        for inputs, sides, filters in orders
+        if inputs == channels and max(sides) <= LARGEST
+    ]
+    fitting.sort(key=lambda one: one[0][0] != one[0][1])
+    return fitting[0][1] if fitting else None
 
 
 def in_colours(weights: np.ndarray) -> np.ndarray:
