@@ -285,6 +285,10 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
         f"{run} is npz:{digits}; add --dataset npz:{digits})\n"
     )
     assert 'id="mistakes"' not in (run / "report.html").read_text()
+    # One that is named and not there is an error, and the page stays as it is.
+    before = (run / "report.html").read_bytes()
+    assert main(["report", str(run), "--dataset", f"npz:{tmp_path}/none.npz"]) == 1
+    assert (run / "report.html").read_bytes() == before
     assert main(["report", str(run), "--dataset", f"npz:{digits}"]) == 0
     assert 'id="mistakes"' in (run / "report.html").read_text()
 

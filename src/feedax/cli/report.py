@@ -88,10 +88,16 @@ UNCOMPARED = ("--out", "--name", "--resume", "--report")
 
 
 def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags) -> Examples | None:
-    """The data set of a run; without one the page has no predictions."""
+    """The data set of a run; without one the page has no predictions.
+
+    Raises:
+        FeedaxError: it cannot be opened, and the flags name it.
+    """
     try:
         return Examples.open(data_flags(path, recorded.data, flags, "feedax report"))
     except FeedaxError as error:
+        if flags.dataset is not None or flags.root is not None:
+            raise
         note(f"the page has no predictions, since there is no data set ({one_line(str(error))})")
         return None
 
