@@ -318,6 +318,20 @@ def test_a_sweep_is_listed_with_its_networks(folder, ask):
     }
 
 
+def test_settings_of_many_flags_are_told_apart(folder, ask):
+    config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "1"]}
+    sweep = SweepFolder.create(config, path=folder / "a")
+    for i, accuracy in enumerate((0.5, 0.9)):
+        result = row(0, test_accuracy=accuracy)
+        sweep.append_row(
+            {
+                "name": f"{i}", "setting": {"a" * 200: 1, "b": i, "c" * 200: 1}, "seed": 0,
+                "seconds": 2.0, "error": None, "params": "p", "result": result, "rows": [result],
+            }
+        )  # fmt: skip
+    assert entry(ask())["accuracy"] == 0.9
+
+
 def test_a_network_that_failed_is_in_no_mean_and_no_curve(folder, ask):
     config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "2"]}
     sweep = SweepFolder.create(config, path=folder / "a")

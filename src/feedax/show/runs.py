@@ -5,6 +5,7 @@ followed, what is read has a bound and is checked, and nothing is written.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -19,7 +20,7 @@ from feedax.errors import RunFolderError, reason, shortened, shown
 from feedax.files import is_locked, open_folder, open_regular
 from feedax.report.run_folder import RunFolder
 from feedax.report.sweep_folder import SweepFolder
-from feedax.storage.plain_json import load_json
+from feedax.storage.plain_json import json_bytes, load_json
 
 MOST_RUNS = 500
 """That are listed, the latest changed."""
@@ -69,7 +70,8 @@ class Summary:
         kept: the row of the epoch whose parameters are kept.
         best: its value of the column that chooses it, or None.
         best_at: how many rows are before it.
-        means: of a sweep's settings, the mean accuracy and how many networks it is of.
+        means: of a sweep's settings, by their digests, the mean accuracy and how many networks it
+            is of.
     """
 
     version: str = ""
@@ -98,7 +100,8 @@ class Summary:
         if record["error"] is not None:  # its accuracy is that of before it failed
             return
         accuracy = _last_set(record["result"] or {})["accuracy"]
-        setting = shown(record["setting"])
+        # Of one length, whatever a file says.
+        setting = hashlib.sha256(json_bytes(record["setting"])).hexdigest()
         if accuracy is not None and (setting in self.means or len(self.means) < MOST_SETTINGS):
             mean, count = self.means.get(setting, (0.0, 0))
             self.means[setting] = mean + (accuracy - mean) / (count + 1), count + 1
