@@ -47,13 +47,14 @@ def lines(axes):
 
 def test_a_history_is_drawn_by_measure():
     loss, accuracy = feedax.plot(ROWS).axes
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "test_accuracy")
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
     assert lines(loss) == [[1.5, 0.5], [2.0, 1.0]]
     assert [text.get_text() for text in loss.get_legend().get_texts()] == [
         "test set",
         "while training",
     ]
     np.testing.assert_equal(lines(accuracy), [[0.25, np.nan]])
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["test set"]
 
 
 def test_several_histories_and_a_sweep_are_drawn_over_each_other():
@@ -67,7 +68,9 @@ def test_several_histories_and_a_sweep_are_drawn_over_each_other():
         feedax.Network(seed, {}, None, feedax.History(rows))
         for seed, rows in enumerate((ROWS[:1], other[:1]))
     ]
-    assert lines(feedax.plot(feedax.Sweep(networks, True)).axes[0]) == [[5.25]]
+    sweep = feedax.Sweep(networks, True)
+    assert lines(feedax.plot(sweep).axes[0]) == [[5.25]]
+    assert lines(feedax.plot(sweep, sweep).axes[0]) == [[1.5], [9.0]] * 2
     drawn(feedax.plot([]))
 
 
@@ -115,6 +118,9 @@ def test_mistakes_are_pictures_or_rows():
     assert feedax.mistakes(flat, (6, 5)).axes[0].images[0].get_array().shape == (6, 5)
     (text,) = feedax.mistakes(flat, class_names=["a", "b", "c"]).texts
     assert text.get_text().split()[:4] == [str(first), f"{'abc'[true]},", "taken", "for"]
+    outside = Predictions(np.array([-1, 7]), found.outputs[:2], {0: flat.inputs[first], 1: first})
+    (text,) = feedax.mistakes(outside, class_names=["a", "b"]).texts
+    assert {line.split()[1] for line in text.get_text().splitlines()} == {"-1,", "7,"}
     (text,) = feedax.mistakes(of_numbers()).texts
     assert text.get_text().endswith("0 1 2 3 4 5 6 7 ...")
     (text,) = feedax.mistakes(Predictions(np.arange(2), np.eye(2, dtype="f4"), {})).texts

@@ -12,12 +12,15 @@ import pytest
 from browser import PHONE, opened
 from helpers import batches, linear, problem, save_digits
 from PIL import Image
+from shown_runs import make_run
 
 import feedax
 from feedax.cli import main
+from feedax.cli.report import flags_of
 from feedax.report.content import RunReport
 from feedax.report.page import write_page
 from feedax.report.statistics import wilson
+from feedax.report.sweep_folder import SweepFolder
 
 CHARTS = """() => Object.fromEntries([...document.querySelectorAll("[data-chart]")].map(
   (element) => [element.chart.title, element.chart]))"""
@@ -282,8 +285,35 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
         f"{run} is npz:{digits}; add --dataset npz:{digits})\n"
     )
     assert 'id="mistakes"' not in (run / "report.html").read_text()
+    # One that is named and not there is an error, and the page stays as it is.
+    before = (run / "report.html").read_bytes()
+    assert main(["report", str(run), "--dataset", f"npz:{tmp_path}/none.npz"]) == 1
+    assert (run / "report.html").read_bytes() == before
     assert main(["report", str(run), "--dataset", f"npz:{digits}"]) == 0
     assert 'id="mistakes"' in (run / "report.html").read_text()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a", "b"):
+        make_run(tmp_path / place / "run", epochs=1)
+    assert main(["report", "a/run", "b/run", "--out", "compared.html"]) == 0
+    assert '<p class="faint">a/run, b/run</p>' in Path("compared.html").read_text()
+
+
+def test_whatever_a_configuration_says_there_is_a_page(tmp_path: Path) -> None:
+    words = ["--epochs", "3", "--hidden", "--dataset", "npz:nowhere.npz"]
+    run = make_run(tmp_path / "run", arguments=words, device="x", versions=[1], epochs=1)
+    assert main(["report", str(run.path)]) == 0
+    assert "? x ?" in run.report_path.read_text()
+
+
+def test_the_command_of_a_network_of_a_sweep_has_its_seed(tmp_path: Path) -> None:
+    settings = [{"setting": {"epochs": 2}, "arguments": ["--epochs", "2"]}]
+    config = {"made_by": "feedax sweep", "settings": settings, "dataset": "mnist"}
+    sweep = SweepFolder.create(config, path=tmp_path / "sweep")
+    flags = flags_of(sweep, {"name": "epochs=2,seed=3", "setting": {"epochs": 2}, "seed": 3})
+    assert (flags.training.epochs, flags.data.seed) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +323,10 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
         (
             ["a", "b"],
             "--out must name the page that compares several runs; give --out compared.html",
+        ),
+        (
+            ["a", "b", "--out", "c.html", "--dataset", "mnist"],
+            "--dataset and --root are for the page of one run, and there are 2; leave them out",
         ),
         (["a", "--out", "b.pdf"], "--out must name an .html file, not b.pdf; call it report.html"),
     ],

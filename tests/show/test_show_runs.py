@@ -13,6 +13,7 @@ from shown_runs import make_run, row
 import feedax.show.runs as runs_module
 from feedax.files import is_locked, lock
 from feedax.report.sweep_folder import SweepFolder
+from feedax.train.history import best_row
 
 
 def entry(answer, name="a"):
@@ -110,6 +111,15 @@ def test_a_run_that_ran_out_of_patience_has_ended(folder, ask):
     assert entry(ask())["state"] == "stopped"
     run.append_row(row(3, test_loss=0.5))
     assert entry(ask())["state"] == "ended"
+
+
+def test_a_run_has_the_result_of_the_epoch_that_it_keeps(folder, ask):
+    run = make_run(folder / "a", arguments=["--epochs", "9", "--best", "validation_loss"])
+    losses = (None, 0.3, 0.2, 0.4, None)
+    for epoch, loss in enumerate(losses):
+        run.append_row(row(epoch, validation_loss=loss))
+    assert entry(ask())["accuracy"] == best_row(run.rows(), "validation_loss")["test_accuracy"]
+    assert entry(ask())["accuracy"] == 0.72
 
 
 def test_a_run_of_steps_has_ended_with_its_last_checkpoint(folder, ask):
@@ -306,6 +316,36 @@ def test_a_sweep_is_listed_with_its_networks(folder, ask):
         "seed": 1,
         "rows": [row(0, test_accuracy=0.8)],
     }
+
+
+def test_settings_of_many_flags_are_told_apart(folder, ask):
+    config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "1"]}
+    sweep = SweepFolder.create(config, path=folder / "a")
+    for i, accuracy in enumerate((0.5, 0.9)):
+        result = row(0, test_accuracy=accuracy)
+        sweep.append_row(
+            {
+                "name": f"{i}", "setting": {"a" * 200: 1, "b": i, "c" * 200: 1}, "seed": 0,
+                "seconds": 2.0, "error": None, "params": "p", "result": result, "rows": [result],
+            }
+        )  # fmt: skip
+    assert entry(ask())["accuracy"] == 0.9
+
+
+def test_a_network_that_failed_is_in_no_mean_and_no_curve(folder, ask):
+    config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "2"]}
+    sweep = SweepFolder.create(config, path=folder / "a")
+    for seed, accuracy, error in ((0, 0.9, None), (1, 0.1, "it turned not-a-number")):
+        result = row(0, test_accuracy=accuracy)
+        sweep.append_row(
+            {
+                "name": f"{seed}", "setting": {}, "seed": seed, "seconds": 2.0, "error": error,
+                "params": "p", "result": result, "rows": [result],
+            }
+        )  # fmt: skip
+    answer = ask(("a", "", 0))
+    assert (entry(answer)["accuracy"], entry(answer)["done"]) == (0.9, 2)
+    assert [one["seed"] for one in answer["ticked"]["a"]["rows"]] == [0]
 
 
 def test_asking_for_a_lock_keeps_nobody_from_it(tmp_path: Path):

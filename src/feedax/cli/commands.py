@@ -168,6 +168,11 @@ class ReportFlags:
             raise UsageError(
                 "--out must name the page that compares several runs; give --out compared.html"
             )
+        if len(self.runs) > 1 and (self.dataset is not None or self.root is not None):
+            raise UsageError(
+                "--dataset and --root are for the page of one run, and there are "
+                f"{len(self.runs)}; leave them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -26,28 +26,27 @@ def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -
         if (accuracy := (best or {}).get(f"{name}_accuracy")) is not None or name == "test"
     }
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(scores | _times(rows) | {"run": str(folder)} | _page(folder), [show, then])
+    training, compiling = (
+        sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
+    )
+    parts = f"{training:.1f} s training, {compiling:.1f} s compiling"
+    found = {"time": _time(parts), "run": str(folder)} | _page(folder)
+    return _lines(scores | found, [show, then])
 
 
-def sweep_ending(folder: Path, rows: Sequence[Row], then: str) -> list[str]:
-    """The lines of a sweep, whose networks have these rows."""
+def sweep_ending(folder: Path, seconds: float, then: str) -> list[str]:
+    """The lines of a sweep, whose networks were trained for so many seconds in all."""
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines(_times(rows) | {"sweep": str(folder)} | _page(folder), [show, then])
+    found = {"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}
+    return _lines(found | _page(folder), [show, then])
 
 
 def _page(folder: Path) -> dict[str, str]:
     return {"report": str(folder / REPORT)} if (folder / REPORT).exists() else {}
 
 
-def _times(rows: Sequence[Row]) -> dict[str, str]:
-    training, compiling = (
-        sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
-    )
-    whole = time.time() - process_started()
-    return {
-        "time": f"{training:.1f} s training, {compiling:.1f} s compiling; "
-        f"{whole:.1f} s since the command began"
-    }
+def _time(parts: str) -> str:
+    return f"{parts}; {time.time() - process_started():.1f} s since the command began"
 
 
 def _lines(table: Mapping[str, str], commands: Sequence[str]) -> list[str]:

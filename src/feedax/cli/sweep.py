@@ -165,9 +165,9 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         write = partial(write_sweep_report, folder, examples, folder.report_path)
         files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
-        rows = [row for one in done for row in one["rows"]]
+        seconds = sum(one["seconds"] for one in done)
         more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"
-        print("\n".join(sweep_ending(folder.path, rows, more)))
+        print("\n".join(sweep_ending(folder.path, seconds, more)))
     else:
         note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything

@@ -1,24 +1,9 @@
-"""The columns of rows: what they measure, of which set, and what a person reads."""
+"""The columns of rows: which are of a measure, and what a person reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedax.train.history import TIMES
-
-OTHERS = ("epoch", "skipped_steps", *TIMES)
-"""Columns that measure no set."""
-
-
-def measures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the rows measure: their columns without the names of sets.
-
-    >>> measures([{"epoch": 0, "seconds": 1.0, "loss": 0.5, "test_loss": 0.6, "test_top_5": 0.9}])
-    ['loss', 'test_top_5']
-    """
-    names = dict.fromkeys(name for row in rows for name in row if name not in OTHERS)
-    return [
-        name for name in names if not any(name.endswith(f"_{one}") for one in names if one != name)
-    ]
+from feedax.train.history import is_measured
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
@@ -27,7 +12,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
     >>> columns_of([{"loss": 0.5, "test_loss": 0.6, "accuracy": 0.9}], "loss")
     ['loss', 'test_loss']
     """
-    names = dict.fromkeys(name for row in rows for name in row if name not in OTHERS)
+    names = dict.fromkeys(name for row in rows for name in row if is_measured(name))
     return [name for name in names if name == measure or name.endswith(f"_{measure}")]
 
 
@@ -46,12 +31,17 @@ def column_of(
     return next((name for name in wanted if name in names), None)
 
 
-def column_label(column: str) -> str:
-    """A column of losses or accuracies, as a person reads it.
+def column_label(column: str, measure: str | None = None) -> str:
+    """A column of losses or metrics, as a person reads it.
 
-    >>> column_label("train_loss"), column_label("accuracy")
-    ('training set loss', 'accuracy while training')
+    Args:
+        column: its name.
+        measure: the part of it that is no name of a set; what follows its last ``_`` if None.
+
+    >>> column_label("train_loss"), column_label("accuracy"), column_label("test_top_5", "top_5")
+    ('training set loss', 'accuracy while training', 'test set top_5')
     """
-    name, _, measure = column.rpartition("_")
+    measure = column.rpartition("_")[2] if measure is None else measure
+    name = column.removesuffix(measure).removesuffix("_")
     name = "training" if name == "train" else name
     return f"{name} set {measure}" if name else f"{measure} while training"

@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from feedax.errors import ModelError
 from feedax.report import images
 from feedax.report.figures import COLOURS, INK, SWEEP_COLOURS, Drawing, short, style_axes
-from feedax.report.statistics import calibration, confusion
+from feedax.report.statistics import calibration, class_name, confusion
 from feedax.train.predictions import Predictions
 
 WRITTEN_CLASSES, NAMED_CLASSES = 12, 60
@@ -59,7 +59,7 @@ def confusion_matrix(predictions: Predictions, class_names: Sequence[str] | None
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     step = 1 if classes <= NAMED_CLASSES else 10
     ticks = range(0, classes, step)
-    names = [short(_name(class_names, label), 16) for label in ticks]
+    names = [short(class_name(class_names, label), 16) for label in ticks]
     font = 9 if classes <= 20 else 7
     turn = 90 if max(map(len, names)) > 2 else 0
     axes.set_xticks(ticks, names, rotation=turn, fontsize=font, parse_math=False)
@@ -292,17 +292,15 @@ def _refuse_no_classes(predictions: Predictions, who: str) -> None:
         )
 
 
-def _name(class_names: Sequence[str] | None, label: int) -> str:
-    return str(label) if class_names is None else class_names[label]
-
-
 def _caption(predictions: Predictions, i: int, class_names: Sequence[str] | None) -> str:
     """What an example is, and what it was taken for."""
     if not predictions.is_of_classes:
         target, output = (np.ravel(one[i]) for one in (predictions.targets, predictions.outputs))
         return f"true {_numbers(target)},\npredicted {_numbers(output)}"
     label = int(predictions.predicted[i])
-    names = [short(_name(class_names, one), 12) for one in (int(predictions.targets[i]), label)]
+    names = [
+        short(class_name(class_names, one), 12) for one in (int(predictions.targets[i]), label)
+    ]
     probability = math.floor(1000 * predictions.probabilities[i, label]) / 10
     return f"{names[0]}, taken for\n{names[1]} ({probability:.1f} %)"
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from feedax.report.columns import column_label, column_of, measures
+from feedax.report.columns import column_label, column_of
 from feedax.report.sweep_folder import Record, by_setting
-from feedax.train.history import Row
+from feedax.train.history import Row, measures
 from feedax.train.networks import Sweep
 
 INK = "#333333"
@@ -85,26 +85,30 @@ def plot(*histories: Sequence[Row] | Mapping[str, Sequence[Row]] | Sweep) -> Dra
     """
     if len(histories) == 1 and isinstance(histories[0], Sweep):
         return _sweep_figure([_record(one) for one in histories[0].networks])
-    named: dict[str, Sequence[Row]] = {}
+    labels: list[str] = []
+    drawn: list[Sequence[Row]] = []
     for i, one in enumerate(histories):
         if isinstance(one, Mapping):
-            named |= one
+            labels += one
+            drawn += one.values()
         elif isinstance(one, Sweep):
-            named |= {network.name: network.history for network in one.networks}
+            labels += [network.name for network in one.networks]
+            drawn += [network.history for network in one.networks]
         else:
-            named[f"history {i}"] = one
-    every = [row for rows in named.values() for row in rows]
+            labels.append(f"history {i}")
+            drawn.append(one)
+    every = [row for rows in drawn for row in rows]
     shown = measures(every) or ["loss"]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    labels = list(named) if len(named) > 1 else []
+    labels = labels if len(drawn) > 1 else []
     across = 2 if labels and max(map(len, labels)) <= LONG else 1
     height = 3.6 * lines + 0.22 * -(-len(labels) // across)
     figure = Drawing((max(6.0, 5.0 * columns), height))
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, measure in zip(panels, shown, strict=False):
         if labels:
-            _draw_histories(axes, list(named.values()), measure)
+            _draw_histories(axes, drawn, measure)
         else:
             _draw_run(axes, every, measure, while_training=True)
     for axes in panels[len(shown) :]:
@@ -136,7 +140,9 @@ def _draw_histories(axes: Any, histories: Sequence[Sequence[Row]], measure: str)
             color=SWEEP_COLOURS[place], linewidth=1.8, marker="o", ms=3,
         )  # fmt: skip
     _finish_panel(
-        axes, column_label(column), [v for rows in histories for v in _values(rows, column)]
+        axes,
+        column_label(column, measure),
+        [v for rows in histories for v in _values(rows, column)],
     )
 
 
@@ -169,7 +175,7 @@ def _draw_run(axes: Any, rows: Sequence[Row], measure: str, while_training: bool
         names.append(measure)
     epochs = [row["epoch"] for row in rows]
     for name, colour in zip(names, COLOURS, strict=False):
-        label = column_label(name).removesuffix(f" {measure}").removeprefix(f"{measure} ")
+        label = column_label(name, measure).removesuffix(f" {measure}").removeprefix(f"{measure} ")
         style = "--" if name == measure and len(names) > 1 else "-"
         axes.plot(
             epochs, _values(rows, name), style, label=label, color=colour, linewidth=1.8,
@@ -274,7 +280,7 @@ def _draw_sweep(
             linewidth=1.8, marker="o", ms=3,
         )  # fmt: skip
 
-    _finish_panel(axes, column_label(column), every)
+    _finish_panel(axes, column_label(column, measure), every)
     return lines
 
 

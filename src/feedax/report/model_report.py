@@ -14,8 +14,9 @@ from feedax.report.content import RunReport
 from feedax.report.page import write_page
 from feedax.train.history import Row
 from feedax.train.layers import summary
+from feedax.train.model import compute_dtype
 from feedax.train.page_program import network_program
-from feedax.train.predictions import Predictions, predictions
+from feedax.train.predictions import predictions
 
 MOST_PROGRAM = 3_600_000
 """Bytes of a network in a page, so that the page stays below 5 MB."""
@@ -124,7 +125,11 @@ def model_report(
         if found.is_of_classes and len(shape) in (2, 3):
             names = class_names or [str(label) for label in range(found.outputs.shape[1])]
             try:
-                canvas = _canvas(network, found, _arrays(test), shape, dataset, names)
+                # A page computes in float32.
+                outputs = found.outputs if compute_dtype(precision) is None else None
+                canvas = _canvas(
+                    network, found.inputs, outputs, _arrays(test), shape, dataset, names
+                )
             except (ImageError, ModelError) as error:
                 why = f"{error.rule}, and {error.found}; {error.remedy}"
                 canvas = f"There is no canvas on this page: {why}."
@@ -149,7 +154,8 @@ def _arrays(test: Any) -> Any:
 
 def _canvas(
     network: dict[str, Any],
-    found: Predictions,
+    examples: Mapping[int, Any],
+    outputs: np.ndarray | None,
     inputs: Any,
     shape: tuple[int, ...],
     dataset: str,
@@ -161,7 +167,7 @@ def _canvas(
         ImageError: the examples are no drawings.
         ModelError: the page cannot run the network.
     """
-    seen = np.stack(list(found.inputs.values()))
+    seen = np.stack(list(examples.values()))
     if seen.min() < 0:
         raise ImageError(
             who="write_report",
@@ -176,7 +182,7 @@ def _canvas(
         **network,
         example=seen[0],
         inputs=inputs,
-        outputs=found.outputs,
+        outputs=outputs,
         most_bytes=MOST_PROGRAM,
     )
     return canvas_data(shape, dataset, names, program, white)

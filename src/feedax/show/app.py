@@ -48,7 +48,7 @@ PAGE_POLICY = (
 )
 REPORT_POLICY = (
     POLICY + "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "sandbox allow-scripts allow-downloads allow-modals"
+    "sandbox allow-scripts allow-modals"
 )
 HEADERS = {
     "Cache-Control": "no-store",

@@ -5,6 +5,7 @@ followed, what is read has a bound and is checked, and nothing is written.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -19,7 +20,7 @@ from feedax.errors import RunFolderError, reason, shortened, shown
 from feedax.files import is_locked, open_folder, open_regular
 from feedax.report.run_folder import REPORT, RunFolder
 from feedax.report.sweep_folder import SweepFolder
-from feedax.storage.plain_json import load_json
+from feedax.storage.plain_json import json_bytes, load_json
 
 MOST_RUNS = 500
 """That are listed, the latest changed."""
@@ -63,13 +64,21 @@ class Rows:
 
 @dataclass
 class Summary:
-    """What the rows of a run say together; it grows with them."""
+    """What the rows of a run say together; it grows with them.
+
+    Attributes:
+        kept: the row of the epoch whose parameters are kept.
+        best: its value of the column that chooses it, or None.
+        best_at: how many rows are before it.
+        means: of a sweep's settings, by their digests, the mean accuracy and how many networks it
+            is of.
+    """
 
     version: str = ""
     offset: int = 0
     count: int = 0
     seconds: float = 0.0
-    last: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
     best_at: int = -1
     means: dict[str, tuple[float, int]] = field(default_factory=dict)
@@ -77,20 +86,22 @@ class Summary:
     def add(self, row: dict[str, Any], best: str | None) -> None:
         """Take over a row; `best` is the column by which the run keeps its parameters."""
         self.seconds += row.get("seconds") or 0.0
+        # As `feedax.train.history.Best`, which loads JAX.
         value = None if best is None else row.get(best)
-        if value is not None:
-            sign = -1 if best is not None and best.endswith(("loss", "error")) else 1
-            if self.best is None or sign * value > sign * self.best:
-                self.best, self.best_at = value, self.count
-        self.last = row
+        sign = -1 if best is not None and best.endswith(("loss", "error")) else 1
+        if self.best is None or (value is not None and sign * value > sign * self.best):
+            self.kept, self.best, self.best_at = row, value, self.count
         self.count += 1
 
     def add_network(self, record: dict[str, Any]) -> None:
         """Take over a network of a sweep."""
         self.seconds += record["seconds"]
         self.count += 1
+        if record["error"] is not None:  # its accuracy is that of before it failed
+            return
         accuracy = _last_set(record["result"] or {})["accuracy"]
-        setting = shown(record["setting"])
+        # Of one length, whatever a file says.
+        setting = hashlib.sha256(json_bytes(record["setting"])).hexdigest()
         if accuracy is not None and (setting in self.means or len(self.means) < MOST_SETTINGS):
             mean, count = self.means.get(setting, (0.0, 0))
             self.means[setting] = mean + (accuracy - mean) / (count + 1), count + 1
@@ -141,6 +152,7 @@ class Runs:
                 found = [
                     {"setting": one["setting"], "seed": one["seed"], "rows": one["rows"]}
                     for one in found
+                    if one["error"] is None
                 ]
             answer = {"version": rows.version, "offset": rows.offset, "rows": found}
             if rows.version != version:
@@ -241,7 +253,7 @@ class Runs:
             state = "torn"
         else:
             state = "ended" if _has_ended(run, summary, flags) else "stopped"
-        results = _last_set(summary.last)
+        results = _last_set(summary.kept)
         if summary.means:  # of a sweep: that of its best setting
             results["accuracy"] = max(mean for mean, _ in summary.means.values())
         return {
