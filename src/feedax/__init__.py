@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from feedax import datasets as datasets
     from feedax import errors as errors
     from feedax import feed as feed
+    from feedax import loggers as loggers
     from feedax import presets as presets
     from feedax import train as train
     from feedax.data import *  # noqa: F403
@@ -56,6 +57,7 @@ _HOMES = {
     "feedax.train": (
         "Batch",
         "Checkpoints",
+        "Ended",
         "EpochEnded",
         "History",
         "Metric",
@@ -105,7 +107,7 @@ _HOMES = {
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("augment", "data", "datasets", "errors", "feed", "presets", "train")
+_MODULES = ("augment", "data", "datasets", "errors", "feed", "loggers", "presets", "train")
 
 __all__ = [*sorted((*_HOME, *_MODULES)), "__version__"]
 

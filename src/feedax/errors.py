@@ -219,3 +219,7 @@ class ImageError(FeedaxError):
 
 class AugmentError(FeedaxError):
     """A strength of an augmentation is out of range, or its image is not an image."""
+
+
+class LoggerError(FeedaxError):
+    """The library of a logger is not installed."""

@@ -477,9 +477,10 @@ def test_on_a_terminal_a_sweep_counts_networks_and_says_what_to_type_next(tmp_pa
     assert screen.returncode == 0, screen.text
     assert re.search(r"^0/2 networks ━+", screen.text, re.MULTILINE)
     seconds = sum(one["seconds"] for one in records(tmp_path / "my sweep"))
-    assert f"\ntime   {seconds:.1f} s training; " in screen.text
-    assert screen.text.splitlines()[-5:] == [
-        "sweep  my sweep",
+    assert f"\ntime    {seconds:.1f} s training; " in screen.text
+    assert screen.text.splitlines()[-6:] == [
+        "sweep   my sweep",
+        "report  my sweep/report.html",
         "",
         "next:",
         "  feedax show 'my sweep'",

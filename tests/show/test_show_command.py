@@ -15,9 +15,12 @@ import pytest
 from helpers import free_port, run_command
 from shown_runs import make_run, served
 
+# Of its own: that of the process may have seen a proxy, in a test of downloads.
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def get(address: str, **headers: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as response:
+    with DIRECTLY.open(urllib.request.Request(address, headers=headers)) as response:
         return response.read()
 
 

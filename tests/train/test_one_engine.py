@@ -15,7 +15,7 @@ from sweep_jobs import init, loader, predict
 import feedax
 from feedax.errors import NotANumberError, RunFolderError
 from feedax.storage.checkpoint_file import read_checkpoint
-from feedax.train import EpochEnded, Saved, Started, Stepped, Stopped, StopTraining
+from feedax.train import Ended, EpochEnded, Saved, Started, Stepped, Stopped, StopTraining
 from feedax.train.specification import FitSpecification
 from feedax.train.steps import Steps
 from feedax.train.training import Training
@@ -116,6 +116,9 @@ def test_events_agree(steps, tmp_path):
     heard = {way: [] for way in WAYS}
     for way, events in heard.items():
         way(tmp_path / way.__name__, callbacks=[events.append], steps=steps)
+    assert [type(event) for event in heard[by_fit]].count(Ended) == 1
+    assert isinstance(last := heard[by_fit].pop(), Ended)  # a group has `NetworkEnded`
+    assert last.total_steps == heard[by_fit][-1].total_steps
     fit, group = ([spoken(event) for event in heard[way]] for way in (by_fit, by_a_group))
     assert {event[0] for event in fit} == {"started", "stepped", "ended", "saved"}
     assert group == fit

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feedax.cli.examples import TITLES
+from feedax.report.run_folder import REPORT
 from feedax.train.history import Row
 
 
@@ -29,13 +30,18 @@ def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -
         sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
     )
     parts = f"{training:.1f} s training, {compiling:.1f} s compiling"
-    return _lines(scores | {"time": _time(parts), "run": str(folder)}, [show, then])
+    return _lines(scores | {"time": _time(parts), "run": str(folder)} | _page(folder), [show, then])
 
 
 def sweep_ending(folder: Path, seconds: float, then: str) -> list[str]:
     """The lines of a sweep, whose networks were trained for so many seconds in all."""
     show = shlex.join(["feedax", "show", str(folder)])
-    return _lines({"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}, [show, then])
+    table = {"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}
+    return _lines(table | _page(folder), [show, then])
+
+
+def _page(folder: Path) -> dict[str, str]:
+    return {"report": str(folder / REPORT)} if (folder / REPORT).exists() else {}
 
 
 def _time(parts: str) -> str:

@@ -23,13 +23,14 @@ from feedax.cli.parse import changed, flag_values, read_words, spelled
 from feedax.errors import FeedaxError, RunFolderError, one_line, shown
 from feedax.presets import TUTORIAL, TUTORIAL_TABLE, Recipe
 from feedax.random_states import random_states_restored
+from feedax.report.columns import column_label
 from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
 from feedax.report.content import RunReport
 from feedax.report.images import picture
 from feedax.report.model_report import model_report
 from feedax.report.page import write_page
 from feedax.report.run_folder import RunFolder
-from feedax.report.sweep_folder import Record, SweepFolder, column_label, own_rows
+from feedax.report.sweep_folder import Record, SweepFolder, own_rows
 from feedax.report.trained_run import TrainedRun
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs

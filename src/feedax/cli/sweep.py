@@ -30,6 +30,7 @@ from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Settin
 from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
 from feedax.feed import Devices, Residents, Source
+from feedax.report.run_folder import REPORT
 from feedax.report.sweep_folder import Record, SweepFolder
 from feedax.train import Checkpoints, init_mlp
 from feedax.train.check import ModelCheck
@@ -162,7 +163,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     files = ["the networks", "summary.json", "curves.png"]
     if flags.output.report and combinations[0].flags.output.report:
         write = partial(write_sweep_report, folder, examples, folder.report_path)
-        files += ["report.html"] * try_to_write(write, folder, note)
+        files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         seconds = sum(one["seconds"] for one in done)
         more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"

@@ -41,7 +41,7 @@ from feedax.cli.resume import (
 from feedax.errors import NotANumberError
 from feedax.feed import Devices
 from feedax.report.recorder import Recorder
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import REPORT, RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best, best_row
 from feedax.train.progress import is_terminal
@@ -156,7 +156,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
             folder, flags, layers, params, examples.image_shape, examples.class_names
         )
         write = partial(write_run_report, found, examples, folder.report_path)
-        files += ["report.html"] * try_to_write(write, folder, note)
+        files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         kept = best_row(rows, flags.selection.best)
         then = evaluate_command(folder.path, flags.data)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from feedax.report.columns import OTHERS, column_label, column_of
 from feedax.report.content import DASHES, chart, percent, seconds_of
-from feedax.report.sweep_folder import Record, by_setting, column_label, columns, summaries
-from feedax.train.history import Row, is_measured
+from feedax.report.sweep_folder import Record, by_setting, columns, summaries
+from feedax.train.history import Row
 from feedax.train.networks import setting_name
 
 MOST_LINES = 8
 """There are so many colours; of more runs or settings, the best are drawn."""
 MEASURES = ("loss", "accuracy")
-SETS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ def compared_runs(runs: Sequence[ComparedRun]) -> dict[str, Any]:
     """Curves over each other, a table of results, and what differs in their configuration."""
     found = []
     for measure in MEASURES:
-        column = _column([row for run in runs for row in run.history], measure)
+        column = column_of([row for run in runs for row in run.history], measure)
         if column is not None:
             found.append(_lines(column, measure, runs))
     names = list(dict.fromkeys(name for run in runs for name in run.values))
     different = [name for name in names if len({repr(run.values.get(name)) for run in runs}) > 1]
-    scores = list(dict.fromkeys(name for run in runs for name in run.result if is_measured(name)))
+    scores = list(dict.fromkeys(name for run in runs for name in run.result if name not in OTHERS))
+    scores.sort(key=_place)
     rows = []
     for run in runs:
         seconds = sum(row.get("seconds") or 0.0 for row in run.history)
@@ -88,7 +89,7 @@ def compared_networks(records: Sequence[Record], command: str | None) -> dict[st
     found = []
     for measure in MEASURES:
         rows = [row for one in ended_well for row in one["rows"]]
-        if (column := _column(rows, measure)) is not None:
+        if (column := column_of(rows, measure)) is not None:
             found.append(_bands(column, measure, groups))
     summary_rows, dots = [], []
     for column in accuracies or scores[:1]:
@@ -136,6 +137,12 @@ def compared_networks(records: Sequence[Record], command: str | None) -> dict[st
     }
 
 
+def _place(column: str) -> int:
+    """What was not trained on comes first, and what was measured in training last."""
+    starts = ("test_", "validation_", "train_")
+    return next((i for i, start in enumerate(starts) if column.startswith(start)), len(starts))
+
+
 def cell(value: Any, column: str = "") -> dict[str, str]:
     """One cell of a table that can be sorted: its text, and what it is sorted by."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -158,13 +165,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _text(value: Any) -> str:
     return "–" if value is None else str(value)
-
-
-def _column(rows: Sequence[Row], measure: str) -> str | None:
-    """A measure of the first of the sets that the rows have; else the one while training."""
-    names = {name for row in rows for name in row}
-    wanted = (*(f"{name}_{measure}" for name in SETS), measure)
-    return next((name for name in wanted if name in names), None)
 
 
 def _lines(column: str, measure: str, runs: Sequence[ComparedRun]) -> dict[str, Any]:

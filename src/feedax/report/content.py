@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from feedax.report.columns import column_label, columns_of, measures
 from feedax.report.images import data_uri, first_layer, in_colours, mosaic, picture, strongest
 from feedax.report.statistics import calibration, class_name, class_scores, confusion, wilson
-from feedax.report.sweep_folder import column_label
-from feedax.train.history import Row, is_measured, measures
+from feedax.train.history import Row
 from feedax.train.predictions import Predictions
 
 MOST_CLASSES = 30
@@ -172,13 +172,11 @@ def curves(run: RunReport) -> list[dict[str, Any]]:
     if not run.history:
         return []
     epochs = [int(row["epoch"]) for row in run.history]
-    names = dict.fromkeys(name for row in run.history for name in row if is_measured(name))
     found = []
     for measure in measures(run.history):
         series = [
             {"label": column_label(name, measure), "values": [row.get(name) for row in run.history]}
-            for name in names
-            if name == measure or name.endswith(f"_{measure}")
+            for name in columns_of(run.history, measure)
         ]
         title, others = run.published or ("", {})
         for name, values in others.items():

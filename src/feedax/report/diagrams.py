@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from feedax.errors import ModelError
+from feedax.report import images
 from feedax.report.figures import COLOURS, INK, SWEEP_COLOURS, Drawing, short, style_axes
 from feedax.report.statistics import calibration, class_name, confusion
 from feedax.train.predictions import Predictions
@@ -139,31 +140,30 @@ def mistakes(
 
 
 def first_layer(params: Any, shape: Sequence[int] | None = None) -> Drawing:
-    """Draw the weights of the first layer as pictures: red is positive, blue is negative.
+    """Draw the weights of the first layer as pictures: orange is positive, blue is negative.
 
     Args:
         params: parameters, or an array of weights. Of parameters, the first array that fits.
         shape: of an example as a picture, ``(28, 28)`` say, for weights ``(units, pixels)`` or
             ``(pixels, units)``. Not needed for filters of a convolution, ``(out, in, height,
-            width)`` or ``(height, width, in, out)``: they are drawn as the mean over `in`.
+            width)`` or ``(height, width, in, out)``: three channels are drawn as colours around
+            grey, others as their mean.
 
     Returns:
-        A matplotlib figure of at most 64 units.
+        A matplotlib figure of the 64 units with the largest weights.
 
     Raises:
         ModelError: no array fits.
     """
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if np.ndim(leaf) in (2, 4)]
-    units = next((found for one in arrays if (found := _units(one, shape)) is not None), None)
-    if units is None:
+    tiles = images.first_layer(params, shape)
+    if tiles is None:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params) if np.ndim(leaf) in (2, 4)]
         raise ModelError(
             f"first_layer: params must hold weights of pictures of shape {shape} or filters of a "
-            f"convolution, and there are arrays of {[one.shape for one in arrays]}; give shape=, "
-            "or the weights themselves"
+            f"convolution, and there are arrays of {shapes}; give shape=, or the weights themselves"
         )
-    pictures = list(units[:UNITS])
-    limit = float(np.quantile(np.abs(pictures), 0.999)) or 1.0
-    return _grid(pictures, [""] * len(pictures), cmap="RdBu_r", limits=(-limit, limit))
+    shown = images.in_colours(images.strongest(tiles, UNITS))
+    return _grid(list(shown), [""] * len(shown))
 
 
 def weight_histograms(params: Any) -> Drawing:
@@ -229,8 +229,7 @@ def augmented(
             f"augmented: the examples must be pictures, and they are {list(xs.shape[1:])}; give "
             "shape=(28, 28), say"
         )
-    limits = float(xs.min()), float(xs.max())
-    return _grid(pictures, titles, limits=limits, across=1 + len(draws))
+    return _grid(pictures, titles, across=1 + len(draws))
 
 
 def residuals(predictions: Predictions) -> Drawing:
@@ -319,45 +318,16 @@ def _picture(x: Any, shape: Sequence[int] | None, who: str) -> np.ndarray | None
     if len(leaves) != 1:
         return None
     array = np.asarray(leaves[0])
-    if shape is not None:
-        if array.size != math.prod(shape):
-            raise ModelError(
-                f"{who}: shape must be that of an example as a picture, {array.size} numbers, and "
-                f"it is {tuple(shape)}; give another one"
-            )
-        array = array.reshape(shape)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
-    return array if is_picture and min(array.shape[:2]) > 1 else None
+    if shape is not None and array.size != math.prod(shape):
+        raise ModelError(
+            f"{who}: shape must be that of an example as a picture, {array.size} numbers, and it "
+            f"is {tuple(shape)}; give another one"
+        )
+    return images.picture(array, shape)
 
 
-def _units(weights: np.ndarray, shape: Sequence[int] | None) -> np.ndarray | None:
-    """Weights as pictures ``(units, height, width)``; None where they are none."""
-    weights = weights.astype(np.float32)
-    if weights.ndim == 4:
-        height, width = weights.shape[:2], weights.shape[2:]
-        if height[0] == height[1] and (width[0] != width[1] or max(height) < max(width)):
-            weights = weights.transpose(3, 2, 0, 1)  # Flax's order
-        return weights.mean(1)
-    if shape is None or math.prod(shape) not in weights.shape:
-        return None
-    pixels = math.prod(shape)
-    flat = weights if weights.shape[1] == pixels else weights.T
-    pictures = [_picture(one, shape, "first_layer") for one in flat]
-    return np.stack([one if one.ndim == 2 else one.mean(-1) for one in pictures if one is not None])
-
-
-def _grid(
-    pictures: Sequence[Any],
-    titles: Sequence[str],
-    cmap: str = "gray",
-    limits: tuple[float, float] | None = None,
-    across: int | None = None,
-) -> Drawing:
-    """Pictures side by side, each in its own range of grey if there are no limits."""
+def _grid(pictures: Sequence[Any], titles: Sequence[str], across: int | None = None) -> Drawing:
+    """Pictures uint8 side by side."""
     across = across or min(ACROSS, len(pictures))
     lines = -(-len(pictures) // across)
     titled = sum(any(titles[i : i + across]) for i in range(0, len(titles), across))
@@ -367,11 +337,7 @@ def _grid(
     for axes in panels:
         axes.set_axis_off()
     for axes, picture, title in zip(panels, pictures, titles, strict=False):
-        low, high = limits or (float(picture.min()), float(picture.max()))
-        if picture.ndim == 3:
-            picture = np.clip((picture - low) / ((high - low) or 1.0), 0, 1)
-            low, high = 0.0, 1.0
-        axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if title:
             axes.set_title(title, fontsize=7, color=INK, pad=2, parse_math=False)
     return figure

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from feedax.report.sweep_folder import Record, by_setting, column_label
-from feedax.train.history import Row, measures
+from feedax.report.columns import column_label, column_of, measures
+from feedax.report.sweep_folder import Record, by_setting
+from feedax.train.history import Row
 from feedax.train.networks import Sweep
 
 INK = "#333333"
@@ -131,7 +132,7 @@ def _record(network: Any) -> Record:
 
 
 def _draw_histories(axes: Any, histories: Sequence[Sequence[Row]], measure: str) -> None:
-    column = _column([{"rows": rows} for rows in histories], measure)
+    column = column_of([row for rows in histories for row in rows], measure) or measure
     for i, rows in enumerate(histories):
         turn, place = divmod(i, len(SWEEP_COLOURS))
         axes.plot(
@@ -228,7 +229,8 @@ def sweep_curves_png(records: Sequence[Record], title: str = "") -> bytes:
 def _sweep_figure(records: Sequence[Record]) -> Drawing:
     groups = by_setting([one for one in records if one["error"] is None and one["rows"]])
     # Chosen as networks are, not by the test set where there is another.
-    accuracy = _column(records, "accuracy", sets=("validation", "test"))
+    rows = [row for one in records for row in one["rows"]]
+    accuracy = column_of(rows, "accuracy", sets=("validation", "test")) or "accuracy"
     drawn = sorted(groups, key=lambda group: -_final(group, accuracy))[: len(SWEEP_COLOURS)]
     shown = [group for group in groups if group in drawn]
 
@@ -238,7 +240,7 @@ def _sweep_figure(records: Sequence[Record]) -> Drawing:
     figure = Drawing((10, height))
     lines: list[Any] = []
     for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
-        lines = _draw_sweep(axes, shown, _column(records, measure), measure)
+        lines = _draw_sweep(axes, shown, column_of(rows, measure) or measure, measure)
     if shown:
         what = "mean of the networks, and from the lowest to the highest"
         if len(shown) < len(groups):
@@ -249,15 +251,6 @@ def _sweep_figure(records: Sequence[Record]) -> Drawing:
         )  # fmt: skip
         legend.get_title().set_color(INK)
     return figure
-
-
-def _column(
-    records: Sequence[Record], measure: str, sets: Sequence[str] = ("test", "validation")
-) -> str:
-    """A measure of the first of these sets that the rows have; else the one while training."""
-    names = {name for one in records for row in one["rows"] for name in row}
-    wanted = (f"{name}_{measure}" for name in sets)
-    return next((name for name in wanted if name in names), measure)
 
 
 def _final(networks: Sequence[Record], column: str) -> float:

@@ -135,22 +135,6 @@ def columns(records: Sequence[Record]) -> list[str]:
     return of_sets or [name for name in ("loss", "accuracy") if name in names]
 
 
-def column_label(column: str, measure: str | None = None) -> str:
-    """A column of losses or metrics, as a person reads it.
-
-    Args:
-        column: its name.
-        measure: the part of it that is no name of a set; what follows its last ``_`` if None.
-
-    >>> column_label("train_loss"), column_label("accuracy"), column_label("test_top_5", "top_5")
-    ('training set loss', 'accuracy while training', 'test set top_5')
-    """
-    measure = column.rpartition("_")[2] if measure is None else measure
-    name = column.removesuffix(measure).removesuffix("_")
-    name = "training" if name == "train" else name
-    return f"{name} set {measure}" if name else f"{measure} while training"
-
-
 def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
     from feedax.train.history import History

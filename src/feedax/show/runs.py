@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from feedax.errors import RunFolderError, reason, shortened, shown
 from feedax.files import is_locked, open_folder, open_regular
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import REPORT, RunFolder
 from feedax.report.sweep_folder import SweepFolder
 from feedax.storage.plain_json import json_bytes, load_json
 
@@ -167,7 +167,7 @@ class Runs:
         """
         with self.opened(name) as (run, _):
             try:
-                return run.read("report.html", MOST_REPORT)
+                return run.read(REPORT, MOST_REPORT)
             except OSError as error:
                 raise NoSuchRunError(
                     f"show: {name} must have a report.html to be read, and it cannot be "
@@ -267,7 +267,7 @@ class Runs:
             "done": summary.count,
             "planned": _planned(run, flags),
             "seconds": summary.seconds,
-            "has_report": is_file("report.html", descriptor),
+            "has_report": is_file(REPORT, descriptor),
             "sees_pictures": (
                 not is_sweep
                 and run.config.get("image_shape") is not None

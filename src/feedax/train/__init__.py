@@ -8,6 +8,7 @@ from feedax.train.adapters import from_linen, from_nnx
 from feedax.train.checkpoints import Checkpoints
 from feedax.train.evaluation import evaluate
 from feedax.train.events import (
+    Ended,
     EpochEnded,
     NetworkEnded,
     NetworksStarted,
@@ -47,6 +48,7 @@ from feedax.train.sweep import sweep
 __all__ = [
     "Batch",
     "Checkpoints",
+    "Ended",
     "EpochEnded",
     "History",
     "Metric",

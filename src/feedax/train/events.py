@@ -68,6 +68,7 @@ class Stepped:
         examples_per_second: of this epoch so far, compilation apart.
         params: the parameters after that step. They are handed on to the next step:
             copy what is to be kept.
+        total_steps: steps done in all.
     """
 
     epoch: int
@@ -75,6 +76,7 @@ class Stepped:
     loss: float
     examples_per_second: float
     params: Any
+    total_steps: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class EpochEnded:
             copy what is to be kept.
         is_best: whether it is the best so far of the column that `fit` was given as `best`.
         is_last: whether training ends with it.
+        total_steps: steps done in all.
     """
 
     epoch: int
@@ -95,6 +98,7 @@ class EpochEnded:
     params: Any
     is_best: bool
     is_last: bool
+    total_steps: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,23 @@ class Stopped:
     epoch: int
     step: int
     preempted: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Training has ended, at its end or because it was stopped; nothing follows.
+
+    A run that an exception ends has no such event.
+
+    Attributes:
+        params: what `fit` returns.
+        history: what `fit` returns.
+        total_steps: steps done in all.
+    """
+
+    params: Any
+    history: list[Row]
+    total_steps: int
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,7 @@ class NetworkEnded:
     network: Network
 
 
-Event = Started | Stepped | EpochEnded | Saved | Stopped | NetworksStarted | NetworkEnded
+Event = Started | Stepped | EpochEnded | Saved | Stopped | Ended | NetworksStarted | NetworkEnded
 
 
 def tell(callbacks: Iterable[Callable[[Any], None]], *events: Event) -> bool:

@@ -358,8 +358,8 @@ class Sweeping:
             case Stepped():
                 self._tell(event)
             case EpochEnded(epoch=epoch, row=row, params=params, is_last=False):
-                rate = row["examples_per_second"]
-                self._tell(Stepped(epoch + 1, 0, row["loss"], rate, params))
+                loss, rate = row["loss"], row["examples_per_second"]
+                self._tell(Stepped(epoch + 1, 0, loss, rate, params, event.total_steps))
 
     def _tell(self, *events: Event) -> None:
         if tell(self.callbacks, *events):

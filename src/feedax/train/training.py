@@ -32,6 +32,7 @@ from feedax.train.checkpoint_content import CheckpointContent, NetworkContent
 from feedax.train.checkpoints import Checkpoint, Checkpoints
 from feedax.train.environment import environment, tell_of_differences, tell_of_idle_gpu
 from feedax.train.events import (
+    Ended,
     EpochEnded,
     Event,
     Saved,
@@ -170,7 +171,10 @@ class Training:
                 self._tell(Stopped(self._epoch, self._epoch_step, preempted))
         if self._state is None and self._found is not None:
             self._state = self._first_state()
-        return [self._trained(i) for i in range(len(self._networks))]
+        found = [self._trained(i) for i in range(len(self._networks))]
+        if not self._is_group:
+            self._tell(Ended(found[0].params, found[0].history, self._step))
+        return found
 
     def _newest(self, checkpoints: Checkpoints) -> tuple[Checkpoint, CheckpointContent] | None:
         """The newest checkpoint that is whole, as process 0 reads it."""
@@ -330,6 +334,7 @@ class Training:
                         row["loss"],
                         row["examples_per_second"],
                         self._params_to_show(),
+                        self._step,
                     )
                 )
         if not has_begun:
@@ -482,7 +487,7 @@ class Training:
         elif checkpoints and (is_last or is_best or checkpoints.is_due_after(self._epoch)):
             self._save()
         row, params = self._row_of_all(rows), self._params_to_show()
-        self._tell(EpochEnded(self._epoch - 1, row, params, bool(best), is_last))
+        self._tell(EpochEnded(self._epoch - 1, row, params, bool(best), is_last, self._step))
 
     def _keep(self, name: str, source: Any, which: Sequence[int]) -> None:
         """Keep a copy of the parameters of some networks, beside what is kept of the other ones."""
@@ -566,7 +571,7 @@ class Training:
                 stops, why = True, (PREEMPTED,)
         # Training does not stop while a state is being saved, but at the next event.
         self._is_asked_to_stop = stops
-        if stops and not isinstance(event, Saved | Stopped):
+        if stops and not isinstance(event, Saved | Stopped | Ended):
             raise StopTraining(*why)
 
 

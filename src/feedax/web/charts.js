@@ -65,6 +65,12 @@ feedax.lines = (element, spec) => {
     return [spec.x, ...spec.series.map((one) => one.values.map(positive))];
   };
 
+  // Where nobody points at the chart, the legend has the last value of each line.
+  const showLast = () => {
+    const last = (values) => values.findLastIndex((value) => value !== null && value !== undefined);
+    plot.setLegend({ idxs: [spec.x.length - 1, ...spec.series.map((one) => Math.max(0, last(one.values)))] });
+  };
+
   const draw = () => {
     if (plot) plot.destroy();
     const ink = feedax.colour("--faint"), line = feedax.colour("--line");
@@ -115,8 +121,6 @@ feedax.lines = (element, spec) => {
         fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
       }]),
     }, columns(), place);
-    // Where nobody points at the chart, the legend has the last values.
-    const showLast = () => plot.setLegend({ idx: spec.x.length - 1 });
     plot.over.addEventListener("mouseleave", () => setTimeout(showLast));
     setTimeout(showLast); // uPlot draws a moment later
     // The edges of a band need no line in the legend.
@@ -139,7 +143,7 @@ feedax.lines = (element, spec) => {
     Object.assign(spec, changed);
     if (isSame) {
       plot.setData(columns());
-      if (plot.cursor.left < 0) plot.setLegend({ idx: spec.x.length - 1 });
+      if (plot.cursor.left < 0) showLast();
     } else draw();
   };
 };
