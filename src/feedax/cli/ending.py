@@ -30,15 +30,14 @@ def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -
         sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
     )
     parts = f"{training:.1f} s training, {compiling:.1f} s compiling"
-    found = {"time": _time(parts), "run": str(folder)} | _page(folder)
-    return _lines(scores | found, [show, then])
+    return _lines(scores | {"time": _time(parts), "run": str(folder)} | _page(folder), [show, then])
 
 
 def sweep_ending(folder: Path, seconds: float, then: str) -> list[str]:
     """The lines of a sweep, whose networks were trained for so many seconds in all."""
     show = shlex.join(["feedax", "show", str(folder)])
-    found = {"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}
-    return _lines(found | _page(folder), [show, then])
+    table = {"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}
+    return _lines(table | _page(folder), [show, then])
 
 
 def _page(folder: Path) -> dict[str, str]:

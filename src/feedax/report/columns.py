@@ -1,9 +1,27 @@
-"""The columns of rows: which are of a measure, and what a person reads."""
+"""The columns of rows: what they measure, of which set, and what a person reads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedax.train.history import is_measured
+from feedax.train.history import TIMES
+
+OTHERS = ("epoch", "skipped_steps", *TIMES)
+"""Columns that measure no set."""
+
+
+def measures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the rows measure: their columns without the names of sets.
+
+    >>> measures([{"epoch": 0, "seconds": 1.0, "loss": 0.5, "test_loss": 0.6, "test_top_5": 0.9}])
+    ['loss', 'test_top_5']
+    """
+    names = dict.fromkeys(name for row in rows for name in row if name not in OTHERS)
+    known = [*names, "loss", "accuracy"]
+    return list(
+        dict.fromkeys(
+            next((one for one in known if name.endswith(f"_{one}")), name) for name in names
+        )
+    )
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
@@ -12,7 +30,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
     >>> columns_of([{"loss": 0.5, "test_loss": 0.6, "accuracy": 0.9}], "loss")
     ['loss', 'test_loss']
     """
-    names = dict.fromkeys(name for row in rows for name in row if is_measured(name))
+    names = dict.fromkeys(name for row in rows for name in row if name not in OTHERS)
     return [name for name in names if name == measure or name.endswith(f"_{measure}")]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from feedax.report.columns import column_label, column_of
+from feedax.report.columns import OTHERS, column_label, column_of
 from feedax.report.content import DASHES, chart, percent, seconds_of
 from feedax.report.sweep_folder import Record, by_setting, columns, summaries
-from feedax.train.history import Row, is_measured
+from feedax.train.history import Row
 from feedax.train.networks import setting_name
 
 MOST_LINES = 8
@@ -43,7 +43,7 @@ def compared_runs(runs: Sequence[ComparedRun]) -> dict[str, Any]:
             found.append(_lines(column, measure, runs))
     names = list(dict.fromkeys(name for run in runs for name in run.values))
     different = [name for name in names if len({repr(run.values.get(name)) for run in runs}) > 1]
-    scores = list(dict.fromkeys(name for run in runs for name in run.result if is_measured(name)))
+    scores = list(dict.fromkeys(name for run in runs for name in run.result if name not in OTHERS))
     scores.sort(key=_place)
     rows = []
     for run in runs:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from feedax.report.columns import column_label, columns_of
+from feedax.report.columns import column_label, columns_of, measures
 from feedax.report.images import data_uri, first_layer, in_colours, mosaic, picture, strongest
 from feedax.report.statistics import calibration, class_name, class_scores, confusion, wilson
-from feedax.train.history import Row, measures
+from feedax.train.history import Row
 from feedax.train.predictions import Predictions
 
 MOST_CLASSES = 30

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from feedax.report.columns import column_label, column_of
+from feedax.report.columns import column_label, column_of, measures
 from feedax.report.sweep_folder import Record, by_setting
-from feedax.train.history import Row, measures
+from feedax.train.history import Row
 from feedax.train.networks import Sweep
 
 INK = "#333333"

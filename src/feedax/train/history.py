@@ -83,26 +83,6 @@ jax.tree_util.register_pytree_node(
 )
 
 
-def is_measured(column: str) -> bool:
-    """Whether a column of the rows is a loss or a metric."""
-    return column not in ("epoch", "skipped_steps", *TIMES)
-
-
-def measures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the rows measure: their losses and metrics, without the names of sets.
-
-    >>> measures([{"epoch": 0, "loss": 1.0, "top_5": 0.5, "test_loss": 2.0, "test_top_5": 0.25}])
-    ['loss', 'top_5']
-    """
-    names = dict.fromkeys(name for row in rows for name in row if is_measured(name))
-    known = [*names, "loss", "accuracy"]
-    return list(
-        dict.fromkeys(
-            next((one for one in known if name.endswith(f"_{one}")), name) for name in names
-        )
-    )
-
-
 def html_table(rows: Sequence[Mapping[str, Any]], curves: bool = False) -> str:
     """Rows as an HTML table of their main columns, with a small curve of each if asked for."""
     head, *body = _cells(rows)
