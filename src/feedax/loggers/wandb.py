@@ -45,7 +45,7 @@ class WandB(Logger):
         **options: Any,
     ) -> None:
         super().__init__(folder, name=name, config=config, pictures=pictures)
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # its service may work elsewhere
         self._project = project or os.environ.get("WANDB_PROJECT") or "feedax"
         self._options = options
 
