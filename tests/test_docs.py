@@ -17,7 +17,8 @@ TRAINING = ROOT / "docs" / "training.md"
 AUGMENTATION = ROOT / "docs" / "augmentation.md"
 SWEEPS = ROOT / "docs" / "sweeps.md"
 PRESETS = ROOT / "docs" / "presets.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS]
+LOGGERS = ROOT / "docs" / "loggers.md"
+PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, LOGGERS]
 
 
 def code(page: Path) -> list[str]:
@@ -98,6 +99,16 @@ def test_the_presets_pages_recipe_trains(tmp_path):
     assert float(run(PRESETS, tmp_path).split()[-1]) > 0.85
 
 
+@pytest.mark.slow
+def test_the_loggers_pages_run_is_logged(tmp_path):
+    assert run(LOGGERS, tmp_path) == "logged 3\n"
+    assert {path.name[:6] for path in (tmp_path / "runs" / "mine").iterdir()} == {
+        "events",
+        "params",
+        "saved",
+    }
+
+
 def test_the_design_page_has_a_line_for_each_module():
     source = ROOT / "src" / "feedax"
     named = re.findall(r"^\| `([\w./]+)` \|", DESIGN.read_text(), re.MULTILINE)
@@ -121,6 +132,7 @@ def test_links_lead_somewhere(page):
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
         (ROOT / "docs" / "showing.md", {"show"}),
+        (LOGGERS, {"train", "sweep"}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
