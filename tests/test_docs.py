@@ -19,7 +19,12 @@ SWEEPS = ROOT / "docs" / "sweeps.md"
 PRESETS = ROOT / "docs" / "presets.md"
 INDEX = ROOT / "docs" / "index.md"
 GALLERY = ROOT / "docs" / "gallery.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, INDEX, GALLERY]
+LOGGERS = ROOT / "docs" / "loggers.md"
+SHOWING = ROOT / "docs" / "showing.md"
+PAGES = [
+    README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, INDEX, GALLERY,
+    LOGGERS, SHOWING,
+]  # fmt: skip
 
 
 def code(page: Path) -> list[str]:
@@ -105,6 +110,16 @@ def test_the_presets_pages_recipe_trains(tmp_path):
     assert float(run(PRESETS, tmp_path).split()[-1]) > 0.85
 
 
+@pytest.mark.slow
+def test_the_loggers_pages_run_is_logged(tmp_path):
+    assert run(LOGGERS, tmp_path) == "logged 3\n"
+    assert {path.name[:6] for path in (tmp_path / "runs" / "mine").iterdir()} == {
+        "events",
+        "params",
+        "saved",
+    }
+
+
 def test_the_design_page_has_a_line_for_each_module():
     source = ROOT / "src" / "feedax"
     named = re.findall(r"^\| `([\w./]+)` \|", DESIGN.read_text(), re.MULTILINE)
@@ -131,7 +146,8 @@ def test_links_lead_somewhere(page):
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
         (GALLERY, {"train", "report", "sweep"}),
-        (ROOT / "docs" / "showing.md", {"report", "show"}),
+        (SHOWING, {"report", "show"}),
+        (LOGGERS, {"train", "sweep"}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

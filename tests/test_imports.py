@@ -207,7 +207,17 @@ DELAYED = {
     "cli/compilation_cache.py": {"jax"},
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
     "cli/show.py": {"feedax.cli.compilation_cache", "feedax.cli.network"},  # JAX
+    "cli/loggers.py": {"feedax.report"},  # its diagrams: matplotlib
     "data/collate.py": {"ml_dtypes"},
+    "loggers/logger.py": {"feedax.report.figures"},  # matplotlib
+    "loggers/mlflow.py": {"mlflow"},
+    "loggers/tensorboard.py": {
+        "tensorboard.backend.event_processing.event_file_loader",
+        "tensorboard.compat.proto",
+        "tensorboard.plugins.hparams.summary_v2",
+        "tensorboard.summary.writer.record_writer",
+    },
+    "loggers/wandb.py": {"requests.utils", "wandb", "wandb.proto.wandb_internal_pb2"},
     "report/run_folder.py": {"feedax.report.figures", "feedax.storage.params_file"},  # JAX too
     "report/sweep_folder.py": {
         "feedax.report.figures",

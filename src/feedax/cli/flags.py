@@ -347,6 +347,11 @@ class OutputFlags:
     """Ends the name of the run's folder."""
     report: bool = True
     """Write report.html, a page about what was trained."""
+    log: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
+        arg(metavar="LOGGER ...", help_behavior_hint="(default: none)"),
+    ] = ()
+    """Log to TensorBoard, Weights & Biases or MLflow: tensorboard, wandb, mlflow."""
 
     def __post_init__(self) -> None:
         if self.name is None:

@@ -149,8 +149,8 @@ def _value(given: str, hint: Any, texts: list[str]) -> Any:
             raise UsageError(f"{given} must stand alone, and {shortened(texts[0])} follows it")
         return not given.startswith("--no-")
     kinds = [one for one in get_args(hint) or [hint] if one is not NoneType]
-    if _is_tuple(hint):
-        return tuple(_value(given, int, [text]) for text in texts)
+    if (kind := _of_tuple(hint)) is not None:
+        return tuple(_value(given, kind, [text]) for text in texts)
     if len(texts) != 1:
         raise UsageError(f"{given} must have one value, and it has {len(texts)}")
     text = texts[0]
@@ -198,8 +198,10 @@ give --hidden 10 20
             )
 
 
-def _is_tuple(hint: Any) -> bool:
-    return any(get_origin(one) is tuple for one in (hint, *get_args(hint)))
+def _of_tuple(hint: Any) -> Any:
+    """The type of each value of a flag that has several; None for the other flags."""
+    found = (one for one in (hint, *get_args(hint)) if get_origin(one) is tuple)
+    return next((get_args(one)[0] for one in found), None)
 
 
 def parse(
@@ -216,7 +218,7 @@ def parse(
         UnknownWordsError: there are others among them.
         SystemExit: code 0, after ``--help`` was printed.
     """
-    several = [name for name, hint, _ in fields_of(kind) if _is_tuple(hint)]
+    several = [name for name, hint, _ in fields_of(kind) if _of_tuple(hint) is not None]
     refuse_commas(arguments, several)
     said = io.StringIO()
     try:

@@ -84,8 +84,8 @@ def _several(paths: Sequence[Path], out: Path) -> int:
     return 0
 
 
-UNCOMPARED = ("--out", "--name", "--resume", "--report")
-"""Flags that say where a run is kept."""
+UNCOMPARED = ("--out", "--name", "--resume", "--report", "--log")
+"""Flags that say where a run is kept, and nothing about it."""
 
 
 def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags) -> Examples | None:

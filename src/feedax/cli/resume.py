@@ -63,8 +63,12 @@ FREE = (
     "--checkpoint-every-epochs",
     "--keep-checkpoints",
     "--report",
+    "--log",
 )
 """Flags that say where and how a run is continued, and not what it computes."""
+
+SENT = {"wandb", "mlflow"}
+"""Logs that an account or a server may get."""
 
 LENGTHS = ("--epochs", "--steps")
 MANY = ("--seeds", "--together")
@@ -91,6 +95,7 @@ def resumed_run(folder: RunFolder, flags: TrainFlags, arguments: Sequence[str]) 
         if name in given:
             _refuse_length(name, was[name], now[name], recorded.optimizer)
     refuse_unnamed(folder.path, recorded.data, given, "feedax train")
+    _refuse_unnamed_log(folder.path, recorded.output.log, given)
     return changed(recorded, **_free_values(flags, given, *LENGTHS))
 
 
@@ -111,6 +116,7 @@ def resumed_sweep(
     given = given_flags(arguments)
     many, found = _recorded_sweep(folder, _free_values(flags, given))
     was, now = ([one.flags for one in some] for some in (found, combinations))
+    recorded_log = was[0].output.log
     _refuse_others("sweep", was, now, [name for name in given if name not in MANY])
     if "--seeds" in given and flags.sweep.seeds < many.seeds:
         raise UsageError(
@@ -122,6 +128,7 @@ def resumed_sweep(
     )
     for data in dict.fromkeys(one.data for one in was):
         refuse_unnamed(folder.path, data, given, "feedax sweep")
+    _refuse_unnamed_log(folder.path, recorded_log, given)
     return many, found
 
 
@@ -244,6 +251,16 @@ def refuse_unnamed(folder: Path, flags: DataFlags, given: Collection[str], who: 
         say(who, f"reads {printable(flags.dataset)}, which {folder} names")
 
 
+def _refuse_unnamed_log(folder: Path, log: Sequence[str], given: Collection[str]) -> None:
+    """Refuse to send a log elsewhere in the name of a person who has not said so."""
+    if set(log) & SENT and "--log" not in given:
+        words = shlex.join(spelled("--log", log))
+        raise RunFolderError(
+            "run folder: a log that may be sent elsewhere must be named by you, not by a file, and "
+            f"{folder} has {words}; add {words}, or --log without a value"
+        )
+
+
 def refuse_unnamed_start(folder: Path, start: Path | None, given: Collection[str]) -> None:
     """Refuse to begin with the parameters of another run that a person has not named."""
     if start is not None and "--initial-params" not in given:
@@ -254,9 +271,11 @@ def refuse_unnamed_start(folder: Path, start: Path | None, given: Collection[str
         )
 
 
-def resume_command(command: str, folder: Path, flags: DataFlags) -> str:
+def resume_command(command: str, folder: Path, flags: TrainFlags) -> str:
     """The command line that resumes a run or a sweep, with what a person has to name again."""
-    named = _words(flags, list(_reasons(folder, flags)))
+    named = _words(flags.data, list(_reasons(folder, flags.data)))
+    if SENT & set(flags.output.log):
+        named += spelled("--log", flags.output.log)
     return shlex.join(["feedax", command, "--resume", str(folder), *named])
 
 

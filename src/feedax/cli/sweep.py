@@ -14,6 +14,7 @@ from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.ending import sweep_ending
 from feedax.cli.examples import Examples
 from feedax.cli.flags import DataFlags, TrainFlags, recipe_of
+from feedax.cli.loggers import also_logged, loggers_of, refuse_missing
 from feedax.cli.network import fit_arguments, refuse_other_networks, resolve_layers
 from feedax.cli.parse import flag, flag_values
 from feedax.cli.progress import StopRequest, SweepProgress, tables
@@ -30,6 +31,7 @@ from feedax.cli.sweep_flags import MOST_NETWORKS, Combination, ManyFlags, Settin
 from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
 from feedax.feed import Devices, Residents, Source
+from feedax.loggers import Logger
 from feedax.report.run_folder import REPORT
 from feedax.report.sweep_folder import Record, SweepFolder
 from feedax.train import Checkpoints, init_mlp
@@ -125,7 +127,8 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     seeds = _seeds(data.seed, many, len(combinations))
     examples = Examples.open(data)
     groups = groups_of(combinations, seeds, examples)
-    is_resumed = folder is not None
+    is_resumed, log = folder is not None, combinations[0].flags.output.log
+    refuse_missing(log)
     if folder is None:
         config = {"run": secrets.token_hex(8), "made_by": SweepFolder.command}
         config |= sweep_record(many, combinations) | {"dataset": data.dataset}
@@ -143,7 +146,8 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
             for one in combinations
             for seed in seeds
         }
-        records = _train(folder, groups, many, names, stop)
+        loggers = loggers_of(log, folder, combinations[0].flags)
+        records = _train(folder, groups, many, names, stop, loggers)
         done = [records[name] for name in names if name in records]
         is_complete = len(done) == len(names)
         folder.write_rows(done)
@@ -151,7 +155,7 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     for line in tables(done):
         print(line)
     if not is_complete:
-        rest = resume_command("sweep", folder.path, data)
+        rest = resume_command("sweep", folder.path, combinations[0].flags)
         note(
             f"stopped by {stop.by} after {len(done)} of {len(names)} networks; what they are is in "
             f"{folder.path}; resume it with: {rest}"
@@ -179,6 +183,7 @@ def _train(
     many: ManyFlags,
     names: Mapping[str, Setting],
     stop: StopRequest,
+    loggers: Sequence[Logger],
 ) -> dict[str, Record]:
     """Train the networks that are not trained yet; all that are, by name."""
     records = {one["name"]: one for one in folder.whole_records()}
@@ -205,16 +210,17 @@ def _train(
                 checkpoints = checkpoints.within(file_name(group.name))
             # Before a network is drawn: a folder can ask for one of any size.
             refuse_other_networks(checkpoints, group.layers, len(names))
+            record = also_logged(group.record, loggers)
             found = sweep_members(
                 group.members,
                 together=many.together,
                 checkpoints=checkpoints,
-                callbacks=[progress.watch(group.record, before)],
+                callbacks=[progress.watch(record, before)],
                 **group.arguments,
             )
             for network in found.networks:  # one may be saved and not written down by a kill
                 if group.name_of(network) not in records:
-                    keep(group.record(network, 1))
+                    keep(record(network, 1))
             before += len(found.networks)
     return records
 

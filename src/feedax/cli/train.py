@@ -1,5 +1,6 @@
 """``feedax train``."""
 
+import contextlib
 import dataclasses
 import secrets
 import shlex
@@ -17,6 +18,7 @@ from feedax.cli.compilation_cache import use_compilation_cache
 from feedax.cli.ending import process_started, run_ending
 from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags, complete
+from feedax.cli.loggers import loggers_of, pictures_of, refuse_missing
 from feedax.cli.network import (
     are_saved,
     check_layers,
@@ -98,6 +100,8 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     # What `fit` would refuse is refused before there is a folder.
     devices = Devices(flags.device.devices)
     Best(flags.selection.best, flags.selection.patience).check(loaders)
+    if processes.index() == 0:
+        refuse_missing(flags.output.log)
     start_up.ends("data")
 
     resumed = None if folder is None else (command_line(flags), start)
@@ -113,8 +117,15 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     plan, name = loaders["train"].plan(), flags.data.dataset
     is_own = datasets.is_code(name) or datasets.is_path(name)
     shorter = {str(plan): str(plan.shorter(dtypes=is_own))}
-    with StopRequest(preemptible=processes.count() > 1) as stop:
+    with StopRequest(preemptible=processes.count() > 1) as stop, contextlib.ExitStack() as logs:
         failure = None
+        loggers = []
+        if folder is not None and flags.output.log:
+            found = trained_network(
+                folder, flags, layers, params, examples.image_shape, examples.class_names
+            )
+            pictures = pictures_of(found, flags, examples)
+            loggers = loggers_of(flags.output.log, folder, flags, pictures)
         try:
             with Progress(note, stop, folder is None, shorter, flags.training.steps) as shown:
                 params, rows = fit(
@@ -123,7 +134,12 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
                     **computed,
                     key=jax.random.key(flags.data.seed),
                     evaluate=loaders,
-                    callbacks=(*([recorder] if recorder else []), shown, stop),
+                    callbacks=(
+                        *([recorder] if recorder else []),
+                        *map(logs.enter_context, loggers),
+                        shown,
+                        stop,
+                    ),
                     best=flags.selection.best,
                     patience=flags.selection.patience,
                     checkpoints=checkpoints_of(flags.checkpoint, folder),
@@ -142,7 +158,7 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
         note(f"{failure}; the parameters from the start of that epoch are in {folder.path}")
         return 1
     if stop.stopped_at is not None:
-        rest = resume_command("train", folder.path, flags.data)
+        rest = resume_command("train", folder.path, flags)
         note(
             f"stopped by {stop.by} {stop.stopped_at}; the checkpoint and the parameters are in "
             f"{folder.path}; resume it with: {rest}"

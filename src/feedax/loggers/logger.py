@@ -213,7 +213,8 @@ class Logger(ABC):
         self._start(Log(network.name, setting, sweep=self.name))
         self._rows(network.history)
         status: Status = "finished" if network.error is None else "failed"
-        self._finish(len(network.history), network.params, network.history, status)
+        last = max(0, len(network.history) - 1)
+        self._finish(last, network.params, network.history, status)
 
     def _finish(self, step: int, params: Any, history: Sequence[Row], status: Status) -> None:
         if self._is_open and not self._has_failed:

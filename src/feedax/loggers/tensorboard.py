@@ -51,8 +51,9 @@ class TensorBoard(Logger):
         config: Mapping[str, Any] | None = None,
         pictures: Pictures | None = None,
     ) -> None:
-        self._folder = self._here = Path(folder) if name is None else Path(folder, name)
-        super().__init__(self._folder, config=config, pictures=pictures)
+        folder = folder if name is None else Path(folder, name)
+        super().__init__(folder, config=config, pictures=pictures)
+        self._folder = self._here = Path(folder).absolute()
 
     def _import(self) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2

@@ -5,14 +5,23 @@ import os
 import re
 import struct
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from feedax.files import read_regular
 from feedax.loggers.logger import Log, Logger, Pictures, Status
 
 BLOCK, HEADER = 2**15, struct.Struct("<IHB")
 """Of a file of W&B: LevelDB's log format, in blocks of records with checksum, length and type."""
+
+MOST_BYTES = 2**31
+"""Of such a file that is read."""
+END_SECONDS = 10
+"""How long to wait for W&B's service, which writes the end of a file after `finish` returns."""
 
 
 class WandB(Logger):
@@ -45,7 +54,7 @@ class WandB(Logger):
         **options: Any,
     ) -> None:
         super().__init__(folder, name=name, config=config, pictures=pictures)
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # its service may work elsewhere
         self._project = project or os.environ.get("WANDB_PROJECT") or "feedax"
         self._options = options
 
@@ -76,6 +85,9 @@ class WandB(Logger):
         }
         if known is not None:
             given |= {"id": known, "resume": "allow"}
+            # W&B names its folder by the second, and would write over that of the start before.
+            while any(files.glob(f"*run-{time.strftime('%Y%m%d_%H%M%S')}-{known}")):
+                time.sleep(0.05)
         self._run = self._wandb.init(**given | self._options)
         self._run.define_metric("step")
         self._run.define_metric("step/*", step_metric="step")
@@ -86,8 +98,6 @@ class WandB(Logger):
         self._run.log({"step": step, **values}, step=place, commit=True)
 
     def _figures(self, step: int, place: int, pngs: Mapping[str, bytes]) -> None:
-        from PIL import Image
-
         images = {
             name: self._wandb.Image(Image.open(io.BytesIO(png))) for name, png in pngs.items()
         }
@@ -102,7 +112,13 @@ class WandB(Logger):
         self._run.log_artifact(artifact)
 
     def _end(self, status: Status) -> None:
+        path = Path(self._run.settings.sync_file)
         self._run.finish(exit_code=0 if status == "finished" else 1)
+        until = time.monotonic() + END_SECONDS
+        while self._run.offline and path.exists() and time.monotonic() < until:
+            if any(record.HasField("exit") for record in self._records_of(path)):
+                break
+            time.sleep(0.05)
 
     def _mode(self) -> str:
         """As W&B is set up; where there is no account, offline."""
@@ -125,12 +141,14 @@ class WandB(Logger):
         """The last place that the files of a run have; W&B knows it only online."""
         last = -1
         for path in sorted(files.glob(f"*run-*-{number}/run-{number}.wandb")):
-            for content in _records(path.read_bytes()):
-                record = self._record.FromString(content)
+            for record in self._records_of(path):
                 for item in record.history.item:
                     if "_step" in (item.key, *item.nested_key):
                         last = max(last, int(item.value_json))
         return last
+
+    def _records_of(self, path: Path) -> Iterator[Any]:
+        return map(self._record.FromString, _records(read_regular(path, MOST_BYTES)))
 
 
 def _records(content: bytes) -> Iterator[bytes]:
