@@ -576,7 +576,7 @@ def test_on_a_terminal_there_is_a_bar_the_same_lines_and_what_to_type_next(tmp_p
         "",
         "next:",
         "  feedax show run",
-        "  feedax predict run seven.png",
+        f"  feedax evaluate run --dataset npz:{tiny}",
     ]
     resume = ["train", "--resume", "run", *flags[:2], "--epochs", "3"]
     again = Terminal([*FEEDAX, *resume], cwd=tmp_path)

@@ -275,6 +275,10 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     words = ["--epochs", "1", "--hidden", "8", "--dataset", f"npz:{digits}", "--out", str(run)]
     assert main(["train", *words]) == 0
+    # A page that is there is not replaced by one with less.
+    assert main(["report", str(run)]) == 1
+    assert 'id="mistakes"' in (run / "report.html").read_text()
+    (run / "report.html").unlink()
     capsys.readouterr()
     assert main(["report", str(run)]) == 0
     out, said = capsys.readouterr()

@@ -50,19 +50,24 @@ def run(flags: ReportFlags, arguments: Sequence[str]) -> int:
         assert flags.out is not None
         return _several(flags.runs, flags.out)
     (path,) = flags.runs
-    if (path / SweepFolder.metrics_name).exists():
+    if _is_of_sweep(path):
         folder = SweepFolder.open(path)
         out = flags.out or folder.report_path
         best = best_record(folder.rows())
         recorded = None if best is None else flags_of(folder, best[1])
-        examples = None if recorded is None else _examples(path, recorded, flags)
+        examples = None if recorded is None else _examples(path, recorded, flags, out)
         write_sweep_report(folder, examples, out)
     else:
         trained = trained_run(path)
         out = flags.out or trained.folder.report_path
-        write_run_report(trained, _examples(path, recorded_flags(trained.folder), flags), out)
+        recorded = recorded_flags(trained.folder)
+        write_run_report(trained, _examples(path, recorded, flags, out), out)
     print(out)
     return 0
+
+
+def _is_of_sweep(path: Path) -> bool:
+    return (path / SweepFolder.metrics_name).exists()
 
 
 def _several(paths: Sequence[Path], out: Path) -> int:
@@ -71,6 +76,11 @@ def _several(paths: Sequence[Path], out: Path) -> int:
     if len(set(names)) < len(names):
         names = list(map(str, paths))
     for path, name in zip(paths, names, strict=True):
+        if _is_of_sweep(path):
+            raise RunFolderError(
+                f"feedax report: several folders must be of runs, and {path} is of a sweep, whose "
+                "page compares its networks; give it alone"
+            )
         folder = RunFolder.open(path)
         recorded = recorded_flags(folder)
         rows = folder.rows()
@@ -88,16 +98,17 @@ UNCOMPARED = ("--out", "--name", "--resume", "--report", "--log")
 """Flags that say where a run is kept, and nothing about it."""
 
 
-def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags) -> Examples | None:
+def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags, out: Path) -> Examples | None:
     """The data set of a run; without one the page has no predictions.
 
     Raises:
-        FeedaxError: it cannot be opened, and the flags name it.
+        FeedaxError: it cannot be opened, and the flags name it, or there is a page already.
     """
     try:
         return Examples.open(data_flags(path, recorded.data, flags, "feedax report"))
     except FeedaxError as error:
-        if flags.dataset is not None or flags.root is not None:
+        # A page that is there may have more.
+        if flags.dataset is not None or flags.root is not None or out.exists():
             raise
         note(f"the page has no predictions, since there is no data set ({one_line(str(error))})")
         return None
@@ -121,8 +132,9 @@ def write_run_report(trained: TrainedRun, examples: Examples | None, out: Path) 
     """Write the page of one run; `examples` are those of its data set."""
     folder = trained.folder
     flags = recorded_flags(folder)
-    report = report_of(trained, folder.rows(), flags, examples)
-    write_page(out, report.title, subtitle=_subtitle(folder, flags), run=report)
+    rows = folder.rows()
+    report = report_of(trained, rows, flags, examples)
+    write_page(out, report.title, subtitle=_subtitle(folder, flags, rows), run=report)
 
 
 def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path) -> None:
@@ -135,6 +147,8 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         trained = network_of_sweep(folder, record, flags, examples)
         report = report_of(trained, own_rows(record), flags, examples)
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
+        if column == "test_accuracy":
+            heading += ", which flatters it: another test set would say less"
     write_page(
         out,
         f"{len(records)} networks on {_short_name(folder.setting('dataset'))}",
@@ -304,5 +318,12 @@ def _short_name(dataset: str) -> str:
     return Path(dataset.partition(":")[2]).name if datasets.is_path(dataset) else dataset
 
 
-def _subtitle(folder: RunFolder, flags: TrainFlags) -> str:
-    return f"preset {flags.training.preset}, {folder.path.resolve().name}"
+def _subtitle(folder: RunFolder, flags: TrainFlags, rows: Sequence[Row]) -> str:
+    """The run's name, how far it came, and which epoch's parameters are kept."""
+    parts = [folder.path.resolve().name]
+    asked, best = flags.training.epochs, flags.selection.best
+    if asked is not None and len(rows) < asked:
+        parts.append(f"{len(rows)} of {asked} epochs")
+    if best is not None and (row := best_row(rows, best)) is not None:
+        parts.append(f"the parameters of epoch {row['epoch']}, the best by {best}")
+    return ", ".join(parts)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -176,8 +175,8 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
     if is_terminal(sys.stdout):
         kept = best_row(rows, flags.selection.best)
         then = evaluate_command(folder.path, flags.data)
-        if examples.image_shape is not None:
-            then = shlex.join(["feedax", "predict", str(folder.path), "seven.png"])
+        if flags.data.dataset == "mnist" and flags.training.preset == "tutorial":
+            then = "feedax train --preset modern"
         print("\n".join(run_ending(folder.path, rows, kept, then)))
         return stop.exit_code
     if "test" not in loaders:

@@ -125,24 +125,35 @@ def _result(run: RunReport) -> dict[str, str] | None:
         return None
     count = len(found.targets)
     what = f"{count:,} examples of the {run.set_name} set"
+    wrong = np.count_nonzero(~np.isfinite(found.outputs.reshape(count, -1)).all(1))
+    bad = f"; of {wrong:,} the outputs are no numbers" if wrong else ""
     if found.is_of_classes:
         right = int((found.predicted == found.targets).sum())
         low, high = wilson(right, count)
+        interval = f"95 % interval {percent(low)} to {percent(high)}"
         return {
             "value": percent(right / count),
             "what": f"accuracy on {what}",
-            "more": f"95 % interval {percent(low)} to {percent(high)}: {count - right:,} mistakes",
+            "more": f"{interval}: {count - right:,} mistakes{bad}",
         }
     if found.outputs.size != found.targets.size:
-        return None
+        shapes = [f"{one.dtype}{list(one.shape[1:])}" for one in (found.targets, found.outputs)]
+        return {
+            "value": f"{count:,}",
+            "what": f"examples of the {run.set_name} set were predicted",
+            "more": f"The page shows no more of them: a target is {shapes[0]}, and an output is "
+            f"{shapes[1]}, and neither is a class nor a number for a number",
+        }
     apart = (found.outputs.reshape(found.targets.shape) - found.targets).astype(np.float64)
     spread = float(np.square(found.targets - found.targets.mean(0)).sum())
-    determined = 1 - float(np.square(apart).sum()) / spread if spread else float("nan")
+    root = f"root mean square error {np.sqrt(np.square(apart).mean()):.4g}"
+    absolute = f"mean absolute error {np.abs(apart).mean():.4g}{bad}"
+    if not spread > 0:  # the targets are all the same
+        return {"value": f"{np.abs(apart).mean():.4g}", "what": f"{what}: {absolute}", "more": root}
     return {
-        "value": f"R² {determined:.4f}",
+        "value": f"R² {1 - float(np.square(apart).sum()) / spread:.4f}",
         "what": f"of the variance of {what} is explained",
-        "more": f"root mean square error {np.sqrt(np.square(apart).mean()):.4g}, mean absolute "
-        f"error {np.abs(apart).mean():.4g}",
+        "more": f"{root}, {absolute}",
     }
 
 

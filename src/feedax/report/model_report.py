@@ -1,6 +1,7 @@
 """The report of a model that was trained: from a script, or from the folder of a run."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from feedax.train.history import Row
 from feedax.train.layers import summary
 from feedax.train.model import compute_dtype
 from feedax.train.page_program import network_program
-from feedax.train.predictions import predictions
+from feedax.train.predictions import Predictions, predictions
 
 MOST_PROGRAM = 3_600_000
 """Bytes of a network in a page, so that the page stays below 5 MB."""
@@ -119,6 +120,7 @@ def model_report(
         found = predictions(**network, batches=test, precision=precision)
     if found is not None and found.inputs:
         example = next(iter(found.inputs.values()))
+        _refuse_others(found, example, class_names, image_shape)
         with contextlib.suppress(FeedaxError):  # a model may do what no table shows
             layers = summary(**network, example=example)
         shape = tuple(image_shape or np.shape(example))
@@ -144,6 +146,26 @@ def model_report(
         canvas=canvas,
         **more,
     )
+
+
+def _refuse_others(
+    found: Predictions,
+    example: Any,
+    class_names: Sequence[str] | None,
+    image_shape: Sequence[int] | None,
+) -> None:
+    """Refuse names and shapes of another model's outputs and inputs."""
+    classes = found.outputs.shape[1] if found.is_of_classes else None
+    if class_names is not None and classes is not None and len(class_names) != classes:
+        raise ModelError(
+            f"write_report: class_names must have a name for each of the {classes} outputs, and "
+            f"they are {len(class_names)}; give them all, or none"
+        )
+    if image_shape is not None and math.prod(image_shape) != np.size(example):
+        raise ModelError(
+            f"write_report: image_shape must have the {np.size(example)} values of an example, and "
+            f"it is {tuple(image_shape)}; give another one, or none"
+        )
 
 
 def _arrays(test: Any) -> Any:

@@ -28,6 +28,7 @@ from feedax.files import (
     not_written,
     open_folder,
     read_regular,
+    remove_file,
     remove_leftovers,
     replace_file,
 )
@@ -198,6 +199,9 @@ class RunFolder:
     def mark_resumed(self, arguments: list[str], begun: dict[str, Any]) -> None:
         """Record when and where the run is resumed, with the arguments that apply from now on."""
         remove_leftovers(self.path)  # of a process that was killed
+        # It would tell of fewer epochs; a new one is written at the end.
+        with contextlib.suppress(OSError):
+            remove_file(self.report_path, inside=self.path)
         before = self.config.get("resumed", [])
         self.config |= {"arguments": arguments, "resumed": [*before, begun]}
         self.write(self.config_path, json_bytes(self.config, indent=2))

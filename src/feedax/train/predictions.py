@@ -18,7 +18,7 @@ from feedax.train.model import Hyperparams, Model, compute_dtype, partition, ref
 from feedax.train.steps import Compiled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """What a model says of every example of a set.
 
@@ -35,6 +35,12 @@ class Predictions:
     targets: np.ndarray
     outputs: np.ndarray
     inputs: Mapping[int, Any]
+
+    def __repr__(self) -> str:
+        of = f"Predictions of {len(self.targets):,} examples"
+        if not self.is_of_classes:
+            return f"<{of}>"
+        return f"<{of}, accuracy {(self.predicted == self.targets).mean():.4f}>"
 
     @property
     def is_of_classes(self) -> bool:
@@ -104,6 +110,8 @@ def predictions(
     >>> found = predictions(lambda params, x: x, None, [(x, y)])
     >>> found.predicted, found.mistakes, found.probabilities[0].round(2)
     (array([0, 1, 0]), array([2]), array([0.88, 0.12], dtype=float32))
+    >>> found
+    <Predictions of 3 examples, accuracy 0.6667>
     """
     who = "predictions"
     refuse_no_function(predict, params, who)
