@@ -4,7 +4,7 @@ BIN := .venv/bin
 # What is installed, and its version.
 PACKAGE := pyproject.toml src/feedax/__init__.py
 
-.PHONY: train test test-all gpu check bench records dist clean
+.PHONY: train test test-all gpu check bench records docs docs-links screenshots browser assets dist clean
 
 ## Train the tutorial's network on MNIST.
 train: .venv/installed
@@ -18,12 +18,12 @@ COMPILE_QUICKLY := --xla_backend_optimization_level=0
 KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 
 ## Run the tests but for the slow ones: at most 5 minutes on two quiet cores.
-test: .venv/installed-test
+test: .venv/installed-test browser
 	$(KEEP_BYTECODE) XLA_FLAGS="$(COMPILE_QUICKLY) $$XLA_FLAGS" \
 	    $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 ## Run every test: those too that kill and resume some forty runs.
-test-all: .venv/installed-test
+test-all: .venv/installed-test browser
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m "not gpu"
 
 ## On a machine with an NVIDIA GPU: test what needs one, and print its table of the benchmarks.
@@ -51,13 +51,44 @@ records: .venv/installed
 	$(BIN)/feedax sweep --preset modern --seeds 10 --name modern
 	$(BIN)/feedax sweep --preset best --seeds 3 --name best
 
+## Build the documentation site into docs/_build/html, and train what its gallery shows: 3 minutes.
+docs: .venv/installed-docs docs/_build/gallery/trained
+	$(BIN)/python docs/site/build.py
+
+docs/_build/gallery/trained: docs/gallery.md docs/site/gallery.py $(shell find src -name "*.py" -o -path "*/web/*")
+	@$(MAKE) --no-print-directory .venv/installed-docs browser
+	$(BIN)/python docs/site/gallery.py docs/_build/gallery
+	@touch $@
+
+## Look up every link of the site that leads to another one.
+docs-links: .venv/installed-docs
+	$(BIN)/python docs/site/build.py --links --out docs/_build/links
+
+## Train the tutorial's network, and draw the pictures of its report and of feedax show for the README.
+screenshots: .venv/installed-docs browser
+	$(BIN)/python docs/site/screenshots.py docs/_build/screenshots
+
+## Install Debian's Chromium, in which pages are tested, where there is no browser.
+browser:
+	@$(PYTHON) scripts/chromium.py
+
+# The library that draws the charts of pages, from the npm registry. The package carries it.
+UPLOT := 1.6.32
+ASSETS ?= src/feedax/web/uplot
+
+## Fetch the scripts that pages are sent, with their licence.
+assets:
+	@mkdir -p $(ASSETS) build
+	cd build && npm pack --silent uplot@$(UPLOT) && tar -xzf uplot-$(UPLOT).tgz
+	cp build/package/dist/uPlot.iife.min.js build/package/dist/uPlot.min.css build/package/LICENSE $(ASSETS)
+
 ## Build the source archive and the wheel into dist/.
 dist: .venv/installed-test
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv runs build dist docs/_build
 
 .venv/installed: $(PACKAGE)
 	@$(PYTHON) scripts/install.py
@@ -69,4 +100,8 @@ clean:
 
 .venv/installed-bench: .venv/installed
 	@$(PYTHON) scripts/install.py bench
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	@$(PYTHON) scripts/install.py docs
 	@touch $@

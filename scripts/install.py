@@ -25,7 +25,8 @@ SIZES = {True: "3.3 GB to fetch, 6.0 GB on disk, 4 minutes", False: "0.4 GB, 1 m
 """Of JAX and PyTorch, by whether torch comes with CUDA, as PyPI's builds for Linux do."""
 ADDED = {
     "test": "the tools of the tests (0.2 GB to fetch, 10 seconds)",
-    "bench": "the loaders to compare with (0.03 GB to fetch, 10 seconds)",
+    "bench": "the libraries to compare with (0.04 GB to fetch, 10 seconds)",
+    "docs": "the tools of the documentation site (0.1 GB to fetch, 10 seconds)",
 }
 """By extra, what it adds to JAX and PyTorch."""
 SETTINGS = {

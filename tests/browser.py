@@ -4,33 +4,20 @@ A page of it fails its test where it asks anything of the network or says anythi
 """
 
 import contextlib
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
+import chromium
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 PHONE = {"width": 375, "height": 700}
 
 
-def chromium() -> str:
-    """The program; `make test` installs it."""
-    found = [
-        Path("/usr/lib/chromium/chromium"),
-        shutil.which("chromium"),
-        shutil.which("google-chrome"),
-    ]
-    for path in found:
-        if path is not None and Path(path).exists():
-            return str(path)
-    pytest.fail("There is no Chromium to test pages with; install it with: make browser")
-
-
 @contextlib.contextmanager
 def started() -> Iterator[Browser]:
+    program = chromium.find() or pytest.fail(chromium.MISSING)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
 

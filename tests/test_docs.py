@@ -17,8 +17,14 @@ TRAINING = ROOT / "docs" / "training.md"
 AUGMENTATION = ROOT / "docs" / "augmentation.md"
 SWEEPS = ROOT / "docs" / "sweeps.md"
 PRESETS = ROOT / "docs" / "presets.md"
+INDEX = ROOT / "docs" / "index.md"
+GALLERY = ROOT / "docs" / "gallery.md"
 LOGGERS = ROOT / "docs" / "loggers.md"
-PAGES = [README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, LOGGERS]
+SHOWING = ROOT / "docs" / "showing.md"
+PAGES = [
+    README, DESIGN, LOADER, MODELS, TRAINING, AUGMENTATION, SWEEPS, PRESETS, INDEX, GALLERY,
+    LOGGERS, SHOWING,
+]  # fmt: skip
 
 
 def code(page: Path) -> list[str]:
@@ -44,6 +50,11 @@ def test_the_readmes_fifteen_lines_learn(tmp_path):
     accuracy, plan = run(README, tmp_path).split(" ", 1)
     assert float(accuracy) > 0.95
     assert plan.startswith("streamed: Disc may run any Python for an example")
+
+
+@pytest.mark.slow
+def test_the_sites_first_example_learns(tmp_path):
+    assert float(run(INDEX, tmp_path).removeprefix("test accuracy ")) > 0.95
 
 
 @pytest.mark.slow
@@ -112,7 +123,10 @@ def test_the_loggers_pages_run_is_logged(tmp_path):
 def test_the_design_page_has_a_line_for_each_module():
     source = ROOT / "src" / "feedax"
     named = re.findall(r"^\| `([\w./]+)` \|", DESIGN.read_text(), re.MULTILINE)
-    modules = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    files = [
+        path for path in (source / "web").iterdir() if path.suffix in (".jinja", ".js", ".css")
+    ]
+    modules = {str(path.relative_to(source)) for path in (*source.rglob("*.py"), *files)}
     doors = {name for name in modules if name.endswith("__.py")}  # those that do more have a line
     assert len(named) == len(set(named))
     assert modules - doors <= set(named) <= modules
@@ -131,7 +145,8 @@ def test_links_lead_somewhere(page):
         (README, {"train", "evaluate", "predict", "show", "plan", "sweep"}),
         (TRAINING, {"train"}),
         (SWEEPS, {"sweep"}),
-        (ROOT / "docs" / "showing.md", {"show"}),
+        (GALLERY, {"train", "report", "sweep"}),
+        (SHOWING, {"report", "show"}),
         (LOGGERS, {"train", "sweep"}),
     ],
     ids=lambda value: getattr(value, "name", ""),

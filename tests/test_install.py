@@ -7,6 +7,7 @@ import sys
 import venv
 from pathlib import Path
 
+import chromium
 import install
 import pytest
 
@@ -189,3 +190,32 @@ def test_jaxs_plugin_comes_beside_torch_and_shares_its_libraries(cuda):
     [of_torch] = {name for name in alone if name.startswith("nvidia-cudnn")}
     cudnn = {name for name in added if name.startswith("nvidia-cudnn")}
     assert cudnn == ({f"nvidia-cudnn-cu{cuda}"} - {of_torch})
+
+
+def test_a_browser_that_cannot_be_installed_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(chromium, "PLACES", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert chromium.find() is None
+    with pytest.raises(SystemExit) as stopped:
+        chromium.install()
+    assert str(stopped.value) == (
+        "The pages of feedax are tested in a browser, and there is neither Chromium nor an apt-get "
+        "to install it with; install Chromium or Google Chrome as your system does it, and call "
+        "make again"
+    )
+
+
+def test_debians_browser_is_asked_for_and_then_found_on_the_path(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(chromium, "PLACES", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program(tmp_path, "apt-get", "")
+    (tmp_path / "apt-get").write_text(
+        f'#!/bin/sh\necho "$@"\n[ "$1" = update ] || /bin/cp "$0" {tmp_path}/chromium\n'
+    )
+    chromium.install()
+    assert capfd.readouterr().out.splitlines()[-2:] == [
+        "update -qq",
+        "install -qq --yes --no-install-recommends chromium",
+    ]
+    assert chromium.find() == str(tmp_path / "chromium")

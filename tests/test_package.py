@@ -105,6 +105,15 @@ def test_the_workflow_runs_targets_of_the_makefile_on_the_pythons_that_are_suppo
     assert pythons[0] == "3.11"
 
 
+def test_the_site_is_published_by_the_target_that_builds_it():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text())
+    steps = workflow["jobs"]["site"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make docs PYTHON=python"]
+    [folder] = [step["with"]["path"] for step in steps if "pages-artifact" in step.get("uses", "")]
+    assert folder == "docs/_build/html"
+    assert f"builds {folder}:" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 @pytest.mark.parametrize(
     "alone", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["beside", "alone"]
 )

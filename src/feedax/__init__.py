@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from feedax.report.model_report import write_report as write_report
     from feedax.train import *  # noqa: F403
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
+"""The version of this package."""
 
 _HOMES = {
     "feedax.data": (
@@ -58,6 +59,7 @@ _HOMES = {
         "Checkpoints",
         "Ended",
         "EpochEnded",
+        "History",
         "Metric",
         "Model",
         "ModelSummary",

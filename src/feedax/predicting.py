@@ -131,14 +131,16 @@ def canvas_data(
     dataset: str,
     class_names: Sequence[str],
     program: Mapping[str, Any] | None = None,
+    white: float = 255.0,
 ) -> dict[str, Any]:
     """What ``feedax.canvas`` of a page needs to know, as plain JSON.
 
     Args:
         shape, dataset: as in `prepare_image`.
         class_names: of the network's outputs.
-        program: what `feedax.train.program.network_program` returns, of a network that takes the
-            pixels as they are, in any shape. None where a server prepares and predicts.
+        program: what `feedax.train.page_program.network_program` returns, of a network that takes
+            the pixels in any shape. None where a server prepares and predicts.
+        white: what the network's examples have for a white pixel; black is 0.
 
     Raises:
         ImageError: there is a program, and the shape is none that a page brings a drawing to.
@@ -160,6 +162,7 @@ def canvas_data(
         "classNames": list(class_names),
         "unsure": UNSURE,
         "program": program,
+        "white": white,
     }
 
 

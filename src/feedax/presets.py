@@ -11,6 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+__all__ = [
+    "BEST",
+    "DECAY_EPOCHS",
+    "DESCRIPTIONS",
+    "MODERN",
+    "PRESETS",
+    "TUTORIAL",
+    "TUTORIAL_TABLE",
+    "WEIGHT_DECAY",
+    "OptimizerName",
+    "Recipe",
+    "ScheduleName",
+]
+
 OptimizerName = Literal[
     "sgd",
     "momentum",
@@ -24,7 +38,10 @@ OptimizerName = Literal[
     "adabelief",
     "lion",
 ]
+"""The optimizers of `feedax.build_optimizer`."""
+
 ScheduleName = Literal["constant", "cosine", "one_cycle", "step"]
+"""The schedules of `feedax.build_schedule`."""
 
 WEIGHT_DECAY: Mapping[str, float] = {"adamw": 1e-4}
 """Of the optimizers that decay the weights unless told otherwise."""
@@ -110,6 +127,8 @@ class Recipe:
 
 
 TUTORIAL = Recipe()
+"""The JAX tutorial's job, number for number."""
+
 MODERN = Recipe(
     batch_size=256,
     shuffle=True,
@@ -128,6 +147,8 @@ MODERN = Recipe(
     shear=0.1,
     translation=1.5,
 )
+"""The same network, trained as networks are trained today."""
+
 BEST = replace(
     MODERN,
     hidden=(1500, 1000, 500),
@@ -139,14 +160,17 @@ BEST = replace(
     elastic_alpha=36.0,
     elastic_sigma=5.0,
 )
+"""A larger network, trained for longer."""
 
 PRESETS: Mapping[str, Recipe] = {"tutorial": TUTORIAL, "modern": MODERN, "best": BEST}
+"""The recipes of ``feedax train --preset``, by name."""
+
 DESCRIPTIONS: Mapping[str, str] = {
     "tutorial": "the JAX tutorial's job, number for number",
     "modern": "the same network, trained as networks are trained today",
     "best": "a larger network, trained for longer: the highest accuracy, at many times the cost",
 }
-"""The recipes of ``feedax train --preset`` and what they are, by name."""
+"""What each of these recipes is, by name."""
 
 TUTORIAL_TABLE: Mapping[str, tuple[float, ...]] = {
     "train_accuracy": (

@@ -53,13 +53,13 @@ def test_help_of_a_command_is_quick_and_has_examples(tmp_path, command):
 USAGE = [
     (
         ["trian"],
-        "feedax: the command must be one of train, sweep, evaluate, predict, show, plan, not "
-        "'trian'; did you mean train?",
+        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, "
+        "not 'trian'; did you mean train?",
     ),
     (
         ["xyz"],
-        "feedax: the command must be one of train, sweep, evaluate, predict, show, plan, not "
-        "'xyz'; see feedax --help",
+        "feedax: the command must be one of train, sweep, evaluate, predict, report, show, plan, "
+        "not 'xyz'; see feedax --help",
     ),
     (["train", "--shufle"], "feedax train: there is no flag --shufle; did you mean --shuffle?"),
     (["train", "--zzz=3"], "feedax train: there is no flag --zzz; see feedax train --help"),
@@ -458,7 +458,8 @@ def test_flags_come_back_from_their_command_line():
         "--warmup-fraction 0.0 --decay-epochs 6 --decay-rate 0.5 --weight-decay 0.01 "
         "--clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
         "--checkpoint-every-steps 7 --checkpoint-every-seconds 1e-07 --checkpoint-every-epochs 8 "
-        "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b"
+        "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b "
+        "--no-report"
     )
     words = text.split()
     flags = parse(TrainFlags, words, "train", "")

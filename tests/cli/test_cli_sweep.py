@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import slow, timeless
 from safetensors.numpy import load_file
+from terminal import Terminal
 
 from feedax import he_normal, init_network_params
 from feedax.cli import main
@@ -467,3 +468,21 @@ def test_the_curves_have_a_colour_for_each_setting(count):
     used = min(count, len(SWEEP_COLOURS))
     assert set(colours[:used]) <= drawn
     assert not set(colours[used:6]) & drawn
+
+
+def test_on_a_terminal_a_sweep_counts_networks_and_says_what_to_type_next(tmp_path, digits):
+    flags = ["--dataset", f"npz:{digits}", "--hidden", "4", "--epochs", "1", "--seeds", "2"]
+    words = [sys.executable, "-m", "feedax", "sweep", *flags, "--out", "my sweep"]
+    screen = Terminal(words, tmp_path)
+    assert screen.returncode == 0, screen.text
+    assert re.search(r"^0/2 networks ━+", screen.text, re.MULTILINE)
+    seconds = sum(one["seconds"] for one in records(tmp_path / "my sweep"))
+    assert f"\ntime    {seconds:.1f} s training; " in screen.text
+    assert screen.text.splitlines()[-6:] == [
+        "sweep   my sweep",
+        "report  my sweep/report.html",
+        "",
+        "next:",
+        "  feedax show 'my sweep'",
+        f"  feedax sweep --resume 'my sweep' --dataset npz:{digits} --seeds 4",
+    ]

@@ -125,7 +125,7 @@ def test_standard_output_is_three_lines_an_epoch(trained):
         r"feedax train: start-up \d+\.\d s: imports \d+\.\d, data \d+\.\d, compile \d+\.\d", said[3]
     )
     assert len(said) == 4
-    assert sorted(path.name for path in run.iterdir()) == FILES
+    assert sorted(path.name for path in run.iterdir()) == [*FILES, "report.html"]
 
 
 def test_the_plan_of_ones_own_dataset_tells_of_its_dtypes(tiny, feedax):
@@ -572,6 +572,7 @@ def test_on_a_terminal_there_is_a_bar_the_same_lines_and_what_to_type_next(tmp_p
     assert re.fullmatch(r"time {10}\S+ s training, \S+ s compiling; \S+ s since .*", table[3])
     assert table[4:] == [
         "run           run",
+        "report        run/report.html",
         "",
         "next:",
         "  feedax show run",

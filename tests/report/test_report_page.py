@@ -12,12 +12,15 @@ import pytest
 from browser import PHONE, opened
 from helpers import batches, linear, problem, save_digits
 from PIL import Image
+from shown_runs import make_run
 
 import feedax
 from feedax.cli import main
+from feedax.cli.report import flags_of
 from feedax.report.content import RunReport
 from feedax.report.page import write_page
 from feedax.report.statistics import wilson
+from feedax.report.sweep_folder import SweepFolder
 
 CHARTS = """() => Object.fromEntries([...document.querySelectorAll("[data-chart]")].map(
   (element) => [element.chart.title, element.chart]))"""
@@ -95,6 +98,51 @@ def test_the_page_shows_what_the_run_did(reported: Path, browser, mnist_test) ->
         button = page.locator("[data-chart=curves-0] button")
         button.click()
         assert button.get_attribute("aria-pressed") == "true"
+
+
+RESULT = "() => document.getElementById('drawing').result"
+NEXT_FRAMES = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"""
+
+
+def draw(page, stroke: list[tuple[float, float]]) -> None:
+    """Draw with the mouse; points are fractions of the canvas's sides."""
+    canvas = page.locator("#drawing canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for i, (x, y) in enumerate(stroke):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        if i == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+SEVEN = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]
+THREE = [
+    (0.3, 0.25), (0.5, 0.16), (0.68, 0.3), (0.5, 0.46), (0.7, 0.62), (0.55, 0.82), (0.3, 0.75)
+]  # fmt: skip
+
+
+def test_the_canvas_reads_as_feedax_predict_does(reported: Path, browser, tmp_path, capsys) -> None:
+    with opened(browser) as page:
+        page.goto(f"file://{reported}/report.html")
+        for name, stroke in (("7 - seven", SEVEN), ("3 - three", THREE)):
+            draw(page, stroke)
+            page.evaluate(NEXT_FRAMES)
+            read = page.evaluate(RESULT)
+            png = page.eval_on_selector("#drawing canvas", "(canvas) => canvas.toDataURL()")
+            (tmp_path / "drawn.png").write_bytes(base64.b64decode(png.partition(",")[2]))
+            capsys.readouterr()
+            assert main(["predict", str(reported), str(tmp_path / "drawn.png")]) == 0
+            said = re.findall(r"(\d - \w+) with probability ([\d.]+)", capsys.readouterr().out)
+            assert said[0][0] == name
+            assert said[0][0] in page.inner_text("#drawing [role=status]")
+            for likely, probability in said:
+                ours = read["probabilities"][int(likely[0])]
+                assert ours == pytest.approx(float(probability), abs=1e-3)
+            page.click("#drawing button:text('Clear')")
+            page.evaluate(NEXT_FRAMES)
+            assert page.evaluate(RESULT) is None
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -237,8 +285,35 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
         f"{run} is npz:{digits}; add --dataset npz:{digits})\n"
     )
     assert 'id="mistakes"' not in (run / "report.html").read_text()
+    # One that is named and not there is an error, and the page stays as it is.
+    before = (run / "report.html").read_bytes()
+    assert main(["report", str(run), "--dataset", f"npz:{tmp_path}/none.npz"]) == 1
+    assert (run / "report.html").read_bytes() == before
     assert main(["report", str(run), "--dataset", f"npz:{digits}"]) == 0
     assert 'id="mistakes"' in (run / "report.html").read_text()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a", "b"):
+        make_run(tmp_path / place / "run", epochs=1)
+    assert main(["report", "a/run", "b/run", "--out", "compared.html"]) == 0
+    assert '<p class="faint">a/run, b/run</p>' in Path("compared.html").read_text()
+
+
+def test_whatever_a_configuration_says_there_is_a_page(tmp_path: Path) -> None:
+    words = ["--epochs", "3", "--hidden", "--dataset", "npz:nowhere.npz"]
+    run = make_run(tmp_path / "run", arguments=words, device="x", versions=[1], epochs=1)
+    assert main(["report", str(run.path)]) == 0
+    assert "? x ?" in run.report_path.read_text()
+
+
+def test_the_command_of_a_network_of_a_sweep_has_its_seed(tmp_path: Path) -> None:
+    settings = [{"setting": {"epochs": 2}, "arguments": ["--epochs", "2"]}]
+    config = {"made_by": "feedax sweep", "settings": settings, "dataset": "mnist"}
+    sweep = SweepFolder.create(config, path=tmp_path / "sweep")
+    flags = flags_of(sweep, {"name": "epochs=2,seed=3", "setting": {"epochs": 2}, "seed": 3})
+    assert (flags.training.epochs, flags.data.seed) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +323,10 @@ def test_a_page_without_its_data_set_says_so(tmp_path: Path, capsys) -> None:
         (
             ["a", "b"],
             "--out must name the page that compares several runs; give --out compared.html",
+        ),
+        (
+            ["a", "b", "--out", "c.html", "--dataset", "mnist"],
+            "--dataset and --root are for the page of one run, and there are 2; leave them out",
         ),
         (["a", "--out", "b.pdf"], "--out must name an .html file, not b.pdf; call it report.html"),
     ],

@@ -15,9 +15,12 @@ import pytest
 from helpers import free_port, run_command
 from shown_runs import make_run, served
 
+# Of its own: that of the process may have seen a proxy, in a test of downloads.
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def get(address: str, **headers: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as response:
+    with DIRECTLY.open(urllib.request.Request(address, headers=headers)) as response:
         return response.read()
 
 
@@ -97,6 +100,9 @@ def test_a_run_is_shown_alone(folder):
          "there; make one with feedax train, or name another folder"),
         ("{folder}/file", 1, "{folder}/file must be a folder of runs, or of one, and it is a "
          "file; make one with feedax train, or name another folder"),
+        ("{folder} {folder}", 2, "one RUN or FOLDER must be given, and there are 2; give the "
+         "folder that they lie in"),
+        ("--prot 3", 2, "there is no flag --prot; see feedax show --help"),
         ("{folder} --port 0", 2, "--port must be from 1 to 65535, and it is 0"),
         ("{folder} --port 65536", 2, "--port must be from 1 to 65535, and it is 65536"),
     ],

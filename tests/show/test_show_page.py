@@ -3,7 +3,6 @@
 import base64
 import json
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -60,24 +59,24 @@ def drawn(page, name):
 
 def test_a_run_is_followed_while_it_trains(browser, folder, tmp_path):
     data = save_digits(tmp_path / "digits.npz", 320, 100)
-    words = ["--dataset", f"npz:{data}", "--epochs", "100000", "--out", str(folder / "a")]
+    words = ["--dataset", f"npz:{data}", "--epochs", "100000", "--hidden", "8", "--no-report"]
     with served(folder) as (_, address), opened(browser, allowed=address) as page:
         page.goto(address)
         page.get_by_text("There are no runs in this folder yet.").wait_for()
         training = subprocess.Popen(
-            [sys.executable, "-m", "feedax", "train", *words],
+            [sys.executable, "-m", "feedax", "train", *words, "--out", str(folder / "a")],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
             page.locator("#runs .running").wait_for(timeout=120_000)
-            until(page, lambda: epochs(page) > 1)
+            until(page, lambda: epochs(page) >= 40)  # it is drawn anew there, without points
             plot, before = page.query_selector("#loss canvas"), epochs(page)
             until(page, lambda: epochs(page) > before)
             # It grew in place.
             assert plot.evaluate("element => element.isConnected")
             assert page.locator("#runs .running").text_content() == "● running"
         finally:
-            training.send_signal(signal.SIGINT)
+            training.kill()
             training.communicate()
         page.locator("#runs .stopped").wait_for()
         rows = RunFolder.open(folder / "a").rows()
@@ -156,7 +155,7 @@ def test_dropped_pictures_are_read(browser, folder, seven, tmp_path):
                 for name in ("seven.png", "blank.png")
             ],
         )
-        cards = page.locator(".answer")
+        cards = page.locator(".reading")
         page.get_by_text("the picture must show something, and it is blank").wait_for()
         assert cards.locator("h3").all_text_contents() == ["seven.png", "blank.png"]
         answer = cards.first.evaluate("card => ({...card.answer, pixels: [...card.answer.pixels]})")
@@ -172,7 +171,7 @@ def test_dropped_pictures_are_read(browser, folder, seven, tmp_path):
         assert notes[: len(prepared.notes)] == [*prepared.notes]
         # A file that is chosen is read as well, above the others.
         page.locator("#drop input").set_input_files(seven)
-        page.locator(".answer canvas").nth(1).wait_for()
+        page.locator(".reading canvas").nth(1).wait_for()
         assert cards.count() == 3
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
@@ -190,3 +189,35 @@ def test_what_a_run_says_is_text(browser, folder):
         assert page.locator("img").count() == 0
         assert page.locator("#runs .torn").text_content() == "▲ torn"
         assert evil in page.locator("#runs .note").text_content()
+
+
+def test_a_digit_that_is_written_is_read(browser, folder, tmp_path):
+    run = make_run(folder / "a", epochs=1)
+    with served(folder) as (_, address), opened(browser, allowed=address) as page:
+        page.set_viewport_size(PHONE)
+        page.goto(address)
+        page.get_by_role("button", name="Write something").click()
+        paper = page.locator("#canvas .paper")
+        paper.scroll_into_view_if_needed()
+        box = paper.bounding_box()
+        for i, (x, y) in enumerate([(0.28, 0.2), (0.74, 0.2), (0.42, 0.88)]):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+            page.mouse.down() if i == 0 else None
+        page.mouse.up()
+        url = paper.evaluate("it => it.toDataURL('image/png')")
+        (tmp_path / "seven.png").write_bytes(base64.b64decode(url.partition(",")[2]))
+        trained = open_run(run.path)
+        prepared = trained.prepare(tmp_path / "seven.png")
+        canvas = page.locator("#canvas .canvas")
+
+        def result():
+            return canvas.evaluate(
+                "it => it.result && {...it.result, pixels: [...it.result.pixels]}"
+            )
+
+        # While it is written it is read, and the last time when it is whole.
+        until(page, lambda: (result() or {}).get("pixels") == prepared.pixels.ravel().tolist())
+        expected = trained.probabilities(prepared.pixels)
+        np.testing.assert_array_equal(np.float32(result()["probabilities"]), expected)
+        assert f"The network reads “{expected.argmax()}”" in canvas.inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]

@@ -7,11 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers import change_config
 from shown_runs import make_run, row
 
 import feedax.show.runs as runs_module
 from feedax.files import is_locked, lock
 from feedax.report.sweep_folder import SweepFolder
+from feedax.train.history import best_row
 
 
 def entry(answer, name="a"):
@@ -111,6 +113,15 @@ def test_a_run_that_ran_out_of_patience_has_ended(folder, ask):
     assert entry(ask())["state"] == "ended"
 
 
+def test_a_run_has_the_result_of_the_epoch_that_it_keeps(folder, ask):
+    run = make_run(folder / "a", arguments=["--epochs", "9", "--best", "validation_loss"])
+    losses = (None, 0.3, 0.2, 0.4, None)
+    for epoch, loss in enumerate(losses):
+        run.append_row(row(epoch, validation_loss=loss))
+    assert entry(ask())["accuracy"] == best_row(run.rows(), "validation_loss")["test_accuracy"]
+    assert entry(ask())["accuracy"] == 0.72
+
+
 def test_a_run_of_steps_has_ended_with_its_last_checkpoint(folder, ask):
     run = make_run(folder / "a", epochs=1, arguments=["--steps", "120"])
     assert entry(ask()) | {"state": "stopped", "planned": None} == entry(ask())
@@ -167,6 +178,24 @@ def test_a_broken_configuration_is_torn(folder, ask):
     assert found["state"] == "torn"
     assert found["note"].startswith(f"run folder: {run.config_path} must be JSON, and it cannot")
     assert ask(("a", "", 0))["ticked"] == {}
+
+
+VALUES = [
+    None, True, -1, 1.5, 2**70, 1e308, "x", "9999-12-31T23:59:59+0000", [], [1], {}, {"a": [{}]},
+    "0001-01-01T00:00:00-2359", ["--epochs"], ["--epochs", "9" * 5000], ["--steps", "9" * 4000],
+    ["--epochs", "-3", "--patience", "0", "--best", "x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["arguments", "cpus", "device", "started", "settings", "versions"])
+def test_whatever_a_configuration_says_the_others_are_listed(folder, ask, name):
+    make_run(folder / "b", epochs=1)
+    run = make_run(folder / "a", epochs=1)
+    for value in VALUES:
+        change_config(run.path, **{name: value})
+        answer = ask(("a", "", 0), ("b", "", 0))
+        assert {one["name"] for one in answer["runs"]} == {"a", "b"}
+        assert "b" in answer["ticked"]
 
 
 def test_a_run_that_is_removed_is_gone(folder, ask):
@@ -278,7 +307,8 @@ def test_a_sweep_is_listed_with_its_networks(folder, ask):
     answer = ask(("a", "", 0))
     expected = {"kind": "sweep", "state": "stopped", "done": 3, "planned": 4, "seconds": 6.0}
     expected |= {"accuracy": 0.88, "sees_pictures": False}  # of the best setting's mean
-    assert entry(answer) | expected == entry(answer)
+    assert entry(answer) | expected == entry(answer) | {"accuracy": 0.88}
+    assert entry(answer)["accuracy"] == pytest.approx(0.88)
     told = answer["ticked"]["a"]
     assert told["config"] == {"seeds": "2", "dropout": "0.0, 0.1"}
     assert told["rows"][1] == {
@@ -286,6 +316,36 @@ def test_a_sweep_is_listed_with_its_networks(folder, ask):
         "seed": 1,
         "rows": [row(0, test_accuracy=0.8)],
     }
+
+
+def test_settings_of_many_flags_are_told_apart(folder, ask):
+    config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "1"]}
+    sweep = SweepFolder.create(config, path=folder / "a")
+    for i, accuracy in enumerate((0.5, 0.9)):
+        result = row(0, test_accuracy=accuracy)
+        sweep.append_row(
+            {
+                "name": f"{i}", "setting": {"a" * 200: 1, "b": i, "c" * 200: 1}, "seed": 0,
+                "seconds": 2.0, "error": None, "params": "p", "result": result, "rows": [result],
+            }
+        )  # fmt: skip
+    assert entry(ask())["accuracy"] == 0.9
+
+
+def test_a_network_that_failed_is_in_no_mean_and_no_curve(folder, ask):
+    config = {"made_by": "feedax sweep", "dataset": "mnist", "arguments": ["--seeds", "2"]}
+    sweep = SweepFolder.create(config, path=folder / "a")
+    for seed, accuracy, error in ((0, 0.9, None), (1, 0.1, "it turned not-a-number")):
+        result = row(0, test_accuracy=accuracy)
+        sweep.append_row(
+            {
+                "name": f"{seed}", "setting": {}, "seed": seed, "seconds": 2.0, "error": error,
+                "params": "p", "result": result, "rows": [result],
+            }
+        )  # fmt: skip
+    answer = ask(("a", "", 0))
+    assert (entry(answer)["accuracy"], entry(answer)["done"]) == (0.9, 2)
+    assert [one["seed"] for one in answer["ticked"]["a"]["rows"]] == [0]
 
 
 def test_asking_for_a_lock_keeps_nobody_from_it(tmp_path: Path):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from helpers import linear, slow
 
 import feedax
@@ -475,3 +476,41 @@ def test_a_folder_with_the_checkpoints_of_a_much_larger_model_is_kept(tmp_path):
         f"fit: {saved} must be a checkpoint of this model and optimizer, which takes at most"
     )
     assert saved.stat().st_size == size
+
+
+def test_torchs_optimizers_and_losses_and_names_are_met_with_ours():
+    weight = torch.zeros(1, requires_grad=True)
+    for optimizer in (torch.optim.Adam, torch.optim.Adam([weight])):
+        with pytest.raises(ModelError) as error:
+            feedax.fit(lambda w, x: w @ x, jnp.zeros((2, 2)), [], optimizer=optimizer)
+        assert str(error.value) == (
+            "fit: optimizer must be an optax transformation, and it is torch's Adam; give "
+            "optax.adam(1e-3), say"
+        )
+    losses = {
+        "'mse'": "mse",
+        "torch's CrossEntropyLoss": torch.nn.CrossEntropyLoss(),
+        "torch's cross_entropy": torch.nn.functional.cross_entropy,
+    }
+    for found, loss in losses.items():
+        with pytest.raises(ModelError) as error:
+            feedax.fit(lambda w, x: w @ x, jnp.zeros((2, 2)), [], loss=loss)
+        assert str(error.value) == (
+            "fit: loss must be a function of one example's prediction and target as JAX arrays, "
+            f"and it is {found}; give feedax.cross_entropy, or lambda prediction, target: "
+            "((prediction - target) ** 2).mean(), say"
+        )
+
+
+@pytest.mark.parametrize(
+    ("predict", "batched", "remedy"),
+    [
+        (lambda w, x: w @ x, False, "x.ravel()"),
+        (lambda w, x: x @ w.T, True, "x.reshape(len(x), -1)"),
+    ],
+)
+def test_a_model_that_does_not_flatten_is_told_how(predict, batched, remedy):
+    batch = np.zeros((4, 3, 5), np.float32), np.arange(4)
+    with pytest.raises(ModelError) as error:
+        feedax.fit(predict, jnp.zeros((4, 15)), [batch], batched=batched)
+    assert str(error.value).endswith(f"; it works on flat inputs: begin it with x = {remedy}")

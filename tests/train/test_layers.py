@@ -177,6 +177,18 @@ def test_what_is_made_of_parameters_belongs_to_their_layer():
     assert rows(found) == [("v", (2,), 6, 12), ("scale", (2,), 1, 0)]  # in the order of use
 
 
+def test_loops_are_counted_with_their_length():
+    cell = eqx.nn.GRUCell(3, 5, key=KEY)
+
+    def predict(params, x):
+        cell = params["cell"]
+        state, _ = jax.lax.scan(lambda h, row: (cell(row, h), None), jnp.zeros(5), x)
+        return jax.lax.cond(state[0] > 0, lambda: state, lambda: cell(x[0], state))
+
+    found = feedax.summary(predict, {"cell": cell}, np.ones((7, 3), np.float32))
+    assert rows(found) == [("cell", (5,), 3 * 5 * (3 + 5 + 1) + 5, 8 * 2 * 15 * (3 + 5))]
+
+
 def test_products_without_parameters_have_a_row():
     def predict(w, x):
         return (x @ x.T) @ (x @ w)

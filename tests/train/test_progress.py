@@ -1,5 +1,6 @@
 """The bar of `fit` and `sweep`: on a real terminal, in a real notebook, and where nobody looks."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import nbclient
 import nbformat
 import pytest
 from terminal import Terminal
+
+from feedax.train import progress
+from feedax.train.events import NetworksStarted, Stepped
 
 SCRIPT = """
 import sys
@@ -49,6 +53,17 @@ feedax.sweep(predict, lambda key: jnp.zeros((4, 4)), [(x, np.arange(4))], seeds=
     assert re.search(r"^0/4 networks ━+", screen.text, re.MULTILINE)
     names = re.findall(r"^network (\S+)  epoch 0  loss", screen.text, re.MULTILINE)
     assert names == [f"learning_rate={rate},seed={seed}" for rate in (0.1, 0.2) for seed in (0, 1)]
+
+
+def test_only_networks_that_have_ended_are_counted(monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL", 0)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    with progress.ProgressBar(stream=screen) as bar:
+        bar(NetworksStarted(["a", "b", "c", "d"], ended=4, count=8, epochs=2, steps=10))
+        bar(Stepped(epoch=1, step=0, loss=0.5, examples_per_second=100.0, params=None))
+    assert set(re.findall(r"\d/8 networks", screen.getvalue())) == {"4/8 networks"}
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 from browser import PHONE, opened
+from torch.utils.data import Subset
 
 import feedax
 from feedax.errors import ImageError
 from feedax.predicting import canvas_data, prepare_image
+from feedax.train.page_program import network_program
 from feedax.train.predictions import softmax
-from feedax.train.program import network_program
 from feedax.web import content_of, script_json
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -40,7 +41,8 @@ def predict(params, x):
 
 @pytest.fixture(scope="module")
 def network(mnist_train, mnist_test):
-    loader = feedax.NumpyLoader(mnist_train, 128, shuffle=True, seed=0)
+    few = Subset(mnist_train, range(12_800))
+    loader = feedax.NumpyLoader(few, 128, shuffle=True, seed=0)
     params, _ = feedax.fit(
         predict,
         feedax.init_mlp([784, 512, 512, 10], jax.random.key(0)),
@@ -162,6 +164,18 @@ def test_a_stroke_is_undone_by_the_keyboard(browser, network, tmp_path):
         assert (result(page), undo.is_disabled()) == (None, True)
 
 
+def test_a_network_of_pixels_from_0_to_1_sees_such(browser, network, tmp_path):
+    example = np.zeros((28, 28, 1), np.float32)
+    program = network_program(lambda p, x: predict(p, x * 255), network.params, example)
+    data = canvas_data((28, 28, 1), "mnist", DIGITS, program, white=1.0)
+    with opened(browser) as page:
+        page.goto(write_page(tmp_path / "page.html", data).as_uri())
+        stroke(page, THREE)
+        found = result(page)
+    expected = network.probabilities(np.array(found["pixels"]))
+    assert np.abs(expected - found["probabilities"]).max() < 1e-3
+
+
 def random_strokes(rng):
     """A drawing: curves and dots, somewhere, some of them beyond the edge."""
     strokes = []
@@ -189,7 +203,7 @@ DRAW = """([strokes, pen]) => {
 
 
 @pytest.mark.parametrize(
-    ("dataset", "drawings"), [("mnist", 40), ("fashion_mnist", 15), ("emnist", 15)]
+    ("dataset", "drawings"), [("mnist", 20), ("fashion_mnist", 6), ("emnist", 6)]
 )
 def test_any_drawing_becomes_the_image_that_predict_sees(
     browser, network, tmp_path, dataset, drawings
@@ -204,9 +218,7 @@ def test_any_drawing_becomes_the_image_that_predict_sees(
             found = result(page)
             png = save_png(page, tmp_path / f"{i}.png")
             image = prepare_image(png, (28, 28), dataset)
-            apart = np.abs(image.pixels.ravel().astype(int) - found["pixels"])
-            assert apart.max() <= 1, i
-            assert (apart > 0).sum() <= 3, i
+            assert image.pixels.ravel().tolist() == found["pixels"], i
             expected = network.probabilities(image.pixels)
             assert np.abs(expected - found["probabilities"]).max() < 1e-3
             said = page.locator(".said").inner_text()

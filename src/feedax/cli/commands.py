@@ -168,11 +168,20 @@ class ReportFlags:
             raise UsageError(
                 "--out must name the page that compares several runs; give --out compared.html"
             )
+        if len(self.runs) > 1 and (self.dataset is not None or self.root is not None):
+            raise UsageError(
+                "--dataset and --root are for the page of one run, and there are "
+                f"{len(self.runs)}; leave them out"
+            )
 
 
 @dataclass(frozen=True)
 class ShowFlags:
-    folder: Annotated[tyro.conf.Positional[Path], arg(metavar="[RUN | FOLDER]")] = Path("runs")
+    # Of an optional one alone, tyro loses sight where a flag is mistyped.
+    folders: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        arg(metavar="[RUN | FOLDER]", help_behavior_hint="(default: runs)"),
+    ] = ()
     """The folder of a run, or a folder of runs."""
     open: Annotated[bool, arg(help_behavior_hint="(default: off)")] = False
     """Open the page in the browser."""
@@ -180,6 +189,11 @@ class ShowFlags:
     """Of this machine, from 1 to 65535."""
 
     def __post_init__(self) -> None:
+        if len(self.folders) > 1:
+            raise UsageError(
+                f"one RUN or FOLDER must be given, and there are {len(self.folders)}; give the "
+                "folder that they lie in"
+            )
         if self.port is not None and not 1 <= self.port <= 65535:
             raise UsageError(f"--port must be from 1 to 65535, and it is {self.port}")
 

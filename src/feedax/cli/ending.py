@@ -7,46 +7,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feedax.cli.examples import TITLES
+from feedax.report.run_folder import REPORT
 from feedax.train.history import Row
 
 
-def run_ending(
-    folder: Path, rows: Sequence[Row], best: Row | None, takes_pictures: bool
-) -> list[str]:
+def run_ending(folder: Path, rows: Sequence[Row], best: Row | None, then: str) -> list[str]:
     """The lines of a run.
 
     Args:
         folder: the run's.
         rows: of its history.
         best: the row of the parameters that are kept.
-        takes_pictures: whether `feedax predict` works on it.
+        then: a command for it.
     """
     scores = {
         f"{title} set": f"accuracy {accuracy:.4f}" if accuracy is not None else "none"
         for name, title in TITLES.items()
         if (accuracy := (best or {}).get(f"{name}_accuracy")) is not None or name == "test"
     }
-    run = shlex.quote(str(folder))
-    then = f"feedax predict {run} seven.png" if takes_pictures else f"feedax evaluate {run}"
-    return _lines(scores | _times(rows) | {"run": str(folder)}, [f"feedax show {run}", then])
-
-
-def sweep_ending(folder: Path, rows: Sequence[Row], seeds: int) -> list[str]:
-    """The lines of a sweep, whose networks have these rows, and whose settings so many seeds."""
-    sweep = shlex.quote(str(folder))
-    more = f"feedax sweep --resume {sweep} --seeds {2 * seeds}"
-    return _lines(_times(rows) | {"sweep": str(folder)}, [f"feedax show {sweep}", more])
-
-
-def _times(rows: Sequence[Row]) -> dict[str, str]:
+    show = shlex.join(["feedax", "show", str(folder)])
     training, compiling = (
         sum(row[name] for row in rows) for name in ("seconds", "compile_seconds")
     )
-    whole = time.time() - process_started()
-    return {
-        "time": f"{training:.1f} s training, {compiling:.1f} s compiling; "
-        f"{whole:.1f} s since the command began"
-    }
+    parts = f"{training:.1f} s training, {compiling:.1f} s compiling"
+    return _lines(scores | {"time": _time(parts), "run": str(folder)} | _page(folder), [show, then])
+
+
+def sweep_ending(folder: Path, seconds: float, then: str) -> list[str]:
+    """The lines of a sweep, whose networks were trained for so many seconds in all."""
+    show = shlex.join(["feedax", "show", str(folder)])
+    table = {"time": _time(f"{seconds:.1f} s training"), "sweep": str(folder)}
+    return _lines(table | _page(folder), [show, then])
+
+
+def _page(folder: Path) -> dict[str, str]:
+    return {"report": str(folder / REPORT)} if (folder / REPORT).exists() else {}
+
+
+def _time(parts: str) -> str:
+    return f"{parts}; {time.time() - process_started():.1f} s since the command began"
 
 
 def _lines(table: Mapping[str, str], commands: Sequence[str]) -> list[str]:

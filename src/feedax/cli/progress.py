@@ -14,7 +14,8 @@ import numpy as np
 from feedax.cli import forget, in_flags
 from feedax.cli.examples import TITLES
 from feedax.errors import FeedaxError
-from feedax.report.sweep_folder import Record, column_label, columns, mean_seconds, summaries
+from feedax.report.columns import column_label
+from feedax.report.sweep_folder import Record, columns, mean_seconds, summaries
 from feedax.train.events import (
     EpochEnded,
     Event,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from feedax import datasets
 from feedax.cli import say
 from feedax.cli.commands import ReportFlags
 from feedax.cli.compilation_cache import use_compilation_cache
@@ -19,16 +20,17 @@ from feedax.cli.examples import Examples
 from feedax.cli.flags import TrainFlags, complete, defaults, recipe_of, recorded_flags
 from feedax.cli.network import check_layers, fit_arguments, network_of_sweep, trained_run
 from feedax.cli.parse import changed, flag_values, read_words, spelled
-from feedax.errors import FeedaxError, RunFolderError, one_line, printable, shown
+from feedax.errors import FeedaxError, RunFolderError, one_line, shown
 from feedax.presets import TUTORIAL, TUTORIAL_TABLE, Recipe
 from feedax.random_states import random_states_restored
+from feedax.report.columns import column_label
 from feedax.report.comparison import ComparedRun, compared_networks, compared_runs
 from feedax.report.content import RunReport
 from feedax.report.images import picture
 from feedax.report.model_report import model_report
 from feedax.report.page import write_page
 from feedax.report.run_folder import RunFolder
-from feedax.report.sweep_folder import Record, SweepFolder, column_label
+from feedax.report.sweep_folder import Record, SweepFolder, own_rows
 from feedax.report.trained_run import TrainedRun
 from feedax.train.history import Row, best_row
 from feedax.train.model import accepted_kwargs
@@ -65,18 +67,19 @@ def run(flags: ReportFlags, arguments: Sequence[str]) -> int:
 
 def _several(paths: Sequence[Path], out: Path) -> int:
     runs = []
-    for path in paths:
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(map(str, paths))
+    for path, name in zip(paths, names, strict=True):
         folder = RunFolder.open(path)
         recorded = recorded_flags(folder)
         rows = folder.rows()
         values = {
-            name: value for name, value in flag_values(recorded).items() if name not in UNCOMPARED
+            flag: value for flag, value in flag_values(recorded).items() if flag not in UNCOMPARED
         }
-        runs.append(
-            ComparedRun(path.name, rows, best_row(rows, recorded.selection.best) or {}, values)
-        )
-    names = ", ".join(one.name for one in runs)
-    write_page(out, f"{len(runs)} runs compared", subtitle=names, comparison=compared_runs(runs))
+        runs.append(ComparedRun(name, rows, best_row(rows, recorded.selection.best) or {}, values))
+    title, subtitle = f"{len(runs)} runs compared", ", ".join(names)
+    write_page(out, title, subtitle=subtitle, comparison=compared_runs(runs))
     print(out)
     return 0
 
@@ -86,10 +89,16 @@ UNCOMPARED = ("--out", "--name", "--resume", "--report", "--log")
 
 
 def _examples(path: Path, recorded: TrainFlags, flags: ReportFlags) -> Examples | None:
-    """The data set of a run; without one the page has no predictions."""
+    """The data set of a run; without one the page has no predictions.
+
+    Raises:
+        FeedaxError: it cannot be opened, and the flags name it.
+    """
     try:
         return Examples.open(data_flags(path, recorded.data, flags, "feedax report"))
     except FeedaxError as error:
+        if flags.dataset is not None or flags.root is not None:
+            raise
         note(f"the page has no predictions, since there is no data set ({one_line(str(error))})")
         return None
 
@@ -124,11 +133,11 @@ def write_sweep_report(folder: SweepFolder, examples: Examples | None, out: Path
         column, record = best
         flags = flags_of(folder, record)
         trained = network_of_sweep(folder, record, flags, examples)
-        report = report_of(trained, record["rows"], flags, examples)
+        report = report_of(trained, own_rows(record), flags, examples)
         heading = f"{record['name']}: of the networks, that with the best {column_label(column)}"
     write_page(
         out,
-        f"{len(records)} networks on {folder.setting('dataset')}",
+        f"{len(records)} networks on {_short_name(folder.setting('dataset'))}",
         subtitle=folder.path.name,
         run=report,
         heading=heading,
@@ -150,7 +159,7 @@ def flags_of(folder: SweepFolder, record: Record) -> TrainFlags:
     """The flags that a sweep's network was trained with."""
     for one in folder.setting("settings"):
         if one["setting"] == record["setting"]:
-            return read_words(TrainFlags, one["arguments"])
+            return changed(read_words(TrainFlags, one["arguments"]), seed=record["seed"])
     raise RunFolderError(
         f"run folder: {folder.metrics_path} must hold networks of this sweep, and it holds one "
         f"named {shown(record['name'])}; restore it from a copy or train again"
@@ -174,14 +183,17 @@ def report_of(
             "learning_rates": _learning_rates(recipe, loaders["train"], len(rows)),
             "augmented": _augmented(flags, examples, loaders["train"]),
         }
-    is_tutorial = replace(recipe, epochs=TUTORIAL.epochs, weight_decay=None) == TUTORIAL
+    without_decay = replace(
+        recipe, epochs=TUTORIAL.epochs, weight_decay=recipe.weight_decay or None
+    )
+    is_tutorial = without_decay == TUTORIAL
     is_mnist = flags.data.dataset == "mnist"
     return model_report(
         trained.predict,
         trained.params,
         rows,
         test,
-        title=f"{'-'.join(map(str, trained.layers))} on {flags.data.dataset}",
+        title=f"{'-'.join(map(str, trained.layers))} on {_short_name(flags.data.dataset)}",
         class_names=trained.class_names,
         image_shape=trained.image_shape,
         dataset=trained.dataset,
@@ -259,7 +271,12 @@ def _augmented(
 
 def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
     config = folder.config
-    device = config.get("device", {})
+
+    def group(name: str) -> dict[str, Any]:
+        found = config.get(name)  # a file may say anything
+        return found if isinstance(found, dict) else {}
+
+    device = group("device")
     machine = {
         "device": f"{device.get('count', '?')} x {device.get('kind', '?')}",
         "usable CPUs": config.get("cpus", "?"),
@@ -268,7 +285,7 @@ def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
     groups = {
         "How batches are made": {"plan": config["plan"]} if "plan" in config else {},
         "Machine": machine,
-        "Versions": config.get("versions", {}),
+        "Versions": group("versions"),
         "Flags": {
             name: " ".join(spelled(name, value)[1:]) or str(value)
             for name, value in flag_values(flags).items()
@@ -276,10 +293,15 @@ def _facts(folder: RunFolder, flags: TrainFlags) -> dict[str, dict[str, str]]:
         },
     }
     return {
-        group: {printable(str(name)): printable(str(value)) for name, value in some.items()}
-        for group, some in groups.items()
+        title: {str(name): str(value) for name, value in some.items()}
+        for title, some in groups.items()
         if some
     }
+
+
+def _short_name(dataset: str) -> str:
+    """The name of a data set, of a file or a folder without where it lies."""
+    return Path(dataset.partition(":")[2]).name if datasets.is_path(dataset) else dataset
 
 
 def _subtitle(folder: RunFolder, flags: TrainFlags) -> str:

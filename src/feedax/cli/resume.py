@@ -279,6 +279,12 @@ def resume_command(command: str, folder: Path, flags: TrainFlags) -> str:
     return shlex.join(["feedax", command, "--resume", str(folder), *named])
 
 
+def evaluate_command(folder: Path, flags: DataFlags) -> str:
+    """The command line that evaluates a run, with what a person has to name again."""
+    named = _words(flags, list(_reasons(folder, flags)))
+    return shlex.join(["feedax", "evaluate", str(folder), *named])
+
+
 def _words(flags: DataFlags, names: list[str]) -> list[str]:
     values = flag_values(flags)
     return [word for name in names for word in spelled(name, values[name])]

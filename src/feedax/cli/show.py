@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it loads JAX, and SciPy
 
 def run(flags: ShowFlags, arguments: Sequence[str]) -> int:
     """Serve the page until this process is stopped."""
-    folder = flags.folder
+    folder = next(iter(flags.folders), Path("runs"))
     if not folder.is_dir():
         state = "a file" if folder.exists() else "not there"
         raise RunFolderError(

@@ -32,6 +32,7 @@ from feedax.data import NumpyLoader
 from feedax.errors import RunFolderError, shown
 from feedax.feed import Devices, Residents, Source
 from feedax.loggers import Logger
+from feedax.report.run_folder import REPORT
 from feedax.report.sweep_folder import Record, SweepFolder
 from feedax.train import Checkpoints, init_mlp
 from feedax.train.check import ModelCheck
@@ -166,10 +167,11 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
     files = ["the networks", "summary.json", "curves.png"]
     if flags.output.report and combinations[0].flags.output.report:
         write = partial(write_sweep_report, folder, examples, folder.report_path)
-        files += ["report.html"] * try_to_write(write, folder, note)
+        files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
-        rows = [row for one in done for row in one["rows"]]
-        print("\n".join(sweep_ending(folder.path, rows, len(seeds))))
+        seconds = sum(one["seconds"] for one in done)
+        more = f"{resume_command('sweep', folder.path, data)} --seeds {2 * len(seeds)}"
+        print("\n".join(sweep_ending(folder.path, seconds, more)))
     else:
         note(f"done; {and_listed(files)} are in {folder.path}")
     return stop.exit_code  # not 0 when the request came too late to stop anything

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from feedax.cli.report import try_to_write, write_run_report
 from feedax.cli.resume import (
     begun,
     checkpoints_of,
+    evaluate_command,
     from_anywhere,
     recorded_layers,
     refuse_unnamed_start,
@@ -41,7 +43,7 @@ from feedax.cli.resume import (
 from feedax.errors import NotANumberError
 from feedax.feed import Devices
 from feedax.report.recorder import Recorder
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import REPORT, RunFolder
 from feedax.train import fit, init_mlp, processes
 from feedax.train.history import Best, best_row
 from feedax.train.progress import is_terminal
@@ -170,11 +172,13 @@ def _train(flags: TrainFlags, arguments: Sequence[str], start_up: "StartUp") -> 
             folder, flags, layers, params, examples.image_shape, examples.class_names
         )
         write = partial(write_run_report, found, examples, folder.report_path)
-        files += ["report.html"] * try_to_write(write, folder, note)
+        files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         kept = best_row(rows, flags.selection.best)
-        takes_pictures = examples.image_shape is not None
-        print("\n".join(run_ending(folder.path, rows, kept, takes_pictures)))
+        then = evaluate_command(folder.path, flags.data)
+        if examples.image_shape is not None:
+            then = shlex.join(["feedax", "predict", str(folder.path), "seven.png"])
+        print("\n".join(run_ending(folder.path, rows, kept, then)))
         return stop.exit_code
     if "test" not in loaders:
         note(f"{flags.data.dataset} has no test set, so there is no test accuracy")

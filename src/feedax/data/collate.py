@@ -43,17 +43,17 @@ def numpy_collate(batch: Sequence[Any]) -> Any:
     attributes, and tuples become lists. What can be no container of arrays becomes a dict or a
     list. Its leaves gain a first dimension, and their dtype is
 
-    ========================================  ============================================
-    in every example                          in the batch
-    ========================================  ============================================
-    NumPy array or scalar                     its dtype, in the machine's byte order
-    torch tensor                              its dtype (bfloat16, float8: of ``ml_dtypes``)
-    PIL image                                 uint8, or what its mode holds ("P": indices)
-    array of another library                  that of its ``__array__``
-    ``bool``, ``int``, ``float``, ``complex`` bool, int64, float64, complex128
-    several of these                          the one that NumPy promotes them to
-    ``str``, ``bytes``                        a list of them, no array
-    ========================================  ============================================
+    =========================================  ============================================
+    in every example                           in the batch
+    =========================================  ============================================
+    NumPy array or scalar                      its dtype, in the machine's byte order
+    torch tensor                               its dtype (bfloat16, float8: of ``ml_dtypes``)
+    PIL image                                  uint8, or what its mode holds ("P": indices)
+    array of another library                   that of its ``__array__``
+    ``bool``, ``int``, ``float``, ``complex``  bool, int64, float64, complex128
+    several of these                           the one that NumPy promotes them to
+    ``str``, ``bytes``                         a list of them, no array
+    =========================================  ============================================
 
     A type of your own that was added to torch's ``default_collate_fn_map`` is collated by the
     function given there, and the tensors of its result become arrays.

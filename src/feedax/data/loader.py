@@ -103,9 +103,10 @@ class NumpyLoader(DataLoader[_T_co]):
         plan: ``"resident"``, ``"vectorised"``, ``"streamed"``, or ``"auto"`` for the fastest one
             that gives the same batches.
         memory_budget: the most bytes that a dataset may take on the device to be resident.
-        batch_size, shuffle, sampler, batch_sampler, num_workers, pin_memory, drop_last, timeout,
-            worker_init_fn, generator, prefetch_factor, persistent_workers, pin_memory_device,
-            in_order: as in torch.
+
+    The others (batch_size, shuffle, sampler, batch_sampler, num_workers, pin_memory, drop_last,
+    timeout, worker_init_fn, generator, prefetch_factor, persistent_workers, pin_memory_device and
+    in_order) are as in torch.
 
     Every argument is an attribute of the same name, so that a loader that is made again from its
     attributes is an equal one. Those that torch allows to be assigned may be assigned, and so may

@@ -30,8 +30,9 @@ from feedax.feed.source import Source, SourcePosition, StateDict, position
 from feedax.feed.transfer import Devices, Transfer, own, shares_memory, with_the_call
 
 CHUNK_STEPS = 512
+"""The most steps of one chunk."""
 CHUNK_INDICES = 2**17
-"""The most steps of one chunk, and of its indices: 512 kB of them."""
+"""The most indices of one chunk: 512 kB of them."""
 
 Check = Callable[[PyTree, PyTree, str], None]
 """Looks at inputs and targets on the host; the text says what they are, for messages."""

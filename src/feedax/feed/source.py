@@ -16,6 +16,7 @@ SourcePosition = dict[str, Any]
 first n batches are skipped."""
 
 StateDict = Callable[[], Any]
+"""Returns the position of a source, as the ``state_dict`` of a loader does."""
 
 
 class LoaderPlan(Protocol):

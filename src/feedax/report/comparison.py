@@ -4,17 +4,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
-from feedax.report.content import DASHES, chart, is_measured, percent, seconds_of
-from feedax.report.sweep_folder import Record, by_setting, column_label, columns, summaries
+from feedax.report.columns import OTHERS, column_label, column_of
+from feedax.report.content import DASHES, chart, percent, seconds_of
+from feedax.report.sweep_folder import Record, by_setting, columns, summaries
 from feedax.train.history import Row
 from feedax.train.networks import setting_name
 
 MOST_LINES = 8
 """There are so many colours; of more runs or settings, the best are drawn."""
 MEASURES = ("loss", "accuracy")
-SETS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,16 @@ def compared_runs(runs: Sequence[ComparedRun]) -> dict[str, Any]:
     """Curves over each other, a table of results, and what differs in their configuration."""
     found = []
     for measure in MEASURES:
-        column = _column([row for run in runs for row in run.history], measure)
-        lines = [
-            (run.name, {int(row["epoch"]): row.get(column) for row in run.history})
-            for run in runs
-            if column is not None
-        ]
+        column = column_of([row for run in runs for row in run.history], measure)
         if column is not None:
-            found.append(_lines(column_label(column), measure, lines[:MOST_LINES]))
+            found.append(_lines(column, measure, runs))
     names = list(dict.fromkeys(name for run in runs for name in run.values))
     different = [name for name in names if len({repr(run.values.get(name)) for run in runs}) > 1]
-    scores = list(dict.fromkeys(name for run in runs for name in run.result if is_measured(name)))
+    scores = list(dict.fromkeys(name for run in runs for name in run.result if name not in OTHERS))
+    scores.sort(key=_place)
     rows = []
     for run in runs:
-        seconds = sum(row["seconds"] for row in run.history)
+        seconds = sum(row.get("seconds") or 0.0 for row in run.history)
         rows.append(
             [
                 cell(run.name),
@@ -80,29 +76,36 @@ def compared_runs(runs: Sequence[ComparedRun]) -> dict[str, Any]:
 def compared_networks(records: Sequence[Record], command: str | None) -> dict[str, Any]:
     """The networks of a sweep: by setting, one by one, and against the learning rate.
 
+    Those that failed are counted and listed, and are in no mean and no curve.
+
     Args:
         records: the networks.
         command: what made them.
     """
-    groups = by_setting(records)
+    ended_well = [one for one in records if one["error"] is None and one["result"]]
+    groups = by_setting(ended_well)
     scores = columns(records)
     accuracies = [name for name in scores if name.endswith("accuracy")]
     found = []
     for measure in MEASURES:
-        rows = [row for one in records for row in one["rows"]]
-        if (column := _column(rows, measure)) is not None:
-            found.append(_bands(column, measure, _best(groups, column)))
+        rows = [row for one in ended_well for row in one["rows"]]
+        if (column := column_of(rows, measure)) is not None:
+            found.append(_bands(column, measure, groups))
     summary_rows, dots = [], []
     for column in accuracies or scores[:1]:
         label = column_label(column)
         marks = []
-        for one, networks in zip(summaries(records, column), groups, strict=False):
+        for one in summaries(records, column):
             name = setting_name(one.setting) or "every network"
             numbers = (one.mean, one.sd, one.minimum, one.maximum)
             summary_rows.append(
                 [name, label, str(one.count), *map(_share, numbers), str(one.failed)]
             )
-            values = [network["result"].get(column) for network in networks if network["result"]]
+            values = [
+                network["result"].get(column)
+                for network in ended_well
+                if network["setting"] == one.setting
+            ]
             marks.append((name, [value for value in values if _is_number(value)], one.mean))
         dots.append(_dots(label, marks))
     keys = list(records[0]["setting"]) if records else []
@@ -124,7 +127,7 @@ def compared_networks(records: Sequence[Record], command: str | None) -> dict[st
         },
         "dots": dots,
         "rates": [
-            _rates(records, column) for column in (accuracies if "learning_rate" in keys else ())
+            _rates(ended_well, column) for column in (accuracies if "learning_rate" in keys else ())
         ],
         "results": {
             "columns": ["network", *map(column_label, scores), "training", "failed with"],
@@ -132,6 +135,12 @@ def compared_networks(records: Sequence[Record], command: str | None) -> dict[st
         },
         "differences": None,
     }
+
+
+def _place(column: str) -> int:
+    """What was not trained on comes first, and what was measured in training last."""
+    starts = ("test_", "validation_", "train_")
+    return next((i for i, start in enumerate(starts) if column.startswith(start)), len(starts))
 
 
 def cell(value: Any, column: str = "") -> dict[str, str]:
@@ -150,7 +159,7 @@ def _share(value: float) -> str:
     return percent(value) if _is_number(value) else "–"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -158,42 +167,40 @@ def _text(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _column(rows: Sequence[Row], measure: str) -> str | None:
-    """A measure of the first of the sets that the rows have; else the one while training."""
-    names = {name for row in rows for name in row}
-    wanted = (*(f"{name}_{measure}" for name in SETS), measure)
-    return next((name for name in wanted if name in names), None)
-
-
-def _lines(
-    title: str, measure: str, lines: Sequence[tuple[str, Mapping[int, float | None]]]
-) -> dict[str, Any]:
-    epochs = sorted({epoch for _, values in lines for epoch in values})
+def _lines(column: str, measure: str, runs: Sequence[ComparedRun]) -> dict[str, Any]:
+    drawn = _best([[run.result] for run in runs], column)
+    lines = {i: {int(row["epoch"]): row.get(column) for row in runs[i].history} for i in drawn}
+    epochs = sorted({epoch for values in lines.values() for epoch in values})
     series = [
-        {"label": name, "values": [values.get(epoch) for epoch in epochs]} for name, values in lines
+        {"label": runs[i].name, "values": [values.get(epoch) for epoch in epochs]}
+        for i, values in lines.items()
     ]
-    return chart(title, epochs, series, log=measure == "loss")
+    return chart(_title(column, len(drawn), len(runs)), epochs, series, log=measure == "loss")
 
 
-def _best(groups: Sequence[Sequence[Record]], column: str) -> list[Sequence[Record]]:
-    """The settings that there are colours for."""
+def _title(column: str, drawn: int, count: int) -> str:
+    return column_label(column) + f": the best {drawn} of {count}" * (drawn < count)
 
-    def mean(networks: Sequence[Record]) -> float:
-        values = [(one["result"] or {}).get(column) for one in networks]
-        known = [value for value in values if value is not None and math.isfinite(value)]
+
+def _best(groups: Sequence[Sequence[Row]], column: str) -> list[int]:
+    """Which groups of results there are colours for: those with the best means, in order."""
+
+    def mean(rows: Sequence[Row]) -> float:
+        known = [value for row in rows if _is_number(value := row.get(column))]
         sign = 1 if column.endswith("loss") else -1
         return sign * statistics.fmean(known) if known else math.inf
 
-    chosen = sorted(range(len(groups)), key=lambda i: mean(groups[i]))[:MOST_LINES]
-    return [groups[i] for i in sorted(chosen)]
+    return sorted(sorted(range(len(groups)), key=lambda i: mean(groups[i]))[:MOST_LINES])
 
 
-def _bands(column: str, measure: str, groups: Sequence[Sequence[Record]]) -> dict[str, Any]:
+def _bands(column: str, measure: str, every: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """The mean of each setting's networks, and a band from the lowest to the highest."""
+    drawn = _best([[one["result"] for one in some] for some in every], column)
+    groups = [every[i] for i in drawn]
     epochs = sorted({int(row["epoch"]) for some in groups for one in some for row in one["rows"]})
     series: list[dict[str, Any]] = []
     for i, networks in enumerate(groups):
-        every = [
+        by_epoch = [
             [
                 row[column]
                 for one in networks
@@ -207,11 +214,11 @@ def _bands(column: str, measure: str, groups: Sequence[Sequence[Record]]) -> dic
         parts = (("mean", statistics.fmean), ("highest", max), ("lowest", min))
         start = len(series)
         for part, reduced in parts:
-            values = [reduced(some) if some else None for some in every]
+            values = [reduced(some) if some else None for some in by_epoch]
             series.append({"label": f"{name} ({part})", "values": values, "width": 0, **style})
         series[start] |= {"width": 2, "label": name}
         series[start + 1] |= {"band": start + 2}
-    return chart(column_label(column), epochs, series, log=measure == "loss")
+    return chart(_title(column, len(drawn), len(every)), epochs, series, log=measure == "loss")
 
 
 def _rates(records: Sequence[Record], column: str) -> dict[str, Any]:
@@ -219,7 +226,7 @@ def _rates(records: Sequence[Record], column: str) -> dict[str, Any]:
     pairs = sorted(
         (one["setting"]["learning_rate"], value)
         for one in records
-        if one["result"] and _is_number(value := one["result"].get(column))
+        if _is_number(value := one["result"].get(column))
     )
     rates = [rate for rate, _ in pairs]
     means = {

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from feedax.report.columns import column_label, columns_of, measures
 from feedax.report.images import data_uri, first_layer, in_colours, mosaic, picture, strongest
-from feedax.report.statistics import calibration, class_scores, confusion, wilson
-from feedax.report.sweep_folder import column_label
+from feedax.report.statistics import calibration, class_name, class_scores, confusion, wilson
 from feedax.train.history import Row
 from feedax.train.predictions import Predictions
 
@@ -23,6 +23,8 @@ MISTAKES, LEAST_CERTAIN = 40, 20
 TILES = 100
 """Units of the first layer that are shown."""
 BINS = 40
+POINTS = 2000
+"""Examples of a set, spread over it, that are drawn as points."""
 SHOWN_VALUES = 8
 """Values of an example that is no picture."""
 DASHES = ((), (6, 4), (2, 3), (10, 3, 2, 3))
@@ -68,8 +70,7 @@ class RunReport:
 
     def name_of(self, label: int) -> str:
         """The name of a class."""
-        names = self.class_names or ()
-        return names[label] if 0 <= label < len(names) else str(label)
+        return class_name(self.class_names, label)
 
 
 def sections(run: RunReport) -> dict[str, Any]:
@@ -147,12 +148,16 @@ def _result(run: RunReport) -> dict[str, str] | None:
 
 def times(history: Sequence[Row]) -> list[dict[str, Any]]:
     """Parts of the time of all epochs, as shares of the whole."""
-    waiting = sum(row.get("wait_seconds", 0.0) for row in history)
+
+    def total(name: str) -> float:
+        return sum(row.get(name) or 0.0 for row in history)
+
+    waiting = total("wait_seconds")
     parts = {
-        "training": sum(row["seconds"] for row in history) - waiting,
+        "training": total("seconds") - waiting,
         "waiting for data": waiting,
-        "compiling": sum(row.get("compile_seconds", 0.0) for row in history),
-        "evaluating": sum(row.get("evaluate_seconds", 0.0) for row in history),
+        "compiling": total("compile_seconds"),
+        "evaluating": total("evaluate_seconds"),
     }
     whole = sum(parts.values())
     return [
@@ -167,34 +172,23 @@ def curves(run: RunReport) -> list[dict[str, Any]]:
     if not run.history:
         return []
     epochs = [int(row["epoch"]) for row in run.history]
-    names = [name for name in run.history[0] if is_measured(name)]
-    measures = dict.fromkeys(["loss", "accuracy", *(name.rpartition("_")[2] for name in names)])
     found = []
-    for measure in measures:
+    for measure in measures(run.history):
         series = [
-            {"label": column_label(name), "values": [row.get(name) for row in run.history]}
-            for name in names
-            if name == measure or name.endswith(f"_{measure}")
+            {"label": column_label(name, measure), "values": [row.get(name) for row in run.history]}
+            for name in columns_of(run.history, measure)
         ]
         title, others = run.published or ("", {})
         for name, values in others.items():
             if name.endswith(f"_{measure}"):
-                label = f"{column_label(name)}, {title}"
+                label = f"{column_label(name, measure)}, {title}"
                 series.append({"label": label, "values": _fitted(values, len(epochs))})
         if series:
-            found.append(chart(measure, epochs, series, log=measure == "loss"))
+            found.append(chart(measure, epochs, series, log=True))
     if run.learning_rates is not None:
         rates = [{"label": "learning rate", "values": list(run.learning_rates)}]
         found.append(chart("learning rate", epochs, rates, log=True))
     return found
-
-
-NOT_MEASURED = ("epoch", "skipped_steps", "examples_per_second")
-
-
-def is_measured(column: str) -> bool:
-    """Whether a column of the rows is a loss or a metric."""
-    return column not in NOT_MEASURED and not column.endswith("_seconds") and column != "seconds"
 
 
 def chart(
@@ -211,7 +205,9 @@ def chart(
             {
                 "dash": list(DASHES[i % len(DASHES)]),
                 **one,
-                "values": [None if v is None or math.isnan(v) else v for v in one["values"]],
+                "values": [
+                    v if v is not None and math.isfinite(v) else None for v in one["values"]
+                ],
             }
             for i, one in enumerate(series)
         ],
@@ -293,12 +289,9 @@ def numbers(run: RunReport) -> dict[str, Any] | None:
         return None
     true = found.targets.astype(np.float64).ravel()
     said = found.outputs.astype(np.float64).ravel()
-    most = 2000
-    if len(true) > most:  # spread over the set
-        shown = np.linspace(0, len(true) - 1, most).astype(int)
-        points = np.unique(shown)
-    else:
-        points = np.arange(len(true))
+    # Spread over the set.
+    points = np.unique(np.linspace(0, len(true) - 1, min(len(true), POINTS)).astype(int))
+    points = points[np.isfinite(true[points])]
     order = points[np.argsort(true[points], kind="stable")]
     x = true[order].tolist()
     return {
@@ -381,6 +374,7 @@ def tiles(run: RunReport) -> dict[str, Any] | None:
         "picture": data_uri(mosaic(in_colours(shown), columns)),
         "shown": len(shown),
         "count": len(found),
+        "in_colour": found.ndim == 4,
         "size": f"{found.shape[1]} x {found.shape[2]}",
     }
 

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from feedax.errors import ModelError
+from feedax.report import images
 from feedax.report.figures import COLOURS, INK, SWEEP_COLOURS, Drawing, short, style_axes
-from feedax.report.statistics import calibration, confusion
+from feedax.report.statistics import calibration, class_name, confusion
 from feedax.train.predictions import Predictions
 
 WRITTEN_CLASSES, NAMED_CLASSES = 12, 60
@@ -58,7 +59,7 @@ def confusion_matrix(predictions: Predictions, class_names: Sequence[str] | None
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     step = 1 if classes <= NAMED_CLASSES else 10
     ticks = range(0, classes, step)
-    names = [short(_name(class_names, label), 16) for label in ticks]
+    names = [short(class_name(class_names, label), 16) for label in ticks]
     font = 9 if classes <= 20 else 7
     turn = 90 if max(map(len, names)) > 2 else 0
     axes.set_xticks(ticks, names, rotation=turn, fontsize=font, parse_math=False)
@@ -94,7 +95,7 @@ def reliability_diagram(predictions: Predictions, bins: int = 10) -> Drawing:
     above.plot(found.confidence[seen], found.accuracy[seen], "o", color=COLOURS[1], ms=5)
     above.set_title(
         f"expected calibration error {found.error:.2%}\n"
-        "dots: mean probability and accuracy of a bar's examples; dashed: calibrated",
+        "dot: a bar's mean probability; dashed: calibrated",
         fontsize=9, color=INK,
     )  # fmt: skip
     style_axes(above, "", "accuracy")
@@ -129,39 +130,40 @@ def mistakes(
     captions = [_caption(predictions, i, class_names) for i in found]
     pictures = [_picture(predictions.inputs[i], shape, "mistakes") for i in found]
     if any(picture is None for picture in pictures):
-        return _rows_of([
-            f"{i:>7}  {caption:<44}  {_numbers(predictions.inputs[i])}"
-            for i, caption in zip(found, (one.replace("\n", ", ") for one in captions), strict=True)
-        ])  # fmt: skip
+        flat = [caption.replace("\n", " ") for caption in captions]
+        width = max(map(len, flat))
+        pairs = zip(found, flat, strict=True)
+        return _rows_of(
+            [f"{i:>7}  {one:<{width}}  {_numbers(predictions.inputs[i])}" for i, one in pairs]
+        )
     return _grid(pictures, captions)
 
 
 def first_layer(params: Any, shape: Sequence[int] | None = None) -> Drawing:
-    """Draw the weights of the first layer as pictures: red is positive, blue is negative.
+    """Draw the weights of the first layer as pictures: orange is positive, blue is negative.
 
     Args:
         params: parameters, or an array of weights. Of parameters, the first array that fits.
         shape: of an example as a picture, ``(28, 28)`` say, for weights ``(units, pixels)`` or
             ``(pixels, units)``. Not needed for filters of a convolution, ``(out, in, height,
-            width)`` or ``(height, width, in, out)``: they are drawn as the mean over `in`.
+            width)`` or ``(height, width, in, out)``: three channels are drawn as colours around
+            grey, others as their mean.
 
     Returns:
-        A matplotlib figure of at most 64 units.
+        A matplotlib figure of the 64 units with the largest weights.
 
     Raises:
         ModelError: no array fits.
     """
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if np.ndim(leaf) in (2, 4)]
-    units = next((found for one in arrays if (found := _units(one, shape)) is not None), None)
-    if units is None:
+    tiles = images.first_layer(params, shape)
+    if tiles is None:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params) if np.ndim(leaf) in (2, 4)]
         raise ModelError(
             f"first_layer: params must hold weights of pictures of shape {shape} or filters of a "
-            f"convolution, and there are arrays of {[one.shape for one in arrays]}; give shape=, "
-            "or the weights themselves"
+            f"convolution, and there are arrays of {shapes}; give shape=, or the weights themselves"
         )
-    pictures = list(units[:UNITS])
-    limit = float(np.quantile(np.abs(pictures), 0.999)) or 1.0
-    return _grid(pictures, [""] * len(pictures), cmap="RdBu_r", limits=(-limit, limit))
+    shown = images.in_colours(images.strongest(tiles, UNITS))
+    return _grid(list(shown), [""] * len(shown))
 
 
 def weight_histograms(params: Any) -> Drawing:
@@ -227,8 +229,7 @@ def augmented(
             f"augmented: the examples must be pictures, and they are {list(xs.shape[1:])}; give "
             "shape=(28, 28), say"
         )
-    limits = float(xs.min()), float(xs.max())
-    return _grid(pictures, titles, limits=limits, across=1 + len(draws))
+    return _grid(pictures, titles, across=1 + len(draws))
 
 
 def residuals(predictions: Predictions) -> Drawing:
@@ -291,17 +292,15 @@ def _refuse_no_classes(predictions: Predictions, who: str) -> None:
         )
 
 
-def _name(class_names: Sequence[str] | None, label: int) -> str:
-    return str(label) if class_names is None else class_names[label]
-
-
 def _caption(predictions: Predictions, i: int, class_names: Sequence[str] | None) -> str:
     """What an example is, and what it was taken for."""
     if not predictions.is_of_classes:
         target, output = (np.ravel(one[i]) for one in (predictions.targets, predictions.outputs))
-        return f"true {_numbers(target)}\npredicted {_numbers(output)}"
+        return f"true {_numbers(target)},\npredicted {_numbers(output)}"
     label = int(predictions.predicted[i])
-    names = [short(_name(class_names, one), 14) for one in (int(predictions.targets[i]), label)]
+    names = [
+        short(class_name(class_names, one), 12) for one in (int(predictions.targets[i]), label)
+    ]
     probability = math.floor(1000 * predictions.probabilities[i, label]) / 10
     return f"{names[0]}, taken for\n{names[1]} ({probability:.1f} %)"
 
@@ -319,57 +318,26 @@ def _picture(x: Any, shape: Sequence[int] | None, who: str) -> np.ndarray | None
     if len(leaves) != 1:
         return None
     array = np.asarray(leaves[0])
-    if shape is not None:
-        if array.size != math.prod(shape):
-            raise ModelError(
-                f"{who}: shape must be that of an example as a picture, {array.size} numbers, and "
-                f"it is {tuple(shape)}; give another one"
-            )
-        array = array.reshape(shape)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
-    return array if is_picture and min(array.shape[:2]) > 1 else None
+    if shape is not None and array.size != math.prod(shape):
+        raise ModelError(
+            f"{who}: shape must be that of an example as a picture, {array.size} numbers, and it "
+            f"is {tuple(shape)}; give another one"
+        )
+    return images.picture(array, shape)
 
 
-def _units(weights: np.ndarray, shape: Sequence[int] | None) -> np.ndarray | None:
-    """Weights as pictures ``(units, height, width)``; None where they are none."""
-    weights = weights.astype(np.float32)
-    if weights.ndim == 4:
-        height, width = weights.shape[:2], weights.shape[2:]
-        if height[0] == height[1] and (width[0] != width[1] or max(height) < max(width)):
-            weights = weights.transpose(3, 2, 0, 1)  # Flax's order
-        return weights.mean(1)
-    if shape is None or math.prod(shape) not in weights.shape:
-        return None
-    pixels = math.prod(shape)
-    flat = weights if weights.shape[1] == pixels else weights.T
-    pictures = [_picture(one, shape, "first_layer") for one in flat]
-    return np.stack([one if one.ndim == 2 else one.mean(-1) for one in pictures if one is not None])
-
-
-def _grid(
-    pictures: Sequence[Any],
-    titles: Sequence[str],
-    cmap: str = "gray",
-    limits: tuple[float, float] | None = None,
-    across: int | None = None,
-) -> Drawing:
-    """Pictures side by side, each in its own range of grey if there are no limits."""
+def _grid(pictures: Sequence[Any], titles: Sequence[str], across: int | None = None) -> Drawing:
+    """Pictures uint8 side by side."""
     across = across or min(ACROSS, len(pictures))
     lines = -(-len(pictures) // across)
-    figure = Drawing((1.25 * across, (1.25 + 0.4 * any(titles)) * lines))
+    titled = sum(any(titles[i : i + across]) for i in range(0, len(titles), across))
+    figure = Drawing((1.25 * across, 1.25 * lines + 0.4 * titled))
+    figure.get_layout_engine().set(wspace=0.1, hspace=0.1)  # type: ignore[union-attr,call-arg]
     panels = list(figure.subplots(lines, across, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()
     for axes, picture, title in zip(panels, pictures, titles, strict=False):
-        low, high = limits or (float(picture.min()), float(picture.max()))
-        if picture.ndim == 3:
-            picture = np.clip((picture - low) / ((high - low) or 1.0), 0, 1)
-            low, high = 0.0, 1.0
-        axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if title:
             axes.set_title(title, fontsize=7, color=INK, pad=2, parse_math=False)
     return figure

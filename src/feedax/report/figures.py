@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from feedax.report.sweep_folder import Record, by_setting, column_label
-from feedax.train.history import TIMES, Row
+from feedax.report.columns import column_label, column_of, measures
+from feedax.report.sweep_folder import Record, by_setting
+from feedax.train.history import Row
 from feedax.train.networks import Sweep
 
 INK = "#333333"
@@ -84,29 +85,33 @@ def plot(*histories: Sequence[Row] | Mapping[str, Sequence[Row]] | Sweep) -> Dra
     """
     if len(histories) == 1 and isinstance(histories[0], Sweep):
         return _sweep_figure([_record(one) for one in histories[0].networks])
-    named: dict[str, Sequence[Row]] = {}
+    labels: list[str] = []
+    drawn: list[Sequence[Row]] = []
     for i, one in enumerate(histories):
         if isinstance(one, Mapping):
-            named |= one
+            labels += one
+            drawn += one.values()
         elif isinstance(one, Sweep):
-            named |= {network.name: network.history for network in one.networks}
+            labels += [network.name for network in one.networks]
+            drawn += [network.history for network in one.networks]
         else:
-            named[f"history {i}"] = one
-    every = [row for rows in named.values() for row in rows]
-    measures = _measures(every) or ["loss"]
-    columns = min(3, len(measures))
-    lines = -(-len(measures) // columns)
-    labels = list(named) if len(named) > 1 else []
+            labels.append(f"history {i}")
+            drawn.append(one)
+    every = [row for rows in drawn for row in rows]
+    shown = measures(every) or ["loss"]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    labels = labels if len(drawn) > 1 else []
     across = 2 if labels and max(map(len, labels)) <= LONG else 1
     height = 3.6 * lines + 0.22 * -(-len(labels) // across)
     figure = Drawing((max(6.0, 5.0 * columns), height))
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, measure in zip(panels, measures, strict=False):
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, measure in zip(panels, shown, strict=False):
         if labels:
-            _draw_histories(axes, list(named.values()), measure)
+            _draw_histories(axes, drawn, measure)
         else:
             _draw_run(axes, every, measure, while_training=True)
-    for axes in [*panels][len(measures) :]:
+    for axes in panels[len(shown) :]:
         axes.set_axis_off()
     if labels:
         figure.legend(
@@ -114,15 +119,6 @@ def plot(*histories: Sequence[Row] | Mapping[str, Sequence[Row]] | Sweep) -> Dra
             frameon=False, labelcolor=INK, fontsize=9,
         )  # fmt: skip
     return figure
-
-
-def _measures(rows: Sequence[Row]) -> list[str]:
-    """What the rows measure: their columns without the names of sets."""
-    other = {"epoch", "skipped_steps", *TIMES}
-    names = dict.fromkeys(name for row in rows for name in row if name not in other)
-    return [
-        name for name in names if not any(name.endswith(f"_{one}") for one in names if one != name)
-    ]
 
 
 def _record(network: Any) -> Record:
@@ -136,7 +132,7 @@ def _record(network: Any) -> Record:
 
 
 def _draw_histories(axes: Any, histories: Sequence[Sequence[Row]], measure: str) -> None:
-    column = _column([{"rows": rows} for rows in histories], measure)
+    column = column_of([row for rows in histories for row in rows], measure) or measure
     for i, rows in enumerate(histories):
         turn, place = divmod(i, len(SWEEP_COLOURS))
         axes.plot(
@@ -144,7 +140,9 @@ def _draw_histories(axes: Any, histories: Sequence[Sequence[Row]], measure: str)
             color=SWEEP_COLOURS[place], linewidth=1.8, marker="o", ms=3,
         )  # fmt: skip
     _finish_panel(
-        axes, column_label(column), [v for rows in histories for v in _values(rows, column)]
+        axes,
+        column_label(column, measure),
+        [v for rows in histories for v in _values(rows, column)],
     )
 
 
@@ -177,7 +175,7 @@ def _draw_run(axes: Any, rows: Sequence[Row], measure: str, while_training: bool
         names.append(measure)
     epochs = [row["epoch"] for row in rows]
     for name, colour in zip(names, COLOURS, strict=False):
-        label = column_label(name).removesuffix(f" {measure}").removeprefix(f"{measure} ")
+        label = column_label(name, measure).removesuffix(f" {measure}").removeprefix(f"{measure} ")
         style = "--" if name == measure and len(names) > 1 else "-"
         axes.plot(
             epochs, _values(rows, name), style, label=label, color=colour, linewidth=1.8,
@@ -231,7 +229,8 @@ def sweep_curves_png(records: Sequence[Record], title: str = "") -> bytes:
 def _sweep_figure(records: Sequence[Record]) -> Drawing:
     groups = by_setting([one for one in records if one["error"] is None and one["rows"]])
     # Chosen as networks are, not by the test set where there is another.
-    accuracy = _column(records, "accuracy", sets=("validation", "test"))
+    rows = [row for one in records for row in one["rows"]]
+    accuracy = column_of(rows, "accuracy", sets=("validation", "test")) or "accuracy"
     drawn = sorted(groups, key=lambda group: -_final(group, accuracy))[: len(SWEEP_COLOURS)]
     shown = [group for group in groups if group in drawn]
 
@@ -241,7 +240,7 @@ def _sweep_figure(records: Sequence[Record]) -> Drawing:
     figure = Drawing((10, height))
     lines: list[Any] = []
     for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
-        lines = _draw_sweep(axes, shown, _column(records, measure), measure)
+        lines = _draw_sweep(axes, shown, column_of(rows, measure) or measure, measure)
     if shown:
         what = "mean of the networks, and from the lowest to the highest"
         if len(shown) < len(groups):
@@ -252,15 +251,6 @@ def _sweep_figure(records: Sequence[Record]) -> Drawing:
         )  # fmt: skip
         legend.get_title().set_color(INK)
     return figure
-
-
-def _column(
-    records: Sequence[Record], measure: str, sets: Sequence[str] = ("test", "validation")
-) -> str:
-    """A measure of the first of these sets that the rows have; else the one while training."""
-    names = {name for one in records for row in one["rows"] for name in row}
-    wanted = (f"{name}_{measure}" for name in sets)
-    return next((name for name in wanted if name in names), measure)
 
 
 def _final(networks: Sequence[Record], column: str) -> float:
@@ -290,7 +280,7 @@ def _draw_sweep(
             linewidth=1.8, marker="o", ms=3,
         )  # fmt: skip
 
-    _finish_panel(axes, column_label(column), every)
+    _finish_panel(axes, column_label(column, measure), every)
     return lines
 
 

@@ -62,40 +62,53 @@ def _channels_last(pixels: Any) -> Any:
     return pixels if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3) else None
 
 
-def first_layer(params: Any, shape: Sequence[int]) -> np.ndarray | None:
+def first_layer(params: Any, shape: Sequence[int] | None = None) -> np.ndarray | None:
     """The weights of the first layer, as pictures of what each unit looks for.
 
     Args:
         params: any PyTree: the first array is taken that holds weights of all pixels, ``(units,
             pixels)`` or ``(pixels, units)``, or filters of a convolution, ``(filters, channels,
             height, width)`` or ``(height, width, channels, filters)``.
-        shape: of one image, ``(height, width)``, with channels first or last if it has any.
+        shape: of one image, ``(height, width)``, with channels first or last if it has any; None
+            for filters alone.
 
     Returns:
-        ``(units, height, width)`` or ``(units, height, width, 3)``; None where there are none.
+        ``(units, height, width)``, of several channels their mean, or ``(units, height, width, 3)``
+        of colours; None where there are none.
 
     >>> first_layer([(np.zeros((5, 4)), np.zeros(5))], (2, 2)).shape
     (5, 2, 2)
     """
-    shape = tuple(shape)
-    pixels = math.prod(shape)
-    channels = 1 if len(shape) == 2 else min(shape[0], shape[2])
+    pixels = 0 if shape is None else math.prod(shape)
     for leaf in map(np.asarray, jax.tree.leaves(params)):
-        if leaf.ndim == 2 and pixels in leaf.shape:
+        if leaf.ndim == 4 and (filters := _filters(leaf, shape)) is not None:
+            return _shown_channels(filters)
+        if leaf.ndim == 2 and shape is not None and pixels in leaf.shape:
             rows = leaf if leaf.shape[1] == pixels else leaf.T
             tiles = rows.reshape(len(rows), *shape)
-            if len(shape) == 3 and shape[0] == channels:
+            if tiles.ndim == 4 and shape[2] not in (1, 3) and shape[0] in (1, 3):
                 tiles = np.moveaxis(tiles, 1, -1)
-        elif leaf.ndim == 4 and leaf.shape[1] == channels and max(leaf.shape[2:]) <= LARGEST:
-            tiles = np.moveaxis(leaf, 1, -1)
-        elif leaf.ndim == 4 and leaf.shape[2] == channels and max(leaf.shape[:2]) <= LARGEST:
-            tiles = np.moveaxis(leaf, -1, 0)
-        else:
-            continue
-        if channels == 1:
-            return tiles.reshape(tiles.shape[:3])
-        return tiles if channels == 3 else None
+            return tiles if tiles.ndim == 3 else _shown_channels(tiles)
     return None
+
+
+def _filters(leaf: np.ndarray, shape: Sequence[int] | None) -> np.ndarray | None:
+    """Filters as ``(filters, height, width, channels)``; None if these are none."""
+    channels = None if shape is None else 1 if len(shape) == 2 else min(shape[0], shape[2])
+    first = np.moveaxis(leaf, 1, -1)  # of (filters, channels, height, width)
+    last = np.moveaxis(leaf, -1, 0)  # of (height, width, channels, filters)
+    fitting = [
+        one
+        for one in (first, last)
+        if max(one.shape[1:3]) <= LARGEST and channels in (None, one.shape[3])
+    ]
+    # Filters are square, and smaller than there are many.
+    fitting.sort(key=lambda one: (one.shape[1] != one.shape[2], max(one.shape[1:3])))
+    return fitting[0] if fitting else None
+
+
+def _shown_channels(tiles: np.ndarray) -> np.ndarray:
+    return tiles if tiles.shape[-1] == 3 else tiles.mean(-1)
 
 
 def in_colours(weights: np.ndarray) -> np.ndarray:

@@ -1,20 +1,22 @@
 """The report of a model that was trained: from a script, or from the folder of a run."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from feedax.errors import FeedaxError, ImageError, ModelError, ProgramError
+from feedax.errors import FeedaxError, ImageError, ModelError
 from feedax.feed import Source, pair
 from feedax.predicting import canvas_data
 from feedax.report.content import RunReport
 from feedax.report.page import write_page
 from feedax.train.history import Row
-from feedax.train.layers import ModelSummary, summary
-from feedax.train.predictions import Predictions, predictions
-from feedax.train.program import network_program
+from feedax.train.layers import summary
+from feedax.train.model import compute_dtype
+from feedax.train.page_program import network_program
+from feedax.train.predictions import predictions
 
 MOST_PROGRAM = 3_600_000
 """Bytes of a network in a page, so that the page stays below 5 MB."""
@@ -104,18 +106,33 @@ def model_report(
         dataset: the name of the data set, which says how drawings are framed.
         more: other attributes of the `RunReport`.
     """
-    found, layers, canvas = None, None, None
+    found, layers = None, None
+    canvas: dict[str, Any] | str | None = None
+    network = {
+        "predict": predict,
+        "params": params,
+        "state": state,
+        "batched": batched,
+        "hyperparams": hyperparams,
+    }
     if test is not None:
-        given = {"state": state, "batched": batched, "hyperparams": hyperparams}
-        found = predictions(predict, params, test, precision=precision, **given)
-        if found.inputs:
-            example = next(iter(found.inputs.values()))
-            layers = _layers(predict, params, example, given)
-            shape = tuple(image_shape or np.shape(example))
-            if found.is_of_classes and len(shape) in (2, 3):
-                names = class_names or [str(label) for label in range(found.outputs.shape[1])]
-                drawings = shape, dataset, names
-                canvas = _canvas(predict, params, example, given, test, found, drawings)
+        found = predictions(**network, batches=test, precision=precision)
+    if found is not None and found.inputs:
+        example = next(iter(found.inputs.values()))
+        with contextlib.suppress(FeedaxError):  # a model may do what no table shows
+            layers = summary(**network, example=example)
+        shape = tuple(image_shape or np.shape(example))
+        if found.is_of_classes and len(shape) in (2, 3):
+            names = class_names or [str(label) for label in range(found.outputs.shape[1])]
+            try:
+                # A page computes in float32.
+                outputs = found.outputs if compute_dtype(precision) is None else None
+                canvas = _canvas(
+                    network, found.inputs, outputs, _arrays(test), shape, dataset, names
+                )
+            except (ImageError, ModelError) as error:
+                why = f"{error.rule}, and {error.found}; {error.remedy}"
+                canvas = f"There is no canvas on this page: {why}."
     return RunReport(
         title=title,
         history=history,
@@ -129,38 +146,43 @@ def model_report(
     )
 
 
-def _layers(
-    predict: Callable[..., Any], params: Any, example: Any, given: Mapping[str, Any]
-) -> ModelSummary | None:
-    try:
-        return summary(predict, params, example, **given)
-    except FeedaxError:  # a model may do what no table shows
-        return None
+def _arrays(test: Any) -> Any:
+    """All inputs of a set in its order, where they lie in arrays."""
+    source = Source(test)
+    return pair(source.arrays())[0] if source.has_arrays and source.takes_each_once else None
 
 
 def _canvas(
-    predict: Callable[..., Any],
-    params: Any,
-    example: Any,
-    given: Mapping[str, Any],
-    test: Iterable[Any],
-    found: Predictions,
-    drawings: tuple[tuple[int, ...], str, Sequence[str]],
-) -> dict[str, Any] | str:
-    """What the page needs to read drawings, or why it cannot."""
-    source = Source(test)
-    inputs = pair(source.arrays())[0] if source.has_arrays and source.takes_each_once else None
-    try:
-        canvas_data(*drawings, program={})  # refuses what is no drawing, before anything is traced
-        program = network_program(
-            predict,
-            params,
-            example,
-            inputs=inputs,
-            outputs=found.outputs,
-            most_bytes=MOST_PROGRAM,
-            **given,
+    network: dict[str, Any],
+    examples: Mapping[int, Any],
+    outputs: np.ndarray | None,
+    inputs: Any,
+    shape: tuple[int, ...],
+    dataset: str,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """What the page needs to read drawings.
+
+    Raises:
+        ImageError: the examples are no drawings.
+        ModelError: the page cannot run the network.
+    """
+    seen = np.stack(list(examples.values()))
+    if seen.min() < 0:
+        raise ImageError(
+            who="write_report",
+            rule="a page brings a drawing to pixels from 0 to 1 or to 255",
+            found=f"the examples have pixels of {seen.min():.3g}",
+            remedy="scale them within predict, from pixels as they are",
         )
-    except (ImageError, ModelError, ProgramError) as error:
-        return f"There is no canvas on this page: {error.rule}, and {error.found}; {error.remedy}."
-    return canvas_data(*drawings, program)
+    white = 255.0 if seen.max() > 1 else 1.0
+    # Refuses what is no drawing, before anything is traced.
+    canvas_data(shape, dataset, names, {}, white)
+    program = network_program(
+        **network,
+        example=seen[0],
+        inputs=inputs,
+        outputs=outputs,
+        most_bytes=MOST_PROGRAM,
+    )
+    return canvas_data(shape, dataset, names, program, white)

@@ -46,6 +46,8 @@ from feedax.storage.plain_json import (
 if TYPE_CHECKING:
     from feedax.train.history import Row
 
+REPORT = "report.html"
+
 FORMAT = 1
 """The version of this layout; a reader refuses a later one."""
 
@@ -99,7 +101,7 @@ class RunFolder:
         self.config_path = path / "config.json"
         self.params_path = path / "params.safetensors"
         self.curves_path = path / "curves.png"
-        self.report_path = path / "report.html"
+        self.report_path = path / REPORT
         self.metrics_path = path / self.metrics_name
         self.checkpoints_path = path / self.checkpoints_name
 

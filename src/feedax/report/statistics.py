@@ -1,11 +1,21 @@
 """How good predictions are: intervals, confusions, the scores of each class, calibration."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 NORMAL_95 = 1.959963984540054
 """The normal distribution has 95 % of its mass within so many standard deviations."""
+
+
+def class_name(names: Sequence[str] | None, label: int) -> str:
+    """The name of a class, or its number where it has none: a target may be outside the classes.
+
+    >>> class_name(["cat", "dog"], 1), class_name(["cat", "dog"], -1), class_name(None, 1)
+    ('dog', '-1', '1')
+    """
+    return names[label] if names is not None and 0 <= label < len(names) else str(label)
 
 
 def wilson(right: int, count: int, z: float = NORMAL_95) -> tuple[float, float]:

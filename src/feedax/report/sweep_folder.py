@@ -135,17 +135,6 @@ def columns(records: Sequence[Record]) -> list[str]:
     return of_sets or [name for name in ("loss", "accuracy") if name in names]
 
 
-def column_label(column: str) -> str:
-    """A column of losses or accuracies, as a person reads it.
-
-    >>> column_label("train_loss"), column_label("accuracy")
-    ('training set loss', 'accuracy while training')
-    """
-    name, _, measure = column.rpartition("_")
-    name = "training" if name == "train" else name
-    return f"{name} set {measure}" if name else f"{measure} while training"
-
-
 def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     """What a column of the networks' results is, for each setting that has it; see `Summary`."""
     from feedax.train.history import History
@@ -154,7 +143,8 @@ def summaries(records: Sequence[Record], column: str) -> "list[Summary]":
     networks = [
         Network(one["seed"], one["setting"], None, History(_rows(one)), _error(one))
         for some in by_setting(records)
-        if any(one["result"] is None or column in one["result"] for one in some)
+        # One that failed may have no row at all, or one without the scores of the test set.
+        if any(one["error"] is not None or column in (one["result"] or ()) for one in some)
         for one in some
     ]
     return Sweep(networks, True).summaries(column)
@@ -164,6 +154,25 @@ def mean_seconds(records: Sequence[Record]) -> float:
     """Seconds of training a network, of those that ended well; NaN if none did."""
     seconds = [one["seconds"] for one in records if one["error"] is None]
     return statistics.fmean(seconds) if seconds else math.nan
+
+
+def own_rows(record: Record) -> list[dict[str, Any]]:
+    """The rows of a network, with its share of the seconds: of networks side by side, each row has
+    those of all of them.
+
+    >>> record = {"seconds": 1.0, "rows": [{"epoch": 0, "seconds": 4.0, "compile_seconds": 8.0}]}
+    >>> own_rows(record)
+    [{'epoch': 0, 'seconds': 1.0, 'compile_seconds': 2.0}]
+    """
+    whole = sum(row.get("seconds") or 0.0 for row in record["rows"])
+    share = record["seconds"] / whole if whole else 1.0
+    return [
+        {
+            name: value * share if value and name.endswith("seconds") else value
+            for name, value in row.items()
+        }
+        for row in record["rows"]
+    ]
 
 
 def _rows(record: Record) -> list[dict[str, float]]:

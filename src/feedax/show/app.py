@@ -4,6 +4,7 @@
 
     GET  /                      the page
     GET  /api/runs?ticked=...   the runs, and what is new of those that are ticked
+    GET  /api/runs/NAME         what the canvas needs to know of a run
     POST /api/runs/NAME         a picture; what the run's network sees in it
     GET  /runs/NAME/report      the run's report.html
 
@@ -14,7 +15,7 @@ the page itself. A report may come from somebody else: it runs in a sandbox, as 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -47,7 +48,7 @@ PAGE_POLICY = (
 )
 REPORT_POLICY = (
     POLICY + "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "sandbox allow-scripts allow-downloads allow-modals"
+    "sandbox allow-scripts allow-modals"
 )
 HEADERS = {
     "Cache-Control": "no-store",
@@ -93,6 +94,9 @@ def make_app(runs: Runs, open_run: "Callable[[Path], TrainedRun]", port: int) ->
         content = runs.report(request.path_params["name"])
         return HTMLResponse(content, headers={"Content-Security-Policy": REPORT_POLICY})
 
+    def canvas(request: Request) -> Response:
+        return _answered(networks.canvas, request.path_params["name"])
+
     async def picture(request: Request) -> Response:
         content = bytearray()
         async for piece in request.stream():
@@ -100,16 +104,15 @@ def make_app(runs: Runs, open_run: "Callable[[Path], TrainedRun]", port: int) ->
             if len(content) > MOST_BYTES:
                 sentence = f"a picture must have at most {MOST_BYTES:,} bytes; make it smaller"
                 return JSONResponse({"error": sentence}, 413, {"Connection": "close"})
-        name = request.path_params["name"]
-        try:
-            return JSONResponse(await run_in_threadpool(networks.answer, name, bytes(content)))
-        except FeedaxError as error:
-            return JSONResponse({"error": str(error)})  # it is an answer, too: of a blank picture
+        return await run_in_threadpool(
+            _answered, networks.answer, request.path_params["name"], bytes(content)
+        )
 
     return Starlette(
         routes=[
             Route("/", show),
             Route("/api/runs", listing),
+            Route("/api/runs/{name}", canvas),
             Route("/api/runs/{name}", picture, methods=["POST"]),
             Route("/runs/{name}/report", report),
         ],
@@ -174,6 +177,13 @@ def _ticked(text: str) -> list[tuple[str, str, int]]:
     if not are_right(found) or len(found) > MOST_TICKED:
         raise ValueError(f"ticked must be at most {MOST_TICKED} of [name, version, offset]")
     return [(name, version, offset) for name, version, offset in found]
+
+
+def _answered(ask: Callable[..., dict[str, Any]], *arguments: Any) -> Response:
+    try:
+        return JSONResponse(ask(*arguments))
+    except FeedaxError as error:
+        return JSONResponse({"error": str(error)})  # that is an answer, too: of a blank picture
 
 
 def _is_not_there(request: Request, error: Exception) -> Response:

@@ -33,6 +33,19 @@ class Networks:
         self._opened: OrderedDict[str, tuple[object, TrainedRun]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def canvas(self, name: str) -> dict[str, Any]:
+        """What ``feedax.canvas`` needs to know of a run; see `feedax.predicting.canvas_data`.
+
+        Raises:
+            ImageError: the run's examples are no pictures.
+            FeedaxError: the run cannot be opened.
+        """
+        from feedax.predicting import canvas_data
+
+        with self._lock:
+            run = self._network(name)
+        return canvas_data(run.known_image_shape(), run.dataset, run.class_names)
+
     def answer(self, name: str, picture: bytes) -> dict[str, Any]:
         """What the network of a run sees in a picture.
 
@@ -41,14 +54,14 @@ class Networks:
             picture: the bytes of a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM.
 
         Returns:
-            ``pixels`` of what it saw in base64, their ``shape``, ``notes``, and the ``names`` and
-            the ``probabilities`` of the classes.
+            ``pixels`` of what it saw in base64, their ``shape``, whether they are ``transposed``,
+            ``notes``, and the ``names`` and the ``probabilities`` of the classes.
 
         Raises:
             ImageError: the picture cannot be used, or the run's examples are no pictures.
             FeedaxError: the run cannot be opened.
         """
-        from feedax.predicting import doubts
+        from feedax.predicting import FRAMINGS, Framing, doubts
 
         # A large picture takes memory, and a network all cores: one at a time.
         with self._lock, tempfile.TemporaryDirectory(prefix="feedax-show-") as folder:
@@ -64,6 +77,7 @@ class Networks:
         return {
             "pixels": base64.b64encode(prepared.pixels.tobytes()).decode(),
             "shape": prepared.pixels.shape,
+            "transposed": FRAMINGS.get(run.dataset, Framing()).transposed,
             "notes": [*prepared.notes, *doubts(probabilities)],
             "names": list(run.class_names),
             "probabilities": probabilities.tolist(),

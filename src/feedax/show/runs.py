@@ -5,6 +5,7 @@ followed, what is read has a bound and is checked, and nothing is written.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -17,9 +18,9 @@ from typing import Any, BinaryIO
 
 from feedax.errors import RunFolderError, reason, shortened, shown
 from feedax.files import is_locked, open_folder, open_regular
-from feedax.report.run_folder import RunFolder
+from feedax.report.run_folder import REPORT, RunFolder
 from feedax.report.sweep_folder import SweepFolder
-from feedax.storage.plain_json import load_json
+from feedax.storage.plain_json import json_bytes, load_json
 
 MOST_RUNS = 500
 """That are listed, the latest changed."""
@@ -29,6 +30,9 @@ MOST_BYTES = 2**22
 
 MOST_REPORT = 2**26
 """Bytes of a report."""
+
+MOST_SETTINGS = 1000
+"""Of a sweep whose means are kept."""
 
 MOST_ENTRIES = 300
 """Of a configuration that are sent."""
@@ -60,35 +64,47 @@ class Rows:
 
 @dataclass
 class Summary:
-    """What the rows of a run say together; it grows with them."""
+    """What the rows of a run say together; it grows with them.
+
+    Attributes:
+        kept: the row of the epoch whose parameters are kept.
+        best: its value of the column that chooses it, or None.
+        best_at: how many rows are before it.
+        means: of a sweep's settings, by their digests, the mean accuracy and how many networks it
+            is of.
+    """
 
     version: str = ""
     offset: int = 0
     count: int = 0
     seconds: float = 0.0
-    last: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
     best_at: int = -1
-    results: dict[str, list[float]] = field(default_factory=dict)
+    means: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, row: dict[str, Any], best: str | None) -> None:
         """Take over a row; `best` is the column by which the run keeps its parameters."""
         self.seconds += row.get("seconds") or 0.0
+        # As `feedax.train.history.Best`, which loads JAX.
         value = None if best is None else row.get(best)
-        if value is not None:
-            sign = -1 if best is not None and best.endswith(("loss", "error")) else 1
-            if self.best is None or sign * value > sign * self.best:
-                self.best, self.best_at = value, self.count
-        self.last = row
+        sign = -1 if best is not None and best.endswith(("loss", "error")) else 1
+        if self.best is None or (value is not None and sign * value > sign * self.best):
+            self.kept, self.best, self.best_at = row, value, self.count
         self.count += 1
 
     def add_network(self, record: dict[str, Any]) -> None:
         """Take over a network of a sweep."""
         self.seconds += record["seconds"]
         self.count += 1
+        if record["error"] is not None:  # its accuracy is that of before it failed
+            return
         accuracy = _last_set(record["result"] or {})["accuracy"]
-        if accuracy is not None:
-            self.results.setdefault(repr(record["setting"]), []).append(accuracy)
+        # Of one length, whatever a file says.
+        setting = hashlib.sha256(json_bytes(record["setting"])).hexdigest()
+        if accuracy is not None and (setting in self.means or len(self.means) < MOST_SETTINGS):
+            mean, count = self.means.get(setting, (0.0, 0))
+            self.means[setting] = mean + (accuracy - mean) / (count + 1), count + 1
 
 
 class Runs:
@@ -136,6 +152,7 @@ class Runs:
                 found = [
                     {"setting": one["setting"], "seed": one["seed"], "rows": one["rows"]}
                     for one in found
+                    if one["error"] is None
                 ]
             answer = {"version": rows.version, "offset": rows.offset, "rows": found}
             if rows.version != version:
@@ -150,7 +167,7 @@ class Runs:
         """
         with self.opened(name) as (run, _):
             try:
-                return run.read("report.html", MOST_REPORT)
+                return run.read(REPORT, MOST_REPORT)
             except OSError as error:
                 raise NoSuchRunError(
                     f"show: {name} must have a report.html to be read, and it cannot be "
@@ -236,22 +253,21 @@ class Runs:
             state = "torn"
         else:
             state = "ended" if _has_ended(run, summary, flags) else "stopped"
-        results = _last_set(summary.last)
-        if summary.results:  # of a sweep: the best setting's mean
-            means = [sum(some) / len(some) for some in summary.results.values()]
-            results["accuracy"] = max(means)
+        results = _last_set(summary.kept)
+        if summary.means:  # of a sweep: that of its best setting
+            results["accuracy"] = max(mean for mean, _ in summary.means.values())
         return {
             "name": run.path.name,
             "kind": "sweep" if is_sweep else "run",
             "state": state,
             "note": rows.torn if state == "torn" else None,
             "started": _started(run, descriptor),
-            "dataset": run.config.get("dataset"),
+            "dataset": shortened(run.config.get("dataset", "")),
             **results,
             "done": summary.count,
             "planned": _planned(run, flags),
             "seconds": summary.seconds,
-            "has_report": is_file("report.html", descriptor),
+            "has_report": is_file(REPORT, descriptor),
             "sees_pictures": (
                 not is_sweep
                 and run.config.get("image_shape") is not None
@@ -365,7 +381,7 @@ def _last_set(row: dict[str, Any]) -> dict[str, Any]:
 def _in_words(run: RunFolder) -> dict[str, str]:
     """The flags of a run, or of all settings of a sweep, its layers and where it was trained."""
     values: dict[str, list[str]] = {}
-    settings = run.config.get("settings", [])
+    settings = run.config.get("settings", []) if isinstance(run, SweepFolder) else []
     for words in (run.config.get("arguments", []), *(one["arguments"] for one in settings)):
         for name, value in _flags(words).items():
             some = values.setdefault(name, [])

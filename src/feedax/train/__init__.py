@@ -19,6 +19,7 @@ from feedax.train.events import (
     StopTraining,
 )
 from feedax.train.fit import fit
+from feedax.train.history import History
 from feedax.train.layers import ModelSummary, summary
 from feedax.train.losses import cross_entropy, smoothed_cross_entropy, tutorial_loss
 from feedax.train.mlp import (
@@ -49,6 +50,7 @@ __all__ = [
     "Checkpoints",
     "Ended",
     "EpochEnded",
+    "History",
     "Metric",
     "Model",
     "ModelSummary",

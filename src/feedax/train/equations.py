@@ -1,7 +1,7 @@
 """What a model computes of one example: its equations in a row, as JAX traces them.
 
-Calls are inlined, so that whoever reads them (`feedax.train.program`, `feedax.train.layers`) meets
-arithmetic alone.
+Calls are inlined, so that whoever reads them (`feedax.train.page_program`, `feedax.train.layers`)
+meets arithmetic alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from feedax.train.model import Model, partition, refuse_no_function
 _CALLS = {
     "call": "call_jaxpr",
     "closed_call": "call_jaxpr",
+    "composite": "jaxpr",
     "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
@@ -27,6 +28,7 @@ _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "remat": "jaxpr",
+    "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
 """Primitives that are no arithmetic but a call, and which of their parameters is called."""
@@ -182,8 +184,10 @@ class _Reader:
 
     def read(self, closed: ClosedJaxpr | Jaxpr, given: list[Value]) -> list[Value]:
         """Read a program whose inputs are these values; its outputs."""
-        jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
-        consts = closed.consts if isinstance(closed, ClosedJaxpr) else []
+        if isinstance(closed, ClosedJaxpr):
+            jaxpr, consts = closed.jaxpr, closed.consts
+        else:
+            jaxpr, consts = closed, []
         known: dict[Any, Value] = dict(zip(jaxpr.invars, given, strict=True))
         for var, array in zip(jaxpr.constvars, consts, strict=True):
             known[var] = self.constant(var, array)
@@ -204,6 +208,19 @@ class _Reader:
                 )
             known.update(zip(equation.outvars, outputs, strict=True))
         return [found(atom) for atom in jaxpr.outvars]
+
+
+def programs_in(equation: Equation) -> list[list[Equation]]:
+    """The equations of each program that a loop or a choice runs."""
+    found = []
+    for parameter in equation.parameters.values():
+        for program in parameter if isinstance(parameter, tuple | list) else [parameter]:
+            if isinstance(program, ClosedJaxpr | Jaxpr):
+                reader = _Reader()
+                jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+                reader.read(program, [reader.value(var) for var in jaxpr.invars])
+                found.append(reader.equations)
+    return found
 
 
 def needed(equations: list[Equation], outputs: list[Value]) -> list[Equation]:

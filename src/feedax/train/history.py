@@ -28,6 +28,7 @@ TIMES = (
     "load_seconds",
     "transfer_seconds",
     "start_seconds",
+    "evaluate_seconds",
     "examples_per_second",
 )
 """Columns about time; of these a table shows the seconds alone."""
@@ -303,7 +304,9 @@ class Best:
                 found=f"it is {self.column!r}",
                 remedy=f"they have {', '.join(row)}",
             )
-        value, best = row[self.column], self.value
+        # JSON has no NaN: a row that was read has None.
+        value = math.nan if row[self.column] is None else row[self.column]
+        best = self.value
         is_low_best = self.column.endswith(LOW_IS_BEST)
         if best is None or math.isnan(best) or (value < best if is_low_best else value > best):
             self.value, self.epoch, self.step = value, int(row["epoch"]), step

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from feedax.train.equations import Equation, Value, equations_of, needed
+from feedax.train.equations import Equation, Value, equations_of, needed, programs_in
 
 WITHOUT_PARAMETERS = "(without parameters)"
 """The row of products of matrices in which no layer's parameters take part, as in attention."""
@@ -116,7 +116,9 @@ def summary(
 ) -> ModelSummary:
     """The table of a model's layers, as they are for one example in evaluation.
 
-    A layer is what lies together in params: its weights and its bias. Nothing is computed.
+    A layer is what lies together in params: its weights and its bias. Nothing is computed. The
+    work of ``scan`` is counted with its length, that of ``while_loop`` for one turn, and of
+    ``cond`` the larger one.
 
     Args:
         predict, params, state, batched, hyperparams: as in `fit`.
@@ -206,5 +208,8 @@ def _flops(equation: Equation) -> int:
         kernel = equation.parameters["dimension_numbers"].rhs_spec  # its axis of outputs is first
         summed = math.prod(equation.inputs[1].shape[axis] for axis in kernel[1:])
     else:
-        return 0
+        inner = [sum(map(_flops, equations)) for equations in programs_in(equation)]
+        if equation.name == "cond":
+            return max(inner)
+        return equation.parameters.get("length", 1) * sum(inner) if inner else 0
     return 2 * summed * math.prod(equation.outputs[0].shape)

@@ -146,7 +146,7 @@ class ProgressBar:
         if together > 1:
             said = f"{together} at once  {said}"
         whole = now.ended + together * done
-        self._draw(f"{int(whole)}/{now.count} networks", said, whole / now.count)
+        self._draw(f"{now.ended}/{now.count} networks", said, whole / now.count)
 
     def _draw(self, title: str, said: str, share: float | None) -> None:
         now = time.monotonic()

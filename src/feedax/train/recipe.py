@@ -162,14 +162,19 @@ def _augment(
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: int, epochs: int) -> list[float]:
-    """The learning rate of the last step of each epoch.
+    """The learning rate of the last step of each epoch; the last epoch of a run of steps is short.
 
     >>> import feedax
     >>> [round(rate, 5) for rate in learning_rates(feedax.presets.MODERN, 235, 9)][::4]
     [0.00396, 0.0018, 0.0]
+    >>> short = feedax.presets.Recipe(epochs=None, steps=3, schedule="cosine")
+    >>> [round(rate, 5) for rate in learning_rates(short, 2, 2)]
+    [0.0075, 0.0025]
     """
     factor = build_schedule(**_schedule(recipe, steps_per_epoch))
     last = jnp.arange(1, epochs + 1) * steps_per_epoch - 1
+    if recipe.steps is not None:
+        last = jnp.minimum(last, recipe.steps - 1)
     return [recipe.learning_rate * float(factor(step)) for step in last]
 
 

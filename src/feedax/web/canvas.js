@@ -109,7 +109,8 @@ feedax.canvas = (element, data) => {
     const { pixels, things } = drawing;
     const note = things > 1
       ? `It reads one thing only: of the ${things} that are far apart, the largest.` : "";
-    show({ pixels, probabilities: feedax.softmax(network(pixels)) }, note);
+    const example = Float32Array.from(pixels, (pixel) => pixel * data.white / 255);
+    show({ pixels, probabilities: feedax.softmax(network(example)) }, note);
   };
 
   const readThere = async () => {

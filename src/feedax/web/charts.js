@@ -65,6 +65,12 @@ feedax.lines = (element, spec) => {
     return [spec.x, ...spec.series.map((one) => one.values.map(positive))];
   };
 
+  // Where nobody points at the chart, the legend has the last value of each line.
+  const showLast = () => {
+    const last = (values) => values.findLastIndex((value) => value !== null && value !== undefined);
+    plot.setLegend({ idxs: [spec.x.length - 1, ...spec.series.map((one) => Math.max(0, last(one.values)))] });
+  };
+
   const draw = () => {
     if (plot) plot.destroy();
     const ink = feedax.colour("--faint"), line = feedax.colour("--line");
@@ -73,7 +79,11 @@ feedax.lines = (element, spec) => {
     plot = new uPlot({
       width: Math.max(200, element.clientWidth), height: height(),
       scales: {
-        x: { time: false, ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] } : {}) },
+        x: {
+          time: false,
+          ...(spec.xLog ? { distr: 3, range: (self, low, high) => [low / 1.2, high * 1.2] }
+            : { range: (self, low, high) => (spec.x.length === 1 ? [low - 0.5, low + 0.5] : [low, high]) }),
+        },
         y: isLog ? { distr: 3 } : {},
       },
       axes: [
@@ -84,7 +94,12 @@ feedax.lines = (element, spec) => {
           ...(spec.xLog ? { filter: (self, ticks) => ticks.map((tick) => ("125".includes(tick.toExponential()[0]) ? tick : null)) } : {}),
           values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(6))))),
         },
-        { ...axis, size: 62, values: (self, ticks) => ticks.map((tick) => (tick === null ? "" : feedax.number(tick, 3))) },
+        {
+          ...axis, size: (self, texts) => 24 + 7 * Math.max(4, ...(texts || []).map((text) => text.length)),
+          // As many digits as tell ticks apart that lie so close.
+          values: (self, ticks, i, space, step) => ticks.map((tick) => (tick === null ? ""
+            : feedax.number(tick, isLog || !tick ? 3 : Math.max(1, Math.ceil(Math.log10(Math.abs(tick) / step)) + 1)))),
+        },
       ],
       cursor: { y: false, drag: { x: false, y: false } },
       legend: { live: true },
@@ -106,8 +121,6 @@ feedax.lines = (element, spec) => {
         fill: feedax.colour(`--series-${one.colour || (i % 8) + 1}`) + "33",
       }]),
     }, columns(), place);
-    // Where nobody points at the chart, the legend has the last values.
-    const showLast = () => plot.setLegend({ idx: spec.x.length - 1 });
     plot.over.addEventListener("mouseleave", () => setTimeout(showLast));
     setTimeout(showLast); // uPlot draws a moment later
     // The edges of a band need no line in the legend.
@@ -130,7 +143,7 @@ feedax.lines = (element, spec) => {
     Object.assign(spec, changed);
     if (isSame) {
       plot.setData(columns());
-      if (plot.cursor.left < 0) plot.setLegend({ idx: spec.x.length - 1 });
+      if (plot.cursor.left < 0) showLast();
     } else draw();
   };
 };

@@ -1,5 +1,5 @@
 "use strict";
-// A network that runs in the page. feedax/train/program.py writes the program: operations on flat
+// A network that runs in the page. feedax/train/page_program.py writes the program: operations on flat
 // arrays of float32, of which each knows the numbers of its inputs and the size of its output.
 
 (() => {
@@ -9,17 +9,9 @@
     return bytes;
   };
 
-  const halves = (bits) => new Float32Array(bits).map((half) => {
-    const sign = half & 0x8000 ? -1 : 1, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent === 31) return fraction ? NaN : sign * Infinity;
-    return exponent ? sign * 2 ** (exponent - 25) * (1024 + fraction) : sign * 2 ** -24 * fraction;
-  });
-
-  const arrayOf = ({ dtype, data }) => {
-    const { buffer } = bytesOf(data);
-    if (dtype === "float16") return halves(new Uint16Array(buffer));
-    return dtype === "int32" ? new Float32Array(new Int32Array(buffer)) : new Float32Array(buffer);
-  };
+  const kinds = { float32: Float32Array, int16: Int16Array, int32: Int32Array };
+  const arrayOf = ({ dtype, scale, data }) =>
+    new Float32Array(new kinds[dtype](bytesOf(data).buffer)).map((number) => number * scale);
 
   // The places of an array's elements that lie at regular steps in another one.
   const placesOf = ({ lengths, offset, strides }) => {
@@ -66,14 +58,15 @@
   };
 
   const apply = (f, out, inputs) => {
-    const [a, b] = inputs;
-    const [i1, j1] = inputs.map((input) => (input.length === 1 ? 0 : 1));
-    if (inputs.length === 1) for (let i = 0; i < out.length; i++) out[i] = f(a[i * i1]);
-    else if (inputs.length === 2)
-      for (let i = 0; i < out.length; i++) out[i] = f(a[i * i1], b[i * j1]);
-    else
-      for (let i = 0; i < out.length; i++)
-        out[i] = f(...inputs.map((input) => input[input.length === 1 ? 0 : i]));
+    const [a, b, c] = inputs;
+    const [p, q, r] = inputs.map((input) => (input.length === 1 ? 0 : 1)); // a single number stays
+    for (let i = 0; i < out.length; i++)
+      switch (inputs.length) {
+        case 1: out[i] = f(a[i * p]); break;
+        case 2: out[i] = f(a[i * p], b[i * q]); break;
+        case 3: out[i] = f(a[i * p], b[i * q], c[i * r]); break;
+        default: out[i] = f(...inputs.map((input) => input[input.length === 1 ? 0 : i]));
+      }
   };
 
   const over = (f, start) => (out, [x]) => {

@@ -3,7 +3,7 @@
 // All text comes from folders that may be anybody's, so it is only ever set as text.
 (() => {
   const { only, most_ticked: MOST_TICKED, most_bytes: MOST_BYTES } = feedax.data();
-  const MOST_PICTURES = 20, MOST_ANSWERS = 60, BARS = 10;
+  const MOST_PICTURES = 20, MOST_READINGS = 60, BARS = 10;
   const DASHES = feedax.dashes;
   const STATES = { running: "● running", ended: "✓ ended", stopped: "■ stopped", torn: "▲ torn" };
   const get = (id) => document.getElementById(id);
@@ -217,24 +217,30 @@
     else reader.value = names.find((name) => known.has(name)) ?? names[0];
   };
 
+  const askReader = async (options = {}) => {
+    const response = await fetch(`/api/runs/${encodeURIComponent(reader.value)}`, options);
+    const answer = await response.json();
+    if (answer.error) throw new Error(answer.error);
+    return answer;
+  };
+
   // What the network of the chosen run sees in a picture.
   const read = async (blob) => {
     if (blob.size > MOST_BYTES) throw new Error(`The picture has more than ${feedax.number(MOST_BYTES)} bytes; make it smaller.`);
-    const response = await fetch(`/api/runs/${encodeURIComponent(reader.value)}`, {
+    const answer = await askReader({
       method: "POST", body: blob, headers: { "Content-Type": "application/octet-stream" },
     });
-    const answer = await response.json();
-    if (answer.error) throw new Error(answer.error);
     answer.pixels = Uint8Array.from(atob(answer.pixels), (letter) => letter.charCodeAt(0));
     return answer;
   };
 
-  const picture = ({ pixels, shape: [height, width, channels = 1] }) => {
+  const picture = ({ pixels, transposed, shape: [height, width, channels = 1] }) => {
     const canvas = make("canvas", { width, height }), image = new ImageData(width, height);
     for (let i = 0; i < width * height; i++) {
-      for (let c = 0; c < 4; c++) {
-        image.data[4 * i + c] = c === 3 ? (channels === 4 ? pixels[4 * i + 3] : 255) : pixels[channels * i + (channels < 3 ? 0 : c)];
-      }
+      // Upright, also where the data set has rows and columns exchanged.
+      const from = channels * (transposed ? (i % width) * height + Math.floor(i / width) : i);
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[from + (channels < 3 ? 0 : c)];
+      image.data[4 * i + 3] = channels === 4 ? pixels[from + 3] : 255;
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
     return canvas;
@@ -242,7 +248,7 @@
 
   const bars = ({ probabilities, names }) => {
     const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
-    const element = make("div", { className: "bars" });
+    const element = make("div", { className: "shares" });
     for (const i of order.slice(0, BARS).sort((a, b) => a - b)) {
       const more = i === order[0] ? " likeliest" : "", bar = make("div");
       bar.style.width = percent(probabilities[i]).replace(" ", "");
@@ -258,11 +264,11 @@
     setText(get("pictures-note"), files.length > taken.length ? `Of ${files.length} pictures the first ${taken.length} are read.` : "");
     const cards = taken.map((file) => {
       const said = make("p", { className: "small faint", textContent: "is being read …" });
-      const card = make("article", { className: "answer" }, make("h3", { textContent: file.name }), said);
+      const card = make("article", { className: "reading" }, make("h3", { textContent: file.name }), said);
       return { file, card, said };
     });
-    get("answers").prepend(...cards.map(({ card }) => card));
-    while (get("answers").children.length > MOST_ANSWERS) get("answers").lastChild.remove();
+    get("readings").prepend(...cards.map(({ card }) => card));
+    while (get("readings").children.length > MOST_READINGS) get("readings").lastChild.remove();
     for (const { file, card, said } of cards) {
       const name = reader.value;
       try {
@@ -282,6 +288,24 @@
       }
     }
   };
+
+  // The network is loaded when it is asked for, and not with the page.
+  const write = async () => {
+    const place = make("div");
+    setText(get("pictures-note"), "");
+    try {
+      feedax.canvas(place, { ...await askReader(), prepare: async (blob) => {
+        const answer = await read(blob);
+        const doubts = answer.notes.filter((note) => note.startsWith("perhaps"));
+        return { ...answer, note: doubts.length ? `It is ${doubts.join("; ")}.` : "" };
+      } });
+      get("canvas").replaceChildren(place);
+    } catch (error) {
+      setText(get("pictures-note"), error.message);
+    }
+  };
+  get("canvas").querySelector("button").addEventListener("click", write);
+  reader.addEventListener("change", () => { if (get("canvas").querySelector(".canvas")) write(); });
 
   const drop = get("drop"), input = drop.querySelector("input");
   input.addEventListener("change", async () => { await readFiles(input.files); input.value = ""; });

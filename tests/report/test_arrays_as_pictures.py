@@ -44,6 +44,8 @@ def test_the_first_layer_is_found_in_every_library_s_layout(rng: np.random.Gener
     filters = rng.normal(size=(8, 1, 3, 3))
     for params in ([filters, dense], {"conv": np.moveaxis(filters, (0, 1), (3, 2))}):
         np.testing.assert_array_equal(first_layer(params, (28, 28, 1)), filters[:, 0])
+    filters = rng.normal(size=(3, 3, 3, 16))  # of Flax, though torch could have such a shape
+    np.testing.assert_array_equal(first_layer([filters], (32, 32, 3)), np.moveaxis(filters, 3, 0))
     assert first_layer([np.zeros((3, 5))], (28, 28)) is None
     assert first_layer([rng.normal(size=(4, 3, 5, 5))], (3, 32, 32)).shape == (4, 5, 5, 3)
 
