@@ -119,6 +119,7 @@ def test_what_a_log_lacks_of_the_history_is_added_when_a_run_is_resumed(tmp_path
     assert read_back.steps(read, "step/loss") == list(range(15, 22))
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_replaces_what_tensorboard_shows(tmp_path):
     logger = feedax.loggers.TensorBoard(tmp_path, name="mine")
     fit(callbacks=[logger])

@@ -37,7 +37,7 @@ MOST_SETTINGS = 1000
 MOST_ENTRIES = 300
 """Of a configuration that are sent."""
 
-UNCOMPARED = ("name", "out")
+UNCOMPARED = ("name", "out", "log")
 """Flags that say nothing of what is computed."""
 
 
