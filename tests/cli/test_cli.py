@@ -459,7 +459,7 @@ def test_flags_come_back_from_their_command_line():
         "--clip-norm 1.5 --best validation_loss --patience 4 --resume runs/r "
         "--checkpoint-every-steps 7 --checkpoint-every-seconds 1e-07 --checkpoint-every-epochs 8 "
         "--keep-checkpoints 9 --devices 2 --coordinator h:1 --processes 3 --process 1 --out runs/b "
-        "--no-report"
+        "--no-report --log tensorboard mlflow"
     )
     words = text.split()
     flags = parse(TrainFlags, words, "train", "")

@@ -55,7 +55,7 @@ def test_the_help_of_modern_shows_its_values_as_the_defaults(capsys):
     shown = help_of("--preset modern", capsys)
     for flag, value in flag_values(MODERN).items():
         if value is not None:
-            said = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            said = " ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
             # The first default after the flag's own entry.
             entry = re.split(rf" {flag}(?:, --no-\S+)? (?=[A-Z{{])| {flag}, ", shown)[1]
             assert re.findall(r"\(default: (.*?)\)", entry)[0] == str(said), flag

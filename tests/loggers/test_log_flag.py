@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import read_back
-from helpers import run_command, save_digits
+from helpers import run_command, save_digits, slow
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_sweep_logs_its_networks_by_their_names(run, tmp_path):
         assert read.config["seed"] == str(one["seed"])
 
 
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("command", ["train", slow("sweep")])
 def test_a_missing_library_is_one_sentence_before_there_is_a_folder(
     command, run, tmp_path, monkeypatch
 ):
@@ -78,6 +78,7 @@ def test_a_missing_library_is_one_sentence_before_there_is_a_folder(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_a_log_that_may_be_sent_elsewhere_is_named_by_a_person(command, run, tmp_path, monkeypatch):
     more = " --seeds 1" if command == "sweep" else ""

@@ -119,6 +119,7 @@ def test_what_a_log_lacks_of_the_history_is_added_when_a_run_is_resumed(tmp_path
     assert read_back.steps(read, "step/loss") == list(range(15, 22))
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_replaces_what_tensorboard_shows(tmp_path):
     logger = feedax.loggers.TensorBoard(tmp_path, name="mine")
     fit(callbacks=[logger])
@@ -208,8 +209,7 @@ def test_a_log_that_cannot_be_written_is_told_of_once(kind, tmp_path, said):
     assert bits(params) == bits(alone)
     assert timeless(list(history)) == timeless(list(rows))
     assert said() == [
-        f"{kind}: what is logged must be writable to {folder}, and it is not (Not a directory); "
-        f"{GOES_ON}"
+        f"{kind}: the log at {folder} must be writable, and it is not (Not a directory); {GOES_ON}"
     ]
     fit(callbacks=[logger])
     assert len(said()) == 1
@@ -224,7 +224,7 @@ def test_a_library_that_raises_is_told_of_once(tmp_path, said, monkeypatch):
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
     fit(callbacks=[feedax.loggers.MLflow(tmp_path)])
     assert said() == [
-        f"MLflow: what is logged must be writable to {tmp_path}, and it is not (RuntimeError: the "
+        f"MLflow: the log at {tmp_path} must be writable, and it is not (RuntimeError: the "
         f"server is gone); {GOES_ON}"
     ]
 
@@ -249,7 +249,7 @@ def test_a_full_disk_ends_no_run(kind, most, tmp_path):
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": path}}
     done = run_script(tmp_path, FULL.format(kind=kind, most=most), **options)
     assert (done.returncode, done.stdout) == (0, "20\n"), done.stderr
-    assert done.stderr.count(f"{kind}: what is logged must be writable to ") == 1
+    assert done.stderr.count(f"{kind}: the log at ") == 1
     assert "File too large" in done.stderr
 
 

@@ -202,7 +202,8 @@ def test_steps_end_in_the_middle_of_an_epoch_and_more_can_follow(tmp_path):
     assert [row["epoch"] for row in rows] == [0, 1]
     shorter, first, events = train(loader(), feedax.Checkpoints(tmp_path), steps=10)
     assert [row["epoch"] for row in first] == [0, 1]
-    assert events[-1].is_last or isinstance(events[-1], feedax.Saved)
+    assert isinstance(events[-1], feedax.Ended)
+    assert events[-2].is_last or isinstance(events[-2], feedax.Saved)
     same, again, _ = train(loader(), feedax.Checkpoints(tmp_path), steps=10)
     assert (bits(same), timeless(again)) == (bits(shorter), timeless(first))
     params, history, _ = train(loader(), feedax.Checkpoints(tmp_path), steps=13)
@@ -214,7 +215,7 @@ def test_a_finished_run_does_nothing_and_more_epochs_extend_it(tmp_path):
     whole, rows, _ = train(loader(), epochs=3)
     train(loader(), feedax.Checkpoints(tmp_path), epochs=2)
     _, history, events = train(loader(), feedax.Checkpoints(tmp_path), epochs=2)
-    assert [type(event) for event in events] == [feedax.Started]
+    assert [type(event) for event in events] == [feedax.Started, feedax.Ended]
     assert timeless(history) == timeless(rows[:2])
     params, history, _ = train(loader(), feedax.Checkpoints(tmp_path), epochs=3)
     assert (bits(params), timeless(history)) == (bits(whole), timeless(rows))

@@ -470,7 +470,7 @@ def test_callbacks_hear_of_the_start():
         2, 4, "batches of an iterable, one by one", history=[], checkpoint=None, step=0
     )
     assert [type(e) for e in events if not isinstance(e, feedax.Stepped)] == [
-        feedax.Started, feedax.EpochEnded, feedax.EpochEnded,
+        feedax.Started, feedax.EpochEnded, feedax.EpochEnded, feedax.Ended,
     ]  # fmt: skip
 
 

@@ -62,11 +62,7 @@ def test_only_networks_that_have_ended_are_counted(monkeypatch):
     screen.isatty = lambda: True
     with progress.ProgressBar(stream=screen) as bar:
         bar(NetworksStarted(["a", "b", "c", "d"], ended=4, count=8, epochs=2, steps=10))
-        bar(
-            Stepped(
-                epoch=1, step=0, loss=0.5, examples_per_second=100.0, params=None, total_steps=0
-            )
-        )
+        bar(Stepped(1, 0, loss=0.5, examples_per_second=100.0, params=None, total_steps=10))
     assert set(re.findall(r"\d/8 networks", screen.getvalue())) == {"4/8 networks"}
 
 

@@ -216,4 +216,5 @@ def test_a_callback_that_stops_is_told_where():
 
     _, history = feedax.fit(predict, init(jax.random.key(0)), batches(), epochs=5, callbacks=[stop])
     assert len(history) == 1
-    assert events[-1] == feedax.Stopped(epoch=1, step=0, preempted=False)
+    assert events[-2] == feedax.Stopped(epoch=1, step=0, preempted=False)
+    assert isinstance(events[-1], feedax.Ended)

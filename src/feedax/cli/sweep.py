@@ -170,8 +170,8 @@ def run(parsed: tuple[SweepFlags, Sequence[Combination]], arguments: Sequence[st
         files += [REPORT] * try_to_write(write, folder, note)
     if is_terminal(sys.stdout):
         seconds = sum(one["seconds"] for one in done)
-        again = resume_command("sweep", folder.path, combinations[0].flags)
-        more = f"{again} --seeds {2 * len(seeds)}"
+        rest = resume_command("sweep", folder.path, combinations[0].flags)
+        more = f"{rest} --seeds {2 * len(seeds)}"
         print("\n".join(sweep_ending(folder.path, seconds, more)))
     else:
         note(f"done; {and_listed(files)} are in {folder.path}")

@@ -285,7 +285,7 @@ class Logger(ABC):
             if not self._has_failed:
                 self._has_failed = True
                 LOGGER.warning(
-                    f"{type(self).__name__}: what is logged must be writable to {self.where}, and "
+                    f"{type(self).__name__}: the log at {self.where} must be writable, and "
                     f"it is not ({reason(error)}); training goes on, and nothing more is logged"
                 )
 
