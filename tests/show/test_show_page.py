@@ -11,6 +11,7 @@ import pytest
 from browser import PHONE, opened
 from helpers import save_digits
 from PIL import Image, ImageDraw
+from playwright.sync_api import expect
 from shown_runs import make_run, row, served
 
 from feedax.cli.show import open_run
@@ -128,7 +129,7 @@ def test_ticked_runs_are_compared(browser, folder):
         assert page.locator("#compare").is_hidden()
         with page.expect_popup() as popup:
             page.get_by_role("link", name="report").last.click()
-        assert popup.value.title() == "the report of a"
+        expect(popup.value).to_have_title("the report of a")
 
 
 def test_dropped_pictures_are_read(browser, folder, seven, tmp_path):
