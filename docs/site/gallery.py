@@ -63,4 +63,4 @@ def copy_reports(folder: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+    train(Path(sys.argv[1]).resolve())
