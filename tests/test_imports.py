@@ -205,6 +205,7 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
 
 DELAYED = {
     "cli/compilation_cache.py": {"jax"},
+    "predicting.py": {"scipy"},  # a quarter of a second, which training starts without
     "cli/predict.py": {"feedax.report.figures"},  # matplotlib
     "cli/show.py": {"feedax.cli.compilation_cache", "feedax.cli.network"},  # JAX
     "cli/loggers.py": {"feedax.report"},  # its diagrams: matplotlib

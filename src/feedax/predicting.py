@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from feedax.errors import ImageError
 from feedax.pictures import read_picture
@@ -309,6 +308,8 @@ class _Ink(NamedTuple):
 
 def _find_ink(picture: np.ndarray) -> _Ink | None:
     """What was written on a picture, float32 `(height, width, channels)`; None if it is blank."""
+    from scipy import ndimage
+
     side = max(picture.shape)
     sigma = side / 300 if side > 100 else 0.0
     calm = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
@@ -354,6 +355,8 @@ def _direction(difference: np.ndarray) -> np.ndarray:
 
 def _paper(calm: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """For each channel whether ink is brighter (1) or darker (-1), and the paper without ink."""
+    from scipy import ndimage
+
     step = max(1, max(calm.shape) // 36)
     small = calm[::step, ::step]
     # Ink covers less than half of any large window, so the median is paper.
@@ -373,6 +376,8 @@ def _paper(calm: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _one_thing(mask: np.ndarray, strong: np.ndarray) -> tuple[np.ndarray, int, bool]:
     """The parts of the largest thing as a mask, how many things there are, and at the border?"""
+    from scipy import ndimage
+
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)
     extents = np.array([max(side.stop - side.start for side in box) for box in boxes])
