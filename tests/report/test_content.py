@@ -51,6 +51,7 @@ def test_parameters_are_rounded_for_the_page_whatever_the_run_computed_in(rng):
     test = feedax.NumpyLoader(TensorDataset(*arrays), batch_size=64)
     for precision in (None, "bfloat16"):
         found = model_report(
-            lambda w, x: w @ x, w, test=test, image_shape=(28, 28), precision=precision
-        )
+            {"predict": lambda w, x: w @ x, "params": w}, [], test, title="a layer",
+            class_names=None, image_shape=(28, 28), precision=precision,
+        )  # fmt: skip
         assert [one["dtype"] for one in found.canvas["program"]["constants"]] == ["int16"]

@@ -203,8 +203,7 @@ def report_of(
     is_tutorial = without_decay == TUTORIAL
     is_mnist = flags.data.dataset == "mnist"
     return model_report(
-        trained.predict,
-        trained.params,
+        {"predict": trained.predict, "params": trained.params},
         rows,
         test,
         title=f"{'-'.join(map(str, trained.layers))} on {_short_name(flags.data.dataset)}",

@@ -67,48 +67,6 @@ def write_report(
     ...     "66.67 %" in file.read_text()
     True
     """
-    report = model_report(
-        predict,
-        params,
-        history,
-        test,
-        title=title,
-        class_names=class_names,
-        image_shape=image_shape,
-        state=state,
-        batched=batched,
-        precision=precision,
-        hyperparams=hyperparams,
-    )
-    write_page(Path(path), title, run=report)
-
-
-def model_report(
-    predict: Callable[..., Any],
-    params: Any,
-    history: Sequence[Row] = (),
-    test: Iterable[Any] | None = None,
-    *,
-    title: str = "a model",
-    class_names: Sequence[str] | None = None,
-    image_shape: Sequence[int] | None = None,
-    dataset: str = "",
-    precision: Literal["float32", "bfloat16"] | None = None,
-    state: Any = None,
-    batched: bool = False,
-    hyperparams: Mapping[str, float] | None = None,
-    **more: Any,
-) -> RunReport:
-    """What there is to say of a model.
-
-    Args:
-        predict, params, history, test, title, class_names, image_shape, precision, state, batched,
-            hyperparams: as in `write_report`.
-        dataset: the name of the data set, which says how drawings are framed.
-        more: other attributes of the `RunReport`.
-    """
-    found, layers = None, None
-    canvas: dict[str, Any] | str | None = None
     network = {
         "predict": predict,
         "params": params,
@@ -116,6 +74,41 @@ def model_report(
         "batched": batched,
         "hyperparams": hyperparams,
     }
+    report = model_report(
+        network,
+        history,
+        test,
+        title=title,
+        class_names=class_names,
+        image_shape=image_shape,
+        precision=precision,
+    )
+    write_page(Path(path), title, run=report)
+
+
+def model_report(
+    network: Mapping[str, Any],
+    history: Sequence[Row],
+    test: Iterable[Any] | None,
+    *,
+    title: str,
+    class_names: Sequence[str] | None,
+    image_shape: Sequence[int] | None,
+    precision: Literal["float32", "bfloat16"] | None,
+    dataset: str = "",
+    **more: Any,
+) -> RunReport:
+    """What there is to say of a model.
+
+    Args:
+        network: predict and params, and what else `fit` is given to call predict: state, batched,
+            hyperparams.
+        history, test, title, class_names, image_shape, precision: as in `write_report`.
+        dataset: the name of the data set, which says how drawings are framed.
+        more: other attributes of the `RunReport`.
+    """
+    found, layers = None, None
+    canvas: dict[str, Any] | str | None = None
     if test is not None:
         found = predictions(**network, batches=test, precision=precision)
     if found is not None and found.inputs:
@@ -139,7 +132,7 @@ def model_report(
         title=title,
         history=history,
         predictions=found,
-        params=params,
+        params=network["params"],
         class_names=class_names,
         image_shape=image_shape,
         layers=layers,
@@ -175,7 +168,7 @@ def _arrays(test: Any) -> Any:
 
 
 def _canvas(
-    network: dict[str, Any],
+    network: Mapping[str, Any],
     examples: Mapping[int, Any],
     outputs: np.ndarray | None,
     inputs: Any,
